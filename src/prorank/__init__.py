@@ -1,0 +1,17 @@
+"""prorank: small language models as document rerankers (ProRank, arXiv 2506.03487)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Reranker", "__version__"]
+
+if TYPE_CHECKING:
+    from prorank.reranker import Reranker
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Reranker":  # torch is loaded only when it is needed
+        from prorank.reranker import Reranker
+
+        return Reranker
+    raise AttributeError(f"module 'prorank' has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""Errors that prorank raises on purpose, and the check for optional packages.
+
+Each error says what is wrong and, in `hint`, how to mend it; the command line prints both on one line
+and exits with code 2. This module knows nothing of the rest of the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class ProrankError(Exception):
+    """Base of all errors that the user can mend.
+
+    Args:
+        message: what is wrong, with the file, line, field or value.
+        hint: how to mend it; may be empty.
+
+    >>> str(ProrankError("corpus.jsonl:3: not valid JSON", hint="mend line 3"))
+    'corpus.jsonl:3: not valid JSON (mend line 3)'
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message} ({hint})" if hint else message)
+
+
+class DataError(ProrankError, ValueError):
+    """A collection, run, qrels or other input file is malformed."""
+
+
+class RecipeError(ProrankError, ValueError):
+    """A recipe or one of its overrides is not valid."""
+
+
+class PromptError(ProrankError, ValueError):
+    """A prompt or answer set does not fit the tokenizer."""
+
+
+class CheckpointError(ProrankError, ValueError):
+    """A model or checkpoint folder cannot be used."""
+
+
+class TrainingError(ProrankError, RuntimeError):
+    """Training cannot go on (for instance, the loss is not finite)."""
+
+
+class MissingExtraError(ProrankError, ImportError):
+    """An optional package is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module or say which pip command brings it.
+
+    Args:
+        module: dotted name of the module, for instance `bm25s`.
+        extra: the extra of prorank that installs it, for instance `eval`.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: the module is not installed.
+
+    >>> require("json", "eval").__name__
+    'json'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"the package '{error.name}' is not installed", hint=f"pip install 'prorank[{extra}]'"
+        ) from error

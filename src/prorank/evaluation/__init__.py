@@ -1,0 +1,1 @@
+"""Evaluation: metrics, reranking of the true first stage, significance, hybrids, reports."""

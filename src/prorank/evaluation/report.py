@@ -1,0 +1,124 @@
+"""Tables and plots of results. Knows rows (dictionaries) and log entries; computes nothing itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from prorank.errors import require
+
+COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
+
+
+def _cell(row: Mapping[str, Any], metric: str) -> str:
+    low, high = row[f"{metric}_interval"]
+    return f"{row[metric]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _p_value(row: Mapping[str, Any]) -> str:
+    p = row.get("p_value")
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return "" if row.get("difference") is None else f"{row['difference']:+.3f}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [row["stage"], *(_cell(row, metric) for metric in COLUMNS), _gain(row), _p_value(row)]
+
+
+HEADER = ["stage", *(f"{title} [95 %]" for title in COLUMNS.values()), "against first stage", "p"]
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of a run as a table for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    for i, title in enumerate(HEADER):
+        table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same table in Markdown.
+
+    >>> row = {"stage": "BM25", "ndcg@10": 0.5, "ndcg@10_interval": [0.4, 0.6]}
+    >>> print(markdown_table([row | {"mrr@10": 0.5, "mrr@10_interval": [0.4, 0.6]}]).splitlines()[-1])
+    | BM25 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |  |  |
+    """
+    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *(_cells(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    part = Path(f"{path}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(part, dpi=150, format="png", bbox_inches="tight")
+    os.replace(part, path)
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    figure = require("matplotlib.figure", "eval").Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "ndcg@10") -> None:
+    """NDCG@10 of each stage with its 95 % interval; the first stage as a dashed line.
+
+    Args:
+        rows: of `results.json`; the first is the first stage.
+        path: PNG to write.
+    """
+    figure, axes = _figure(7, 0.9 + 0.45 * len(rows))
+    axis = axes[0, 0]
+    positions = range(len(rows))[::-1]
+    for position, row in zip(positions, rows):
+        low, high = row[f"{metric}_interval"]
+        colour = "0.45" if row is rows[0] else "tab:blue"
+        axis.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
+        axis.plot(row[metric], position, "o", color=colour, markersize=7)
+        axis.annotate(f"{row[metric]:.3f}", (row[metric], position), (0, 7), textcoords="offset points", ha="center")
+    axis.axvline(rows[0][metric], color="0.45", linestyle="--", linewidth=1)
+    axis.set_yticks(list(positions), [row["stage"] for row in rows])
+    axis.set_ylim(-0.6, len(rows) - 0.3)
+    axis.set_xlabel(f"{COLUMNS.get(metric, metric)} with 95 % interval")
+    axis.grid(axis="x", color="0.9")
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Training curves: one small panel for each figure of the log, over the training step.
+
+    Args:
+        log: entries with `step` and numbers, as a Trainer's log history.
+        path: PNG to write.
+    """
+    skipped = ("step", "epoch", "total_flos", "train_runtime", "train_loss")
+    series: dict[str, list[tuple[float, float]]] = {}
+    for entry in log:
+        for name, value in entry.items():
+            if name not in skipped and not name.startswith("train_") and isinstance(value, (int, float)):
+                series.setdefault(name, []).append((entry["step"], value))
+    if not series:
+        return
+    columns = min(4, len(series))
+    rows = -(-len(series) // columns)
+    figure, axes = _figure(2.7 * columns, 2.0 * rows, rows, columns)
+    for axis in axes.flat[len(series) :]:
+        axis.set_visible(False)
+    for axis, (name, points) in zip(axes.flat, series.items()):
+        held_out = name.startswith("eval_")
+        axis.plot(*zip(*points), marker="o" if held_out else None, markersize=3, linewidth=1.3)
+        title = name.removeprefix("eval_").replace("_", " ") + (" (held out)" if held_out else "")
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

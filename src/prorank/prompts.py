@@ -1,0 +1,377 @@
+"""Prompts, answer sets, and the tokenisation of query-document pairs.
+
+A prompt is a list of segments. Each segment is tokenised apart and the ids are joined, so a long query or
+document can be cut without touching the template, and a text can never merge with or imitate a part of the
+template (special tokens written inside a text stay plain text). The place where the answer is predicted is
+the *answer slot*: the last token of the prompt for causal models, the mask token for masked ones.
+
+This module knows tokenizers, but no models, no weights and no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from prorank.errors import PromptError
+
+Family = Literal["causal", "masked"]
+QUERY_SHARE = 0.75  # a query may take this share of the free tokens (as the published ProRank code does)
+MIN_FREE_TOKENS = 16  # a prompt that leaves less room than this for query and document is refused
+
+# The published ProRank checkpoints were trained with exactly this chat format (Qwen2.5's).
+QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+QWEN_PREFIX = "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
+QWEN_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
+
+_RELEVANCE_TASK = (
+    "You are a search relevance expert who evaluates how well documents match search queries. For each "
+    "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+    "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+)
+
+
+class Prompt(BaseModel):
+    """A named template with its answer set.
+
+    Args:
+        name: how recipes and checkpoints call it.
+        segments: pieces of text, each tokenised apart. Exactly one holds `{query}` and exactly one (another)
+            holds `{document}`; `{instruction}` may stand in the query's segment and becomes the line
+            `instruction: ...` when an instruction is given, nothing otherwise.
+        answers: the answer set from worst to best; each must be one token after the prompt.
+        system: system turn for chat models; None means the tokenizer's own default.
+
+    >>> PROMPTS["prorank"].answers
+    ('0', '1')
+    >>> PROMPTS["prorank"].render("a", "b").splitlines()[:2]
+    ['query: a', 'document: b']
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    segments: tuple[str, ...]
+    answers: tuple[str, ...] = ("0", "1")
+    system: str | None = None
+
+    @field_validator("answers")
+    @classmethod
+    def _distinct_answers(cls, answers: tuple[str, ...]) -> tuple[str, ...]:
+        if len(answers) < 2 or len(set(answers)) != len(answers) or not all(answers):
+            raise ValueError(f"answers must be two or more different non-empty strings, got {list(answers)}")
+        return answers
+
+    @field_validator("segments")
+    @classmethod
+    def _one_query_one_document(cls, segments: tuple[str, ...]) -> tuple[str, ...]:
+        for slot in ("{query}", "{document}"):
+            if sum(segment.count(slot) for segment in segments) != 1:
+                raise ValueError(f"segments must hold {slot} exactly once")
+        if any("{query}" in segment and "{document}" in segment for segment in segments):
+            raise ValueError("{query} and {document} must stand in different segments")
+        if any("{instruction}" in segment and "{query}" not in segment for segment in segments):
+            raise ValueError("{instruction} must stand in the segment of {query}")
+        if any("{query}" in segment or "{document}" in segment for segment in segments[-1:]):
+            raise ValueError("the last segment must be fixed text that asks for the answer")
+        return segments
+
+    def render(self, query: str, document: str, instruction: str | None = None) -> str:
+        """The whole prompt as plain text, before any chat template; for people to read."""
+        return "".join(fill(segment, query, document, instruction) for segment in self.segments)
+
+
+def fill(segment: str, query: str, document: str, instruction: str | None = None) -> str:
+    """Put the texts into one segment; braces inside the texts are left alone.
+
+    >>> fill("{instruction}query: {query}", "a {document}", "", "be strict")
+    'instruction: be strict\\nquery: a {document}'
+    """
+    if "{query}" in segment:
+        line = f"instruction: {instruction}\n" if instruction else ""
+        before, after = segment.split("{query}")
+        return before.replace("{instruction}", line) + query + after.replace("{instruction}", line)
+    before, slot, after = segment.partition("{document}")
+    return before + document + after if slot else segment
+
+
+PROMPTS: dict[str, Prompt] = {
+    # Text of the published ProRank checkpoints (mxbai-rerank-base-v2 / -large-v2), arXiv 2506.03487.
+    "prorank": Prompt(
+        name="prorank",
+        segments=("{instruction}query: {query}", "\n", "document: {document}", "\n", _RELEVANCE_TASK),
+        answers=("0", "1"),
+        system=QWEN_SYSTEM,
+    ),
+    "yesno": Prompt(
+        name="yesno",
+        segments=(
+            "{instruction}query: {query}",
+            "\n",
+            "document: {document}",
+            "\n",
+            "Does the document answer the query? Reply with yes or no.\nAnswer:",
+        ),
+        answers=("no", "yes"),
+    ),
+    # The same answers with a short question: a small masked model gains nothing from a long instruction,
+    # and every pair is about 60 tokens cheaper.
+    "prorank-short": Prompt(
+        name="prorank-short",
+        segments=("{instruction}query: {query}", "\n", "document: {document}", "\n", "Relevance:"),
+        answers=("0", "1"),
+    ),
+}
+
+
+def load_prompt(name_or_path: str | Path) -> Prompt:
+    """A built-in prompt by name, or a user's own from a YAML file with the fields of `Prompt`.
+
+    Raises:
+        PromptError: no such prompt or file, or a field is not valid (the message names it).
+
+    >>> load_prompt("yesno").answers
+    ('no', 'yes')
+    """
+    if str(name_or_path) in PROMPTS:
+        return PROMPTS[str(name_or_path)]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise PromptError(
+            f"no prompt named '{name_or_path}'", hint=f"use one of {', '.join(PROMPTS)}, or a YAML file"
+        )
+    try:
+        return Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise PromptError(f"{path}: not valid YAML: {str(error).splitlines()[-1].strip()}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "prompt"
+        raise PromptError(f"{path}: {where}: {first['msg']}") from error
+
+
+def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, str]:
+    """Text that stands before and after the prompt: the chat template's opening and the assistant's turn.
+
+    Qwen2-type models get the literal format of the published ProRank checkpoints. Others go through their own
+    template (without thinking where the template knows `enable_thinking`). A tokenizer without a template gets
+    the plain text.
+
+    Returns:
+        (prefix, suffix), both empty for plain text.
+
+    Raises:
+        PromptError: the template changes or drops the user's text.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if model_type == "qwen2" and "<|im_start|>" in tokenizer.get_vocab():
+        return QWEN_PREFIX.format(system=prompt.system or QWEN_SYSTEM), QWEN_SUFFIX
+    if not template:
+        return "", ""
+    marker = "PRORANK-USER-TURN"
+    user = [{"role": "user", "content": marker}]
+    # The system text above is Qwen's own; other families keep their template's default system turn.
+    system = prompt.system if prompt.system != QWEN_SYSTEM else None
+    turns = ([{"role": "system", "content": system}] if system else []) + user
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    if text.count(marker) != 1:
+        raise PromptError("the tokenizer's chat template does not keep the user's text as it is")
+    prefix, _, suffix = text.partition(marker)
+    return prefix, suffix
+
+
+class Truncation(NamedTuple):
+    """What was cut: pairs whose query or document was shortened, and the longest text met, in tokens."""
+
+    pairs: int
+    longest: int
+
+
+@dataclass
+class Batch:
+    """Padded pairs. `input_ids`, `attention_mask`: (B, T) int64; `slot`: (B,) position of the answer slot."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    slot: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device))
+
+
+@dataclass
+class PairTokenizer:
+    """Turns (query, document) into token ids with the answer slot.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        prompt: the template and answer set.
+        family: `causal` (slot = last token) or `masked` (slot = the mask token).
+        frame: (prefix, suffix) from `chat_frame`.
+        max_length: tokens of a whole sequence, template included.
+        instruction: optional line for the prompt's `{instruction}`.
+
+    Raises:
+        PromptError: an answer is not exactly one token after the prompt, the template leaves no room under
+            `max_length`, or a masked tokenizer has no mask token.
+    """
+
+    tokenizer: Any
+    prompt: Prompt
+    family: Family
+    frame: tuple[str, str] = ("", "")
+    max_length: int = 512
+    instruction: str | None = None
+    fixed: list[list[int]] = field(init=False, repr=False)  # ids of each fixed segment; [] for query, document
+    answer_ids: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
+        self.prefix_ids = self._template_ids(self.frame[0])
+        self.suffix_ids = self._template_ids(self.frame[1])
+        start, end = self._boundary_ids()
+        self.prefix_ids = start + self.prefix_ids
+        if self.family == "masked":
+            if self.tokenizer.mask_token_id is None:
+                raise PromptError("a masked backbone needs a tokenizer with a mask token")
+            self.suffix_ids = [*self.suffix_ids, self.tokenizer.mask_token_id, *end]
+        self.slot_from_end = len(end) + 1 if self.family == "masked" else 1
+        self.fixed = [
+            [] if "{query}" in segment or "{document}" in segment else self._template_ids(segment)
+            for segment in self.prompt.segments
+        ]
+        self.query_segment = next(s for s in self.prompt.segments if "{query}" in s)
+        self.document_segment = next(s for s in self.prompt.segments if "{document}" in s)
+        self.answer_ids = [self._answer_id(answer) for answer in self.prompt.answers]
+        if len(set(self.answer_ids)) != len(self.answer_ids):
+            raise PromptError(
+                f"the answers {list(self.prompt.answers)} share a token in this tokenizer",
+                hint="choose answers that the tokenizer tells apart",
+            )
+        self._check_room()
+
+    @property
+    def budget(self) -> int:
+        """Tokens free for query and document."""
+        return self.max_length - self.template_length
+
+    @property
+    def template_length(self) -> int:
+        """Tokens of the template alone."""
+        return len(self.prefix_ids) + len(self.suffix_ids) + sum(map(len, self.fixed))
+
+    def _check_room(self) -> None:
+        labels = len(self._text_ids([self.document_segment.replace("{document}", "")])[0])
+        labels += len(self._text_ids([fill(self.query_segment, "", "", self.instruction)])[0])
+        if self.budget < labels + MIN_FREE_TOKENS:
+            raise PromptError(
+                f"max_length {self.max_length} leaves no room: the prompt '{self.prompt.name}' itself takes "
+                f"{self.template_length + labels} tokens",
+                hint=f"use max_length >= {self.template_length + labels + MIN_FREE_TOKENS}",
+            )
+
+    def _template_ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _boundary_ids(self) -> tuple[list[int], list[int]]:
+        """Special tokens that this tokenizer puts around a plain text, e.g. [CLS] and [SEP], or <s>."""
+        if self.frame != ("", ""):
+            return [], []  # the chat template has written its own
+        plain = self._template_ids("a")
+        whole = list(self.tokenizer("a")["input_ids"])
+        if len(whole) == len(plain):
+            return [], []
+        at = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
+        end = whole[at + len(plain) :]
+        return whole[:at], end if self.family == "masked" else []  # a causal prompt must stay open
+
+    def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of users' texts: markers such as `<|im_end|>` or `[MASK]` inside them are ordinary characters."""
+        if not texts:
+            return []
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        before = backend.encode_special_tokens
+        backend.encode_special_tokens = True
+        try:
+            return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = before
+
+    def _answer_id(self, answer: str) -> int:
+        """The one token that `answer` is after the prompt, or a PromptError that shows the pieces."""
+        alone = self._text_ids([answer])[0]
+        if self.family == "causal":
+            tail = self.frame[1] or self.prompt.segments[-1]
+            before, joined = self._template_ids(tail), self._template_ids(tail + answer)
+            if joined[:-1] == before:  # a tokenizer that marks word starts has another token in mid-line
+                alone = joined[-1:]
+        unknown = self.tokenizer.unk_token_id
+        if len(alone) != 1 or (unknown is not None and alone[0] == unknown):
+            pieces = self.tokenizer.convert_ids_to_tokens(alone)
+            raise PromptError(
+                f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: "
+                f"{pieces}",
+                hint="choose answers that are single tokens of this tokenizer",
+            )
+        return alone[0]
+
+    def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
+        """Uncut ids of each query's segment."""
+        return self._text_ids([fill(self.query_segment, query, "", self.instruction) for query in queries])
+
+    def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
+        """Uncut ids of each document's segment."""
+        return self._text_ids([fill(self.document_segment, "", document) for document in documents])
+
+    def join(self, query: list[int], document: list[int]) -> tuple[list[int], bool]:
+        """One sequence from a query's and a document's ids.
+
+        The query keeps at most 3/4 of the budget, the document what is left; the template is never cut.
+
+        Returns:
+            (ids, cut): the sequence, and whether anything was cut.
+        """
+        kept_query = query[: int(self.budget * QUERY_SHARE)]
+        kept_document = document[: self.budget - len(kept_query)]
+        ids = list(self.prefix_ids)
+        for segment, fixed in zip(self.prompt.segments, self.fixed):
+            ids += kept_query if "{query}" in segment else kept_document if "{document}" in segment else fixed
+        return ids + self.suffix_ids, len(kept_query) < len(query) or len(kept_document) < len(document)
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
+        """Sequences of all pairs, in order; each distinct query and document is tokenised once.
+
+        Args:
+            pairs: (query, document) texts.
+
+        Returns:
+            (sequences, truncation).
+        """
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        documents = list(dict.fromkeys(document for _, document in pairs))
+        by_query = dict(zip(queries, self.query_ids(queries)))
+        by_document = dict(zip(documents, self.document_ids(documents)))
+        joined = [self.join(by_query[query], by_document[document]) for query, document in pairs]
+        longest = max((len(ids) for ids in [*by_query.values(), *by_document.values()]), default=0)
+        return [ids for ids, _ in joined], Truncation(sum(cut for _, cut in joined), longest)
+
+    def collate(self, sequences: Sequence[list[int]]) -> Batch:
+        """Pad sequences on the right to the longest one."""
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        lengths = torch.tensor([len(ids) for ids in sequences])
+        longest = int(lengths.max())
+        input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sequences])  # (B, T)
+        attention_mask = (torch.arange(longest)[None, :] < lengths[:, None]).long()  # (B, T)
+        return Batch(input_ids, attention_mask, lengths - self.slot_from_end)

@@ -1,0 +1,47 @@
+"""What is written beside every result: versions, seed, machine kind, fingerprints.
+
+Knows nothing of recipes or collections beyond their fingerprints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+from typing import Any
+
+from prorank import __version__
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "bm25s", "ir_measures", "sentence-transformers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of prorank, Python and the packages that decide numbers; absent ones are left out.
+
+    >>> "torch" in versions()
+    True
+    """
+    found = {"prorank": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fingerprint(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal.
+
+    >>> fingerprint("")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def hardware() -> dict[str, Any]:
+    """Kind of processor and accelerator, and threads in use."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {"device": device, "machine": platform.machine(), "threads": torch.get_num_threads()}

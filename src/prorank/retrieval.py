@@ -1,0 +1,241 @@
+"""First stage: BM25 (bm25s) for English, Chinese, Japanese, Thai and the rest, and dense retrieval.
+
+Knows documents and queries; knows nothing of rerankers or training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from prorank.collection import Collection, Document, Run, ranked
+from prorank.errors import DataError, require
+from prorank.files import read_json, refuse_overwrite, write_json
+
+Language = Literal["en", "zh", "ja", "th", "other"]
+_SETTINGS = "prorank_index.json"
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_THAI = "\u0e00-\u0e7f"
+# Runs of scripts written without spaces, or words; marks (vowel signs of Hindi, say) belong to their word.
+_LETTER = rf"[^\W_{_HAN}{_KANA}{_THAI}]"
+_MARKS = "\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0962\u0963\u200c\u200d"
+_TOKEN = re.compile(rf"[{_HAN}{_KANA}]+|[{_THAI}]+|{_LETTER}(?:{_LETTER}|[{_MARKS}])*")
+_POSSESSIVE = re.compile(r"['\u2019]s\b")
+_UNSPACED = re.compile(rf"[{_HAN}{_KANA}{_THAI}]")
+_SCRIPTS: dict[Language, re.Pattern[str]] = {
+    "ja": re.compile(f"[{_KANA}]"),
+    "zh": re.compile(f"[{_HAN}]"),
+    "th": re.compile(f"[{_THAI}]"),
+    "en": re.compile("[A-Za-z]"),
+}
+# Lucene's classic English stop list.
+STOPWORDS = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
+    "they this to was will with".split()
+)
+
+
+def detect_language(texts: Iterable[str]) -> Language:
+    """Language for tokenisation by the scripts of the first 200 texts.
+
+    Any kana above 5 % of the letters means Japanese, else the script with the largest share decides: Han is
+    Chinese, Thai is Thai, Latin is taken for English (its stemmer does little harm to others; say
+    `language="other"` to switch it off), anything else is `other`.
+
+    >>> detect_language(["これは日本語です"]), detect_language(["a cat"]), detect_language(["кошка"])
+    ('ja', 'en', 'other')
+    """
+    sample = "".join(text[:2000] for text in itertools.islice(texts, 200))
+    letters = sum(character.isalpha() for character in sample) or 1
+    shares = {language: len(pattern.findall(sample)) / letters for language, pattern in _SCRIPTS.items()}
+    if shares["ja"] > 0.05:
+        return "ja"
+    language = max(shares, key=lambda key: shares[key])
+    return language if shares[language] > 0.3 else "other"
+
+
+def tokenize(text: str, language: Language) -> list[str]:
+    """Index terms of a text.
+
+    Scripts without spaces give character bigrams (a lone character stays); every other word is lower-cased,
+    and in English freed of stopwords and possessive endings and stemmed (Porter, as in Anserini's baselines).
+
+    >>> tokenize("The cats are running", "en")
+    ['cat', 'run']
+    >>> tokenize("机器学习 GPU", "zh")
+    ['机器', '器学', '学习', 'gpu']
+    """
+    stem = _stemmer() if language == "en" else None
+    text = _POSSESSIVE.sub("", text.lower()) if language == "en" else text.lower()
+    terms: list[str] = []
+    for token in _TOKEN.findall(text):
+        if _UNSPACED.match(token):
+            terms += [token[i : i + 2] for i in range(len(token) - 1)] or [token]
+        elif stem is None:
+            terms.append(token)
+        elif token not in STOPWORDS:
+            terms.append(stem.stemWord(token))
+    return terms
+
+
+_STEMMER: Any = None
+
+
+def _stemmer() -> Any:
+    global _STEMMER
+    if _STEMMER is None:
+        _STEMMER = require("Stemmer", "eval").Stemmer("porter")
+    return _STEMMER
+
+
+class BM25Index:
+    """A BM25 index over documents (Lucene's variant, as bm25s computes it).
+
+    Make one with `build` or `load`.
+    """
+
+    def __init__(self, engine: Any, ids: list[str], vocabulary: dict[str, int], language: Language) -> None:
+        self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
+
+    @classmethod
+    def build(
+        cls,
+        documents: Mapping[str, Document],
+        language: Language | Literal["auto"] = "auto",
+        k1: float = 0.9,
+        b: float = 0.4,
+    ) -> BM25Index:
+        """Index title and text of all documents.
+
+        Args:
+            documents: by id.
+            language: tokenisation; `auto` looks at the scripts.
+            k1, b: BM25's parameters; .9 and .4 are those of the published BEIR baselines (Anserini).
+
+        Raises:
+            DataError: no document has a single term.
+            MissingExtraError: bm25s or PyStemmer is not installed.
+        """
+        bm25s = require("bm25s", "eval")
+        chosen = detect_language(d.content for d in documents.values()) if language == "auto" else language
+        vocabulary: dict[str, int] = {}
+        corpus = [
+            [vocabulary.setdefault(term, len(vocabulary)) for term in tokenize(document.content, chosen)]
+            for document in documents.values()
+        ]
+        if not vocabulary:
+            raise DataError("the documents hold no words to index")
+        engine = bm25s.BM25(method="lucene", k1=k1, b=b)
+        engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
+        return cls(engine, list(documents), vocabulary, chosen)
+
+    def search(self, queries: Mapping[str, str], top_k: int = 100, progress: bool = False) -> Run:
+        """Best documents of each query, score above 0 only, ties by document id.
+
+        Args:
+            queries: id -> text.
+            top_k: documents a query.
+            progress: show a bar.
+
+        Returns:
+            Run in the order of `queries`; a query that shares no term with any document has an empty list.
+        """
+        from rich.progress import track
+
+        run: Run = {}
+        for query, text in track(queries.items(), "first stage", disable=not progress, transient=True):
+            run[query] = self._search_one(text, top_k)
+        return run
+
+    def _search_one(self, text: str, top_k: int) -> dict[str, float]:
+        terms = [self._vocabulary[t] for t in tokenize(text, self.language) if t in self._vocabulary]
+        if not terms:
+            return {}
+        scores = np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32)
+        count = min(top_k, len(scores))
+        bar = np.partition(scores, -count)[-count]  # ties at the bar all come along, then the id decides
+        found = np.flatnonzero((scores >= bar) & (scores > 0))
+        return dict(ranked({self._ids[i]: float(scores[i]) for i in found})[:top_k])
+
+    def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, float]:
+        """BM25 scores of given documents, 0 where no term is shared."""
+        row = {document: i for i, document in enumerate(self._ids)}
+        terms = [self._vocabulary[t] for t in tokenize(query, self.language) if t in self._vocabulary]
+        if not terms:
+            return dict.fromkeys(document_ids, 0.0)
+        scores = self._engine.get_scores_from_ids(terms)
+        return {document: float(scores[row[document]]) for document in document_ids}
+
+    def save(self, folder: str | Path, force: bool = False) -> None:
+        """Write the index to a folder.
+
+        Raises:
+            ProrankError: the folder is taken and `force` is not set.
+        """
+        refuse_overwrite(folder, force)
+        self._engine.save(str(folder))
+        settings = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
+        write_json(Path(folder) / _SETTINGS, settings)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25Index:
+        """Read an index that `save` wrote.
+
+        Raises:
+            DataError: the folder holds no such index.
+        """
+        bm25s = require("bm25s", "eval")
+        settings = read_json(Path(folder) / _SETTINGS)
+        engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
+        vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}
+        return cls(engine, settings["ids"], vocabulary, settings["language"])
+
+
+def dense_run(
+    model: str, collection: Collection, queries: Mapping[str, str], top_k: int = 100, batch_size: int = 64
+) -> Run:
+    """Exact nearest documents by cosine similarity of a sentence-transformers model.
+
+    Args:
+        model: name, folder, or `embedded`.
+        collection: its documents are searched.
+        queries: id -> text.
+        top_k: documents a query.
+        batch_size: texts a batch.
+
+    Raises:
+        MissingExtraError: sentence-transformers is not installed.
+    """
+    from prorank.training.teacher import encode_texts
+
+    ids = list(collection.documents)
+    documents = encode_texts(model, [d.content for d in collection.documents.values()], batch_size)
+    vectors = encode_texts(model, list(queries.values()), batch_size)
+    run: Run = {}
+    for query, vector in zip(queries, vectors):
+        scores = documents @ vector  # (D,)
+        best = np.argpartition(-scores, min(top_k, len(ids)) - 1)[:top_k]
+        run[query] = dict(ranked({ids[i]: float(scores[i]) for i in best}))
+    return run
+
+
+def candidate_run(collection: Collection, split: str) -> Run:
+    """The collection's own candidate lists, scored by BM25 over its corpus (0 where no term is shared).
+
+    Raises:
+        DataError: the collection has no candidates for this split.
+    """
+    if split not in collection.candidates:
+        raise DataError(f"{collection.name} has no candidates for split '{split}'", hint="use first_stage bm25")
+    index = BM25Index.build(collection.documents)
+    return {
+        query: index.scores(collection.queries[query], documents)
+        for query, documents in collection.candidates[split].items()
+    }

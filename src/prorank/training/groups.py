@@ -1,0 +1,171 @@
+"""Training items from a collection: balanced pairs for warmup, candidate lists for score learning.
+
+Everything is drawn ahead of training from a seed, in a fixed order, so a resumed run sees the same data. This
+module knows collections and runs, but no models.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from prorank.collection import Collection, Qrels, Run
+from prorank.errors import DataError
+from prorank.mining import mine_negatives
+from prorank.training.recipe import Quotas
+
+
+class Group(NamedTuple):
+    """A query with one relevant document (first) and negatives; ids are kept for the teacher."""
+
+    query_id: str
+    query: str
+    documents: tuple[str, ...]  # document ids
+    labels: tuple[int, ...]  # grades, 0 for negatives
+
+
+class LabelledPair(NamedTuple):
+    """Ids of a query and a document, and the right verdict: index of the worst or best answer."""
+
+    query_id: str
+    document_id: str
+    relevant: bool
+
+
+def relevant_pairs(qrels: Qrels) -> list[tuple[str, str, int]]:
+    """(query id, document id, grade) of every positive judgment, in the qrels' order."""
+    return [(q, d, grade) for q, judged in qrels.items() for d, grade in judged.items() if grade > 0]
+
+
+def build_groups(
+    collection: Collection,
+    qrels: Qrels,
+    run: Run,
+    quotas: Quotas,
+    seed: int,
+    teacher: Run | None = None,
+    margin: float | None = None,
+) -> list[Group]:
+    """One group for each positive judgment: the positive, then exactly `quotas.total` negatives.
+
+    A tier with too few documents is filled up with random ones, so that all groups have one size.
+
+    Args:
+        collection: documents and queries.
+        qrels: judgments of the training split.
+        run: first-stage run of these queries.
+        quotas: negatives by tier.
+        seed: seed of the draw.
+        teacher: scores for the false-negative filter, see `mine_negatives`.
+        margin: margin of that filter.
+
+    Raises:
+        DataError: no positive judgment, or fewer documents than a group needs.
+    """
+    everything = list(collection.documents)
+    if len(everything) <= quotas.total + max((len(judged) for judged in qrels.values()), default=0):
+        raise DataError(
+            f"{collection.name}: {len(everything)} documents are too few for {quotas.total} negatives a query",
+            hint="lower the negatives in the recipe",
+        )
+    tiers = {"hard": quotas.hard, "medium": quotas.medium, "easy": quotas.easy}
+    mined = mine_negatives(
+        run,
+        qrels,
+        tiers,
+        random_documents=everything,
+        random=quotas.random,
+        teacher=teacher,
+        margin=margin,
+        seed=seed,
+    )
+    groups = []
+    for query_id, document_id, grade in relevant_pairs(qrels):
+        draw = random.Random(f"{seed}:{query_id}:{document_id}")
+        negatives = list(mined.negatives.get(query_id, []))
+        taken = {*negatives, *qrels[query_id]}
+        while len(negatives) < quotas.total:
+            candidate = draw.choice(everything)
+            if candidate not in taken:
+                taken.add(candidate)
+                negatives.append(candidate)
+        labels = (grade, *(0 for _ in negatives))
+        groups.append(Group(query_id, collection.queries[query_id], (document_id, *negatives), labels))
+    if not groups:
+        raise DataError(f"{collection.name}: the split has no relevant document")
+    return groups
+
+
+def balanced_pairs(groups: Sequence[Group], count: int, seed: int) -> list[LabelledPair]:
+    """`count` pairs, relevant and not in turn, so that every even-sized slice is balanced.
+
+    Args:
+        groups: candidate lists; the first document of each is relevant, the others are not.
+        count: pairs wanted; groups are used again, in a new order and with another negative, when they run out.
+        seed: seed of the order.
+    """
+    pairs: list[LabelledPair] = []
+    for epoch, group in forever(groups, seed):
+        if len(pairs) >= count:
+            break
+        negative = random.Random(f"{seed}:{epoch}:{group.query_id}").choice(group.documents[1:])
+        pairs.append(LabelledPair(group.query_id, group.documents[0], True))
+        pairs.append(LabelledPair(group.query_id, negative, False))
+    return pairs[:count]
+
+
+def forever(groups: Sequence[Group], seed: int) -> Iterator[tuple[int, Group]]:
+    """(epoch, group) without end, each epoch in its own seeded order."""
+    epoch = 0
+    while True:
+        order = list(groups)
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        yield from ((epoch, group) for group in order)
+        epoch += 1
+
+
+_DOCSTRING = re.compile(r'"""\s*(.+?)(?:\n\s*\n|"""|\.\s)|\'\'\'\s*(.+?)(?:\n\s*\n|\'\'\'|\.\s)', re.DOTALL)
+_SENTENCE = re.compile(r"(.+?[.!?。！？])(?:\s|$)", re.DOTALL)
+
+
+def pseudo_query(title: str, text: str) -> str | None:
+    """A query that the document itself suggests: its title, else a docstring's or the text's first sentence.
+
+    Returns:
+        The query, or None when nothing of 3 to 40 words (or 6 to 60 characters without spaces) is found.
+
+    >>> pseudo_query("", 'def f():\\n    \\"\\"\\"Open a file. Then more.\\"\\"\\"')
+    'Open a file'
+    >>> pseudo_query("Flow over a wedge", "The text.")
+    'Flow over a wedge'
+    """
+    found = _DOCSTRING.search(text)
+    sentence = _SENTENCE.match(text.strip())
+    candidates = [title, next((g for g in found.groups() if g), "") if found else ""]
+    candidates.append(sentence.group(1) if sentence else "")
+    for candidate in candidates:
+        words = " ".join(candidate.split()).rstrip(".")
+        if 3 <= words.count(" ") + 1 <= 40 or (" " not in words and 6 <= len(words) <= 60):
+            return words
+    return None
+
+
+def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mapping[str, object]) -> dict[str, str]:
+    """Up to `count` queries cut from a seeded sample of documents: {document id: query}.
+
+    Args:
+        exclude: document ids never used (relevant documents of dev and test queries).
+    """
+    ids = [document_id for document_id in collection.documents if document_id not in exclude]
+    random.Random(f"{seed}:pseudo").shuffle(ids)
+    found: dict[str, str] = {}
+    for document_id in ids:
+        if len(found) >= count:
+            break
+        document = collection.documents[document_id]
+        query = pseudo_query(document.title, document.text)
+        if query:
+            found[document_id] = query
+    return found

@@ -1,0 +1,106 @@
+"""Score-learning losses: pure functions of scores, one formula each. Knows tensors only.
+
+Scores are laid out as candidate lists: (Q, N), one row a query. Labels are grades (0 = not relevant).
+Every loss is a mean over queries (or over pairs, where it is defined on pairs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+
+def pointwise_bce(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of sigmoid(score) with the grade scaled to 0..1 (per-row maximum, at least 1).
+
+    Args:
+        scores: (Q, N); labels: (Q, N) grades.
+
+    Returns:
+        Scalar.
+
+    >>> round(pointwise_bce(torch.zeros(1, 2), torch.tensor([[1, 0]])).item(), 4)
+    0.6931
+    """
+    top = labels.max(-1, keepdim=True).values.clamp(min=1)
+    return F.binary_cross_entropy_with_logits(scores, labels.float() / top)
+
+
+def _ordered_pairs(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Score differences s_i - s_j of all pairs with label_i > label_j, as one vector (P,)."""
+    differences = scores.unsqueeze(-1) - scores.unsqueeze(-2)  # (Q, N, N)
+    better = labels.unsqueeze(-1) > labels.unsqueeze(-2)
+    return differences[better]
+
+
+def pairwise_logistic(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """log(1 + exp(-(s_i - s_j))) over all pairs i better than j (RankNet, Burges et al. 2005). 0 if no pair.
+
+    >>> round(pairwise_logistic(torch.tensor([[2.0, 0.0]]), torch.tensor([[1, 0]])).item(), 4)
+    0.1269
+    """
+    differences = _ordered_pairs(scores, labels)
+    return F.softplus(-differences).mean() if len(differences) else scores.sum() * 0.0
+
+
+def pairwise_margin(scores: torch.Tensor, labels: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
+    """max(0, margin - (s_i - s_j)) over all pairs i better than j (Ranking SVM, Joachims 2002). 0 if no pair.
+
+    >>> pairwise_margin(torch.tensor([[0.25, 0.0]]), torch.tensor([[1, 0]]))
+    tensor(0.7500)
+    """
+    differences = _ordered_pairs(scores, labels)
+    return F.relu(margin - differences).mean() if len(differences) else scores.sum() * 0.0
+
+
+def listwise_softmax(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy between softmax(scores) and the labels as a distribution (ListNet, Cao et al. 2007).
+
+    With one positive this is the softmax over 1 positive and n negatives of contrastive training. Graded
+    labels weigh in proportion. Rows without a positive are left out.
+
+    >>> round(listwise_softmax(torch.zeros(1, 4), torch.tensor([[1, 0, 0, 0]])).item(), 4)
+    1.3863
+    """
+    total = labels.sum(-1, keepdim=True).float()
+    rows = total.squeeze(-1) > 0
+    if not rows.any():
+        return scores.sum() * 0.0
+    target = labels[rows].float() / total[rows]
+    return -(target * scores[rows].log_softmax(-1)).sum(-1).mean()
+
+
+def margin_mse(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """((s_0 - s_j) - (t_0 - t_j))^2 over j >= 1, first document of a row against the rest.
+
+    Source: MarginMSE, Hofstaetter et al. 2020 (arXiv 2010.02666).
+
+    >>> margin_mse(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor(4.)
+    """
+    student_margin = scores[:, :1] - scores[:, 1:]
+    teacher_margin = teacher[:, :1] - teacher[:, 1:]
+    return F.mse_loss(student_margin, teacher_margin)
+
+
+def listwise_kl(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(teacher) || softmax(scores)) per list (RankDistil's listwise form; tevatron, FlagEmbedding).
+
+    >>> listwise_kl(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 2.0]]))
+    tensor(0.)
+    """
+    return F.kl_div(scores.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+LABEL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "pointwise": pointwise_bce,
+    "pairwise": pairwise_logistic,
+    "margin": pairwise_margin,
+    "listwise": listwise_softmax,
+}
+TEACHER_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "kl": listwise_kl,
+    "margin_mse": margin_mse,
+}

@@ -1,0 +1,258 @@
+"""Recipes: YAML files that fix a whole training run, checked before anything starts.
+
+Unknown keys are refused with the nearest valid name; every value has a type and a range. This module knows
+only names and numbers: it loads no data and no models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from prorank.backbone import Precision
+from prorank.errors import RecipeError
+from prorank.prompts import Family
+from prorank.scores import ScoreKind
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """Common ground of all sections: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lora(Section):
+    """LoRA adapters on all linear layers; the published ERank setting is rank 32, alpha 64."""
+
+    rank: int = Field(32, ge=1, le=1024)
+    alpha: int = Field(64, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class BackboneSection(Section):
+    """The model and how a pair is shown to it."""
+
+    model: str = "embedded"
+    family: Family | None = None
+    precision: Precision = "auto"
+    lora: Lora | None = None
+    trust_remote_code: bool = False
+    prompt: str = "prorank"
+    instruction: str | None = None
+    max_length: int = Field(512, ge=32, le=131_072, description="tokens of a pair, template included")
+    score: ScoreKind = "logit_difference"
+
+
+class DataSection(Section):
+    """The collection and its splits."""
+
+    collection: str = "cosqa"
+    train: str = "train"
+    dev: str = "dev"
+    test: str = "test"
+    strict: bool = False
+
+
+class FirstStageSection(Section):
+    """Where the candidate lists come from."""
+
+    method: Literal["bm25", "dense", "candidates"] = "bm25"
+    language: Literal["auto", "en", "zh", "ja", "th", "other"] = "auto"
+    dense_model: str = "embedded"
+    depth: int = Field(100, ge=1, le=1000, description="documents kept a query")
+
+
+class Quotas(Section):
+    """Negatives a query, by first-stage rank tier (1-10, 11-100, 101-1000) and at random."""
+
+    hard: int = Field(4, ge=0)
+    medium: int = Field(2, ge=0)
+    easy: int = Field(0, ge=0)
+    random: int = Field(1, ge=0)
+
+    @property
+    def total(self) -> int:
+        """Negatives a query."""
+        return self.hard + self.medium + self.easy + self.random
+
+
+class Optimisation(Section):
+    """What both stages' trainers share."""
+
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    steps: int = Field(100, ge=1)
+    evaluate_every: int = Field(25, ge=1, description="steps between held-out evaluations and checkpoints")
+    patience: int = Field(0, ge=0, description="evaluations without gain before stopping; 0 never stops")
+
+
+class WarmupSection(Optimisation):
+    """Stage 1: GRPO teaches the answer set and the verdict."""
+
+    pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
+    negatives: Quotas = Quotas(hard=0, medium=0, easy=0, random=1)
+    samples: int | Literal["exact"] = Field("exact", description="G verdicts a prompt, or the exact expectation")
+    scale_advantages: bool = Field(True, description="divide by the group's standard deviation")
+    epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
+    kl: float = Field(0.0, ge=0, description="weight of KL to the starting model")
+    entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
+    format_weight: float = Field(1.0, ge=0)
+    fade_format: bool = Field(True, description="format reward fades as format is met")
+    supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
+    supervised_share: float = Field(0.3, gt=0, le=1, description="share of the steps in which it anneals")
+    held_out_pairs: int = Field(200, ge=10)
+
+
+class TeacherSection(Section):
+    """A bi-encoder whose similarities are distilled."""
+
+    model: str = "embedded"
+    temperature: float = Field(0.05, gt=0, description="cosine similarity is divided by this")
+    loss: Literal["kl", "margin_mse"] = "kl"
+    weight: float = Field(1.0, gt=0)
+    margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
+    batch_size: int = Field(64, ge=1)
+
+
+class ScoreLearningSection(Optimisation):
+    """Stage 2: the logit difference itself is trained."""
+
+    queries_per_step: int = Field(4, ge=1)
+    negatives: Quotas = Quotas()
+    loss: Literal["pointwise", "pairwise", "margin", "listwise"] = "listwise"
+    label_weight: float = Field(1.0, ge=0)
+    teacher: TeacherSection | None = None
+    pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
+    dev_queries: int = Field(100, ge=1)
+
+
+class EvaluationSection(Section):
+    """What is measured after each stage."""
+
+    rerank: int = Field(20, ge=1, le=1000, description="depth of the first stage that is reranked")
+    max_queries: int | None = Field(None, ge=1, description="a seeded sample of the test queries; None = all")
+    hybrid_weight: float | Literal["dev"] = Field("dev", description="first stage's share; dev = tuned there")
+
+
+class Recipe(Section):
+    """A whole training run, from collection to report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(13, ge=0, lt=2**32)
+    backbone: BackboneSection = BackboneSection()
+    data: DataSection = DataSection()
+    first_stage: FirstStageSection = FirstStageSection()
+    warmup: WarmupSection | None = WarmupSection()
+    score_learning: ScoreLearningSection | None = ScoreLearningSection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes inside the package.
+
+    >>> "quickstart" in shipped_recipes()
+    True
+    """
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: a shipped recipe's name or a YAML file.
+        overrides: `key=value` with dotted keys, for instance `warmup.steps=50`; values are YAML.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, an unknown key or a value out of range; says which.
+
+    >>> load_recipe("quickstart", ["seed=7"]).seed
+    7
+    """
+    path = shipped_recipes().get(str(name_or_path), Path(name_or_path))
+    if not path.is_file():
+        raise RecipeError(
+            f"no recipe '{name_or_path}'", hint=f"shipped: {', '.join(shipped_recipes())}; or give a YAML file"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of sections")
+    for override in overrides:
+        _apply_override(tree, override)
+    return validate_recipe(tree, str(path))
+
+
+def validate_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Check a recipe given as a nested mapping; `source` names it in errors.
+
+    >>> validate_recipe({"name": "a", "sed": 1})
+    Traceback (most recent call last):
+    prorank.errors.RecipeError: recipe: unknown key 'sed' (did you mean 'seed'?)
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            valid = [key for key, _ in _known_keys(Recipe) if key.count(".") == where.count(".")]
+            near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "see the shipped recipes for valid keys"
+            raise RecipeError(f"{source}: unknown key '{where}'", hint=hint) from error
+        raise RecipeError(f"{source}: {where}: {first['msg']}, got {first.get('input')!r}") from error
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All dotted keys that a recipe may hold."""
+    for name, info in model.model_fields.items():
+        yield prefix + name, info
+        for option in [info.annotation, *getattr(info.annotation, "__args__", ())]:
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                yield from _known_keys(option, f"{prefix}{name}.")
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"'{override}' is not an override", hint="write key=value, e.g. warmup.steps=50")
+    node = tree
+    *parents, leaf = key.split(".")
+    for part in parents:
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise RecipeError(f"'{key}': '{part}' is a value, not a section")
+    try:
+        # YAML 1.1 reads 1e-4 as text; a number is what is meant.
+        parsed = yaml.safe_load(value)
+        node[leaf] = float(parsed) if isinstance(parsed, str) and _is_number(parsed) else parsed
+    except yaml.YAMLError as error:
+        raise RecipeError(f"'{override}': the value is not valid YAML") from error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.strip().lower() not in ("nan", "inf", "-inf", "infinity", "-infinity")
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

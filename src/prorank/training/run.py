@@ -1,0 +1,463 @@
+"""A whole training run, top to bottom: data, first stage, zero-shot, warmup, score learning, report.
+
+Each step leaves its result in the run's folder and is skipped when a resumed run finds it there. Between the
+stages the model is always read back from its folder, so a resumed run goes the same way as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+
+from prorank.backbone import Backbone
+from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
+from prorank.engine import slot_logits
+from prorank.errors import ProrankError, RecipeError
+from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
+from prorank.evaluation.hybrid import choose_weight, hybrid_run
+from prorank.evaluation.report import plot_curves, plot_stages, results_table
+from prorank.evaluation.significance import binomial_above_chance, bootstrap_interval, compare
+from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
+from prorank.provenance import fingerprint, hardware, versions
+from prorank.reranker import Reranker
+from prorank.retrieval import BM25Index, candidate_run, dense_run
+from prorank.scores import SCORES
+from prorank.training import groups as grouping
+from prorank.training.recipe import Recipe, dump_recipe
+from prorank.training.score_learning import ListItem, ScoreTrainer
+from prorank.training.teacher import biencoder_scores
+from prorank.training.warmup import PairItem, WarmupTrainer, diagnosis
+
+PRIMARY = "ndcg@10"
+CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
+
+
+@dataclass
+class Setting:
+    """What every step of a run needs."""
+
+    recipe: Recipe
+    folder: Path
+    collection: Collection
+    first_stage: Run
+    console: Console
+
+    def texts(self) -> Mapping[str, str]:
+        """Document id -> the text that the model reads."""
+        return {document.id: document.content for document in self.collection.documents.values()}
+
+
+def run_recipe(
+    recipe: Recipe, folder: str | Path, *, force: bool = False, resume: bool = False, console: Console | None = None
+) -> dict[str, Any]:
+    """Run a recipe from data to report.
+
+    Args:
+        recipe: what to do.
+        folder: where everything goes: `recipe.yaml`, `first_stage.run`, one folder a stage, `checkpoint/`,
+            `results.json`, plots.
+        force: start over in a folder that is taken (its old contents are deleted).
+        resume: go on where an interrupted run of the same recipe stopped.
+        console: where to print.
+
+    Returns:
+        The contents of `results.json`.
+
+    Raises:
+        ProrankError: the folder is taken, or holds a run of another recipe.
+    """
+    start = time.monotonic()
+    folder, console = Path(folder), console or Console()
+    prepare_folder(recipe, folder, force, resume)
+    setting = prepare_data(recipe, folder, console)
+
+    rows = [first_stage_row(setting)]
+    model = recipe.backbone.model
+    rows.append(evaluate_stage(setting, "zero-shot", model))
+    warmup: dict[str, Any] | None = None
+    if recipe.warmup is not None:
+        model, warmup = train_warmup(setting)
+        rows.append(evaluate_stage(setting, "warmup", model))
+    if recipe.score_learning is not None:
+        model = train_scores(setting, model)
+        rows.append(evaluate_stage(setting, "score-learning", model))
+    publish(setting, model)
+    rows.append(hybrid_row(setting, rows[-1]["stage"]))
+
+    results = {
+        "recipe": recipe.name,
+        "collection": setting.collection.name,
+        "rows": rows,
+        "warmup": warmup,
+        "queries": len(test_qrels(setting)),
+        "rerank": recipe.evaluation.rerank,
+        "seed": recipe.seed,
+        "seconds": round(time.monotonic() - start, 1),
+        "resumed": resume,
+        "versions": versions(),
+        "hardware": hardware(),
+        "data_fingerprint": setting.collection.fingerprint,
+        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+    }
+    write_json(folder / "results.json", results)
+    plot_stages(rows, folder / "stages.png")
+    console.print(results_table(rows))
+    return results
+
+
+def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> None:
+    """Make the run's folder with the resolved recipe; refuse to mix two runs."""
+    text = dump_recipe(recipe)
+    saved = folder / "recipe.yaml"
+    if resume and saved.is_file():
+        if saved.read_text(encoding="utf-8") != text:
+            raise RecipeError(f"{saved} is another recipe", hint="resume with the same recipe and overrides")
+        return
+    refuse_overwrite(folder, force)
+    if force and folder.is_dir():
+        if any(folder.iterdir()) and not saved.is_file():
+            raise ProrankError(f"{folder} is not a run's folder", hint="--force deletes only runs of prorank")
+        shutil.rmtree(folder)
+    with atomic_writer(saved) as file:
+        file.write(text)
+
+
+def prepare_data(recipe: Recipe, folder: Path, console: Console) -> Setting:
+    """Collection with splits, and the first-stage run of all its queries."""
+    collection = with_splits(load_collection(recipe.data.collection, strict=recipe.data.strict), seed=recipe.seed)
+    for problem in collection.problems[:3]:
+        console.print(f"  [yellow]{problem}[/yellow]")
+    if len(collection.problems) > 3:
+        console.print(f"  [yellow]... and {len(collection.problems) - 3} more; see `prorank data check`[/yellow]")
+    splits = {name: len(collection.judgments(name)) for name in (recipe.data.train, recipe.data.dev, recipe.data.test)}
+    console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
+    saved = folder / "first_stage.run"
+    if not saved.is_file():
+        write_run(first_stage(recipe, collection), saved, tag=recipe.first_stage.method)
+    return Setting(recipe, folder, collection, read_run(saved), console)
+
+
+def first_stage(recipe: Recipe, collection: Collection) -> Run:
+    """Candidate lists of all judged queries, by the recipe's method."""
+    section = recipe.first_stage
+    splits = (recipe.data.train, recipe.data.dev, recipe.data.test)
+    wanted = {q: collection.queries[q] for split in splits for q in collection.judgments(split)}
+    if section.method == "dense":
+        return dense_run(section.dense_model, collection, wanted, top_k=section.depth)
+    index = BM25Index.build(collection.documents, language=section.language)
+    run = index.search(wanted, top_k=section.depth, progress=True)
+    if section.method == "candidates":
+        for split in splits:
+            if split in collection.candidates:
+                run |= candidate_run(collection, split)
+    return run
+
+
+def test_qrels(setting: Setting) -> Qrels:
+    """Judgments of the test queries that are measured (all, or the recipe's seeded sample)."""
+    return sample_queries(
+        setting.collection.judgments(setting.recipe.data.test),
+        setting.recipe.evaluation.max_queries,
+        setting.recipe.seed,
+    )
+
+
+def sample_queries(qrels: Qrels, count: int | None, seed: int) -> Qrels:
+    """At most `count` queries with a relevant document, chosen by a hash of the id; order kept."""
+    ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
+    chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
+    return {query: qrels[query] for query in ids if query in chosen}
+
+
+def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None, seconds: float) -> dict[str, Any]:
+    """One row of the report: means, 95 % intervals, and the paired test against the first stage."""
+    row: dict[str, Any] = {"stage": stage}
+    for metric in evaluation.metrics:
+        row[metric] = evaluation.mean(metric)
+        row[f"{metric}_interval"] = list(bootstrap_interval(list(evaluation.per_query[metric].values())))
+    if baseline is not None:
+        comparison = compare(evaluation, baseline, PRIMARY)
+        row["p_value"] = comparison.p_value
+        row["difference"] = comparison.difference
+        row["difference_interval"] = [comparison.low, comparison.high]
+    row["seconds"] = round(seconds, 1)
+    return row
+
+
+def first_stage_evaluation(setting: Setting) -> Evaluation:
+    """Figures of the first stage alone."""
+    qrels = test_qrels(setting)
+    return evaluate_run({query: setting.first_stage.get(query, {}) for query in qrels}, qrels)
+
+
+def first_stage_row(setting: Setting) -> dict[str, Any]:
+    """The first stage's row."""
+    names = {"bm25": "BM25", "dense": "dense", "candidates": "candidates (BM25)"}
+    return row_of(names[setting.recipe.first_stage.method], first_stage_evaluation(setting), None, 0.0)
+
+
+def load_reranker(setting: Setting, model: str, for_training: bool = False) -> Reranker:
+    """The starting model by the recipe's settings, or a checkpoint of this run by its own."""
+    section = setting.recipe.backbone
+    common: dict[str, Any] = {"precision": section.precision, "for_training": for_training}
+    if model != section.model:
+        return Reranker.from_pretrained(model, **common)
+    return Reranker.from_pretrained(
+        model,
+        prompt=section.prompt,
+        max_length=section.max_length,
+        instruction=section.instruction,
+        score=section.score,
+        family=section.family,
+        trust_remote_code=section.trust_remote_code,
+        **common,
+    )
+
+
+def rerank(setting: Setting, reranker: Reranker, queries: Sequence[str], title: str) -> Run:
+    """First-stage lists of the queries, their head reordered by the reranker."""
+    depth = setting.recipe.evaluation.rerank
+    lists = {query: setting.first_stage.get(query, {}) for query in queries}
+    head = top(lists, depth)
+    ids = [(query, document) for query, documents in head.items() for document in documents]
+    texts = setting.texts()
+    pairs = [(setting.collection.queries[query], texts[document]) for query, document in ids]
+    values = reranker.score_detailed(pairs, progress=title).scores
+    scores: Run = {query: {} for query in head}
+    for (query, document), value in zip(ids, values):
+        scores[query][document] = float(value)
+    return rerank_run(lists, scores, depth)
+
+
+def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
+    """Rerank the test queries with a model and write run, per-query figures and summary."""
+    folder = setting.folder / stage / "test"
+    if (folder / "row.json").is_file():
+        return dict(read_json(folder / "row.json"))
+    start = time.monotonic()
+    qrels = test_qrels(setting)
+    reranker = load_reranker(setting, model)
+    run = rerank(setting, reranker, list(qrels), f"evaluate {stage}")
+    evaluation = evaluate_run(run, qrels)
+    row = row_of(stage, evaluation, first_stage_evaluation(setting), time.monotonic() - start)
+    write_evaluation(folder, run, evaluation, row, force=True)
+    dev = sample_queries(setting.collection.judgments(setting.recipe.data.dev), None, setting.recipe.seed)
+    write_run(rerank(setting, reranker, list(dev), f"{stage} on dev"), folder / "dev.run", tag=stage)
+    write_json(folder / "row.json", row)
+    setting.console.print(
+        f"[bold]{stage}[/bold]: NDCG@10 {row[PRIMARY]:.3f} "
+        f"(first stage {row[PRIMARY] - row['difference']:.3f}, p = {row['p_value']:.4f})"
+    )
+    return row
+
+
+def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
+    """BM25 and the last stage's scores joined by z-scores; the weight is fixed or tuned on dev."""
+    folder = setting.folder / "hybrid"
+    weight = setting.recipe.evaluation.hybrid_weight
+    depth = setting.recipe.evaluation.rerank
+    if weight == "dev":
+        dev = setting.collection.judgments(setting.recipe.data.dev)
+        dev = sample_queries(dev, None, setting.recipe.seed)
+        dev_run = read_run(setting.folder / stage / "test" / "dev.run")
+        weight = choose_weight({q: setting.first_stage.get(q, {}) for q in dev}, dev_run, dev, depth)
+    qrels = test_qrels(setting)
+    reranked = read_run(setting.folder / stage / "test" / "run.trec")
+    lists = {query: setting.first_stage.get(query, {}) for query in qrels}
+    run = hybrid_run(lists, reranked, weight=float(weight), top_k=depth)
+    evaluation = evaluate_run(run, qrels)
+    row = row_of("hybrid", evaluation, first_stage_evaluation(setting), 0.0) | {"first_stage_weight": float(weight)}
+    write_evaluation(folder, run, evaluation, row, force=True)
+    return row
+
+
+def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
+    """Stage 1. Returns the folder of the warmed-up model and its held-out figures."""
+    section, recipe = setting.recipe.warmup, setting.recipe
+    assert section is not None
+    folder = setting.folder / "warmup"
+    if (folder / "figures.json").is_file():
+        return str(folder / "model"), dict(read_json(folder / "figures.json"))
+    setting.console.print(f"[bold]Stage 1, prompt warmup[/bold]: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, recipe.backbone.model, for_training=True)
+    trainer = WarmupTrainer(
+        ready_to_train(reranker.backbone, recipe),
+        reranker.tokenizer,
+        section,
+        pair_items(setting, reranker, recipe.data.train, section.steps * section.pairs_per_step),
+        pair_items(setting, reranker, recipe.data.dev, section.held_out_pairs),
+        folder / "training",
+        recipe.seed,
+        setting.console,
+    )
+    trainer.run(resume=True)
+    figures = trainer.figures()
+    save_stage(setting, reranker, folder / "model")
+    plot_curves(trainer.state.log_history, folder / "curves.png")
+    result = figures._asdict() | {
+        "p_above_chance": binomial_above_chance(figures.correct, figures.total),
+        "diagnosis": diagnosis(figures),
+    }
+    write_json(folder / "figures.json", result)
+    return str(folder / "model"), result
+
+
+def pair_items(setting: Setting, reranker: Reranker, split: str, count: int) -> list[PairItem]:
+    """Balanced tokenised pairs of a split for warmup."""
+    section, recipe = setting.recipe.warmup, setting.recipe
+    assert section is not None
+    qrels = setting.collection.judgments(split)
+    lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, section.negatives, recipe.seed)
+    pairs = grouping.balanced_pairs(lists, count, recipe.seed)
+    texts = setting.texts()
+    encoded = [(setting.collection.queries[pair.query_id], texts[pair.document_id]) for pair in pairs]
+    sequences, _ = reranker.tokenizer.encode(encoded)
+    best = len(reranker.tokenizer.answer_ids) - 1
+    return [PairItem(ids, best if pair.relevant else 0) for ids, pair in zip(sequences, pairs)]
+
+
+def train_scores(setting: Setting, model: str) -> str:
+    """Stage 2. Returns the folder of the trained model."""
+    section, recipe = setting.recipe.score_learning, setting.recipe
+    assert section is not None
+    folder = setting.folder / "score-learning"
+    if (folder / "done.json").is_file():
+        return str(folder / "model")
+    setting.console.print(f"[bold]Stage 2, score learning[/bold]: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, model, for_training=True)
+    trainer = ScoreTrainer(
+        ready_to_train(reranker.backbone, recipe),
+        reranker.tokenizer,
+        section,
+        recipe.backbone.score,
+        list_items(setting, reranker),
+        dev_measure(setting, reranker),
+        folder / "training",
+        recipe.seed,
+        setting.console,
+    )
+    trainer.run(resume=True)
+    save_stage(setting, reranker, folder / "model")
+    plot_curves(trainer.state.log_history, folder / "curves.png")
+    write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
+    return str(folder / "model")
+
+
+def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
+    """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
+    section, recipe = setting.recipe.score_learning, setting.recipe
+    assert section is not None
+    collection, qrels, run = setting.collection, setting.collection.judgments(recipe.data.train), setting.first_stage
+    if section.pseudo_queries:
+        collection, qrels, run = with_pseudo_queries(setting, section.pseudo_queries)
+    texts = setting.texts()
+    teacher: Run | None = None
+    if section.teacher is not None:
+        # The false-negative filter looks at whole lists; without it only the drawn documents need a score.
+        filtered = section.teacher.margin is not None
+        wanted = {q: [*qrels[q], *(run.get(q, {}) if filtered else ())] for q in qrels}
+        for group in grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed):
+            wanted[group.query_id] = list(dict.fromkeys([*wanted[group.query_id], *group.documents]))
+        setting.console.print("  teacher: embedding queries and documents")
+        teacher = biencoder_scores(
+            section.teacher.model, collection.queries, texts, wanted, section.teacher.batch_size
+        )
+    margin = section.teacher.margin if section.teacher else None
+    lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
+    pairs = [(group.query, texts[document]) for group in lists for document in group.documents]
+    sequences, truncation = reranker.tokenizer.encode(pairs)
+    if truncation.pairs:
+        setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
+    size = section.negatives.total + 1
+    items = {}
+    for i, group in enumerate(lists):
+        scores = None if teacher is None else tuple(teacher[group.query_id][d] for d in group.documents)
+        items[group] = ListItem(sequences[i * size : (i + 1) * size], group.labels, scores)
+    wanted_items = section.steps * section.queries_per_step
+    order = grouping.forever(lists, recipe.seed)
+    return [items[next(order)[1]] for _ in range(wanted_items)]
+
+
+def with_pseudo_queries(setting: Setting, count: int) -> tuple[Collection, Qrels, Run]:
+    """The training split plus queries cut from documents, each with its own document as the relevant one."""
+    recipe, collection = setting.recipe, setting.collection
+    held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
+    found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
+    queries = {f"pseudo:{document}": query for document, query in found.items()}
+    index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
+    run = setting.first_stage | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
+    qrels = collection.judgments(recipe.data.train) | {f"pseudo:{d}": {d: 1} for d in found}
+    extended = Collection(
+        collection.name,
+        collection.documents,
+        collection.queries | queries,
+        collection.qrels,
+        collection.candidates,
+        collection.problems,
+        collection.fingerprint,
+    )
+    return extended, qrels, run
+
+
+def dev_measure(setting: Setting, reranker: Reranker) -> Any:
+    """A function that gives dev NDCG@10 of the model as it is; texts are tokenised once."""
+    recipe = setting.recipe
+    assert recipe.score_learning is not None
+    dev = setting.collection.judgments(recipe.data.dev)
+    qrels = sample_queries(dev, recipe.score_learning.dev_queries, recipe.seed)
+    lists = {query: setting.first_stage.get(query, {}) for query in qrels}
+    depth = recipe.evaluation.rerank
+    ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
+    texts = setting.texts()
+    sequences, _ = reranker.tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
+
+    def measure() -> float:
+        logits = slot_logits(reranker.backbone, reranker.tokenizer, sequences, reranker.tokenizer.answer_ids)
+        scores: Run = {query: {} for query in lists}
+        for (query, document), value in zip(ids, SCORES[recipe.backbone.score](logits).tolist()):
+            scores[query][document] = value
+        return evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",)).mean(PRIMARY)
+
+    return measure
+
+
+def ready_to_train(backbone: Backbone, recipe: Recipe) -> Backbone:
+    """Attach LoRA if the recipe wants it; otherwise every weight is trained."""
+    if recipe.backbone.lora is not None:
+        lora = recipe.backbone.lora
+        backbone.add_lora(lora.rank, lora.alpha, lora.dropout)
+    return backbone.train()
+
+
+def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:
+    """Write a checkpoint with the recipe and the data's fingerprint in it."""
+    reranker.settings = reranker.settings.model_copy(
+        update={
+            "recipe": setting.recipe.model_dump(mode="json"),
+            "data_fingerprint": setting.collection.fingerprint,
+            "base_model": setting.recipe.backbone.model,
+        }
+    )
+    with torch.no_grad():
+        reranker.save_pretrained(folder)
+
+
+def publish(setting: Setting, model: str) -> None:
+    """Copy the last stage's model to `checkpoint/`, whole or not at all."""
+    final = setting.folder / CHECKPOINT
+    if final.is_dir() or model == setting.recipe.backbone.model:
+        return
+    part = setting.folder / f".{CHECKPOINT}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(model, part)
+    part.rename(final)

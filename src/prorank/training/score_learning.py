@@ -1,0 +1,96 @@
+"""Stage 2, fine-grained score learning: the logit difference itself becomes the ranking score.
+
+No layer is added: the gradient flows through the two answer rows into the backbone (or its LoRA adapters).
+Labels, a teacher's scores or both train candidate lists; the best checkpoint by dev NDCG@10 is kept. This
+module knows tokenised lists and loss functions; where the lists come from is `groups`' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+
+from prorank.backbone import Backbone
+from prorank.prompts import PairTokenizer
+from prorank.scores import SCORES, ScoreKind
+from prorank.training.losses import LABEL_LOSSES, TEACHER_LOSSES
+from prorank.training.recipe import ScoreLearningSection
+from prorank.training.trainer import SlotTrainer
+
+
+class ListItem(NamedTuple):
+    """A tokenised candidate list: N sequences, N grades, and N teacher scores or None."""
+
+    sequences: list[list[int]]
+    labels: tuple[int, ...]
+    teacher: tuple[float, ...] | None
+
+
+class ScoreTrainer(SlotTrainer):
+    """Score learning over candidate lists of one size.
+
+    Args:
+        backbone: the model.
+        tokenizer: pair tokenizer (answer ids, padding).
+        settings: the recipe's `score_learning` section.
+        kind: score formula that is trained.
+        items: candidate lists in order of training.
+        dev_ndcg: figure of the model as it is on dev queries (NDCG@10).
+        folder, seed, console: see `SlotTrainer`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: PairTokenizer,
+        settings: ScoreLearningSection,
+        kind: ScoreKind,
+        items: Sequence[ListItem],
+        dev_ndcg: Callable[[], float],
+        folder: Path,
+        seed: int,
+        console: Console,
+    ) -> None:
+        self.pair_tokenizer, self.settings, self.dev_ndcg = tokenizer, settings, dev_ndcg
+        self.score = SCORES[kind]
+        super().__init__(
+            backbone,
+            settings,
+            items,
+            settings.queries_per_step,
+            self.collate,
+            folder,
+            seed,
+            best_by="dev_ndcg@10",
+            title="score learning",
+            console=console,
+        )
+
+    def collate(self, items: list[ListItem]) -> dict[str, Any]:
+        """All lists of a step in one padded batch (Q * N rows) with labels (Q, N) and teacher scores."""
+        batch = self.pair_tokenizer.collate([ids for item in items for ids in item.sequences])
+        inputs = {**vars(batch), "label": torch.tensor([item.labels for item in items])}
+        if self.settings.teacher is not None:
+            inputs["teacher"] = torch.tensor([item.teacher for item in items])
+        return inputs
+
+    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """label_weight * loss on grades + teacher weight * distillation loss."""
+        logits = model(
+            inputs["input_ids"], inputs["attention_mask"], inputs["slot"], rows=self.pair_tokenizer.answer_ids
+        )  # (Q * N, K)
+        scores = self.score(logits).view_as(inputs["label"])  # (Q, N)
+        loss = self.settings.label_weight * LABEL_LOSSES[self.settings.loss](scores, inputs["label"])
+        teacher = self.settings.teacher
+        if teacher is not None:
+            target = inputs["teacher"] / teacher.temperature
+            loss = loss + teacher.weight * TEACHER_LOSSES[teacher.loss](scores, target)
+        return loss
+
+    def held_out(self) -> dict[str, float]:
+        """Dev NDCG@10 of reranked first-stage lists."""
+        return {"dev_ndcg@10": self.dev_ndcg()}

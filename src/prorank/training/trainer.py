@@ -1,0 +1,209 @@
+"""What both stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
+
+Subclasses give a loss (`loss_on`) and held-out figures (`held_out`). The order of the data is fixed before
+training starts, so a resumed run sees what the uninterrupted one would have seen. This module knows nothing of
+rewards, losses or collections.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+
+from prorank.backbone import Backbone
+from prorank.errors import TrainingError
+from prorank.files import write_json
+from prorank.training.recipe import Optimisation
+
+WEIGHTS = "trainable.safetensors"
+COMPLETE = "complete"  # a checkpoint without this file was cut off while being written
+
+
+def trainable_parameters(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Name -> tensor of everything that training changes (shared tensors once)."""
+    return {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint under `folder`; torn ones are deleted on the way."""
+    whole = []
+    for path in Path(folder).glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+class RichProgress(transformers.TrainerCallback):
+    """A progress bar with the latest held-out figures beside it, and a log file that is always whole."""
+
+    def __init__(self, title: str, console: Console, log_file: Path) -> None:
+        self.title, self.console, self.log_file = title, console, log_file
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        if not state.is_world_process_zero:
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+        self.bar.start()
+        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        if self.bar:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write the log; print held-out figures."""
+        if not state.is_world_process_zero:
+            return
+        write_json(self.log_file, state.log_history)
+        held_out = {k[5:]: v for k, v in (logs or {}).items() if k.startswith("eval_")}
+        if held_out:
+            figures = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in held_out.items())
+            self.console.print(f"  step {state.global_step:>5}  {figures}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        if self.bar:
+            self.bar.stop()
+
+
+class SlotTrainer(transformers.Trainer):
+    """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out figure.
+
+    Args:
+        backbone: the model; what `requires_grad` is trained.
+        settings: steps, learning rate and so on.
+        items: training items in the order of training; `batch_items` of them make a step.
+        batch_items: items a step.
+        collate: items -> batch of tensors.
+        folder: where checkpoints and `log.json` go.
+        seed: seed of everything random.
+        best_by: held-out figure whose best checkpoint is kept (greater is better).
+        title: text of the progress bar.
+        console: where to print.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: Optimisation,
+        items: Sequence[Any],
+        batch_items: int,
+        collate: Callable[[list[Any]], dict[str, Any]],
+        folder: Path,
+        seed: int,
+        best_by: str,
+        title: str,
+        console: Console,
+    ) -> None:
+        arguments = transformers.TrainingArguments(
+            output_dir=str(folder),
+            max_steps=settings.steps,
+            per_device_train_batch_size=batch_items,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            warmup_steps=int(settings.warmup_share * settings.steps),
+            lr_scheduler_type="linear",
+            seed=seed,
+            eval_strategy="steps",
+            eval_steps=settings.evaluate_every,
+            save_strategy="steps",
+            save_steps=settings.evaluate_every,
+            save_total_limit=2,
+            load_best_model_at_end=True,
+            metric_for_best_model=best_by,
+            greater_is_better=True,
+            logging_steps=max(1, min(10, settings.evaluate_every)),
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            use_cpu=backbone.device.type == "cpu",
+            dataloader_pin_memory=backbone.device.type == "cuda",
+            disable_tqdm=True,
+            report_to="none",
+        )
+        callbacks: list[Any] = [RichProgress(title, console, folder / "log.json")]
+        if settings.patience:
+            callbacks.append(transformers.EarlyStoppingCallback(settings.patience))
+        super().__init__(
+            model=backbone,
+            args=arguments,
+            train_dataset=items,
+            eval_dataset=[],
+            data_collator=collate,
+            callbacks=callbacks,
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.backbone, self.console = backbone, console
+
+    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Loss of one batch; `model` is the backbone, perhaps wrapped for several processes."""
+        raise NotImplementedError
+
+    def held_out(self) -> dict[str, float]:
+        """Figures on held-out data."""
+        raise NotImplementedError
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """The subclass's loss, refused when it is not finite."""
+        loss = self.loss_on(model, inputs)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}",
+                hint="lower the learning rate, or resume from the last checkpoint with precision fp32",
+            )
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Held-out figures, logged under `eval_`."""
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def run(self, resume: bool) -> None:
+        """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
+        checkpoint = last_checkpoint(self.args.output_dir) if resume else None
+        self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: p.cpu().contiguous() for name, p in trainable_parameters(self.backbone).items()}
+        save_file(weights, folder / WEIGHTS)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+
+    def _load_weights(self, folder: str | Path) -> None:
+        weights = load_file(Path(folder) / WEIGHTS)
+        own = trainable_parameters(self.backbone)
+        if own.keys() != weights.keys():
+            raise TrainingError(f"{folder} holds other weights than this model", hint="resume with the same recipe")
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self._load_weights(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint:
+            self._load_weights(self.state.best_model_checkpoint)
