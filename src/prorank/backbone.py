@@ -96,7 +96,7 @@ def _has_masked_head(config: Any) -> bool:
     return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
 
 
-def _masked_transform(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def _masked_transform(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """The part of a masked-language-model head between hidden state and vocabulary matrix."""
     if hasattr(model, "cls"):  # BERT
         return model.cls.predictions.transform
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         tied_head: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.family: Family = family
         self.compute_dtype = compute_dtype
@@ -163,9 +163,7 @@ class Backbone(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
-    def slot_hidden(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, slot: torch.Tensor
-    ) -> torch.Tensor:
+    def slot_hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
         """Hidden state at the answer slot, ready for the vocabulary matrix.
 
         Rows are sorted by length and run in chunks of `CHUNK_ROWS`, each trimmed to its own longest row, so a
@@ -254,12 +252,12 @@ class Backbone(nn.Module):
         """The starting model, for as long as the context is open (LoRA only)."""
         if not self.has_lora:
             raise CheckpointError("without_lora needs LoRA adapters")
-        return self.model.disable_adapter()  # type: ignore[operator]
+        return self.model.disable_adapter()
 
     def save(self, folder: str | Path) -> None:
         """Write weights (LoRA merged, safetensors) and tokenizer. The model in memory stays as it is."""
         core = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
-        core.save_pretrained(folder)  # type: ignore[operator]
+        core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -290,7 +288,8 @@ def load_backbone(
 
     # Loading is quick and its report is checked below; the library's bars and tables would drown our own.
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("transformers.utils.loading_report").setLevel(logging.ERROR)
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
     source = resolve_source(name_or_path)
     where = resolve_device(device)
     compute_dtype = resolve_precision(precision, where)
@@ -316,6 +315,8 @@ def load_backbone(
             f"cannot load '{name_or_path}': {reason}",
             hint="give a folder with config.json, model.safetensors and tokenizer, or a hub name when online",
         ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -323,9 +324,7 @@ def load_backbone(
             hint="use a checkpoint with its language-model head",
         )
     if tied:
-        logger.warning(
-            "%s has no masked-language-model head: its word embeddings serve as the head.", name_or_path
-        )
+        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", name_or_path)
     return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)
 
 

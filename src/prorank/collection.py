@@ -91,7 +91,8 @@ class Collection:
         """
         if split not in self.qrels:
             raise DataError(
-                f"{self.name} has no split '{split}'", hint=f"it has {', '.join(sorted(self.qrels)) or 'none'}"
+                f"{self.name} has no split '{split}'",
+                hint=f"it has {', '.join(sorted(self.qrels)) or 'none'}",
             )
         return self.qrels[split]
 
@@ -213,7 +214,11 @@ def _hub_files(name: str) -> _Files:
         return {
             SPLIT_NAMES.get(split, split): iter(
                 [
-                    (f"{source}/{split}", i, [str(row["query-id"]), str(row["corpus-id"]), str(int(row["score"]))])
+                    (
+                        f"{source}/{split}",
+                        i,
+                        [str(row["query-id"]), str(row["corpus-id"]), str(int(row["score"]))],
+                    )
                     for i, row in enumerate(table[split], start=1)
                 ]
             )
@@ -417,8 +422,7 @@ def read_qrels(path: str | Path) -> Qrels:
         rows: Iterable[tuple[str, str, int]] = (_judgment(cells, f"{f}:{n}") for f, n, cells in _tsv_rows(path))
     else:
         rows = (
-            _judgment([cells[0], cells[2], cells[3]], place)
-            for place, cells in _trec_rows(path, 4, "qid 0 docid rel")
+            _judgment([cells[0], cells[2], cells[3]], place) for place, cells in _trec_rows(path, 4, "qid 0 docid rel")
         )
     for query, document, grade in rows:
         qrels.setdefault(query, {})[document] = grade

@@ -143,9 +143,7 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
         return PROMPTS[str(name_or_path)]
     path = Path(name_or_path)
     if not path.is_file():
-        raise PromptError(
-            f"no prompt named '{name_or_path}'", hint=f"use one of {', '.join(PROMPTS)}, or a YAML file"
-        )
+        raise PromptError(f"no prompt named '{name_or_path}'", hint=f"use one of {', '.join(PROMPTS)}, or a YAML file")
     try:
         return Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
@@ -179,9 +177,7 @@ def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, st
     # The system text above is Qwen's own; other families keep their template's default system turn.
     system = prompt.system if prompt.system != QWEN_SYSTEM else None
     turns = ([{"role": "system", "content": system}] if system else []) + user
-    text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     if text.count(marker) != 1:
         raise PromptError("the tokenizer's chat template does not keep the user's text as it is")
     prefix, _, suffix = text.partition(marker)
@@ -321,8 +317,7 @@ class PairTokenizer:
         if len(alone) != 1 or (unknown is not None and alone[0] == unknown):
             pieces = self.tokenizer.convert_ids_to_tokens(alone)
             raise PromptError(
-                f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: "
-                f"{pieces}",
+                f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: {pieces}",
                 hint="choose answers that are single tokens of this tokenizer",
             )
         return alone[0]

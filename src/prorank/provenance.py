@@ -12,7 +12,16 @@ from typing import Any
 
 from prorank import __version__
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "bm25s", "ir_measures", "sentence-transformers", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bm25s",
+    "ir_measures",
+    "sentence-transformers",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:

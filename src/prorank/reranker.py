@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prorank import __version__
-from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
+from prorank.backbone import Backbone, Precision, detect_family, load_backbone, resolve_source
 from prorank.engine import ScoredPairs, score_pairs
 from prorank.errors import CheckpointError
 from prorank.files import atomic_writer, read_json, write_json
@@ -151,9 +151,7 @@ class Reranker:
             ValueError: an empty query.
         """
         texts = [(_query_text(query), document_text(document)) for query, document in pairs]
-        result = score_pairs(
-            self.backbone, self.tokenizer, texts, kind=self.settings.score, progress=progress
-        )
+        result = score_pairs(self.backbone, self.tokenizer, texts, kind=self.settings.score, progress=progress)
         if result.truncation.pairs:
             logger.warning(
                 "%d of %d pairs were cut to %d tokens (longest text: %d tokens); the end of the document is not seen",
@@ -313,6 +311,57 @@ def _read_settings(source: str) -> CheckpointSettings | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+
+
+def describe(path_or_name: str | Path) -> dict[str, Any]:
+    """What a checkpoint is, without loading its weights.
+
+    Args:
+        path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
+
+    Returns:
+        Model type, size, family, prompt, answers, lengths, score, and where it came from.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    source = resolve_source(path_or_name)
+    settings = _read_settings(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no model at '{path_or_name}'", hint="give a checkpoint folder or a hub name") from error
+    parameters = 0
+    for file in sorted(Path(source).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
+                parameters += int(np.prod(tensors.get_slice(key).get_shape()))
+    description: dict[str, Any] = {
+        "model": str(path_or_name),
+        "type": config.model_type,
+        "family": settings.family if settings else detect_family(config),
+        "parameters": parameters or None,
+        "prorank checkpoint": settings is not None,
+    }
+    if settings is not None:
+        recipe = settings.recipe or {}
+        description |= {
+            "base model": settings.base_model,
+            "prompt": settings.prompt.name,
+            "answers": dict(zip(settings.prompt.answers, settings.answer_ids)),
+            "score": settings.score,
+            "max length": settings.max_length,
+            "instruction": settings.instruction,
+            "recipe": recipe.get("name"),
+            "seed": recipe.get("seed"),
+            "collection": (recipe.get("data") or {}).get("collection"),
+            "data fingerprint": settings.data_fingerprint,
+            "made with prorank": settings.prorank_version,
+        }
+    return description
 
 
 def plain_card(settings: CheckpointSettings) -> str:

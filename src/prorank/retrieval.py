@@ -37,8 +37,41 @@ _SCRIPTS: dict[Language, re.Pattern[str]] = {
 }
 # Lucene's classic English stop list.
 STOPWORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these "
-    "they this to was will with".split()
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "but",
+        "by",
+        "for",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "no",
+        "not",
+        "of",
+        "on",
+        "or",
+        "such",
+        "that",
+        "the",
+        "their",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "was",
+        "will",
+        "with",
+    ]
 )
 
 
@@ -59,6 +92,19 @@ def detect_language(texts: Iterable[str]) -> Language:
         return "ja"
     language = max(shares, key=lambda key: shares[key])
     return language if shares[language] > 0.3 else "other"
+
+
+def check_language(name: str) -> Language | Literal["auto"]:
+    """The name itself, if it is a language that the tokeniser knows, or `auto`.
+
+    Raises:
+        DataError: another name.
+    """
+    known: tuple[Language | Literal["auto"], ...] = ("auto", "en", "zh", "ja", "th", "other")
+    for language in known:
+        if language == name:
+            return language
+    raise DataError(f"unknown language '{name}'", hint=f"use one of {', '.join(known)}")
 
 
 def tokenize(text: str, language: Language) -> list[str]:
@@ -192,6 +238,8 @@ class BM25Index:
             DataError: the folder holds no such index.
         """
         bm25s = require("bm25s", "eval")
+        if not (Path(folder) / _SETTINGS).is_file():
+            raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
         settings = read_json(Path(folder) / _SETTINGS)
         engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
         vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from prorank.collection import Collection
 from prorank.errors import require
 
 COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
@@ -122,3 +123,44 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axis.grid(color="0.92")
         axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def collection_summary(collection: Collection) -> dict[str, Any]:
+    """Counts of a collection: documents, queries, judgments and grades by split, doubtful entries."""
+    splits = {}
+    for split, qrels in collection.qrels.items():
+        grades: dict[str, int] = {}
+        for judged in qrels.values():
+            for grade in judged.values():
+                grades[str(grade)] = grades.get(str(grade), 0) + 1
+        splits[split] = {
+            "queries": len(qrels),
+            "judgments": sum(grades.values()),
+            "grades": dict(sorted(grades.items())),
+        }
+    lengths = sorted(len(document.content) for document in collection.documents.values())
+    return {
+        "name": collection.name,
+        "documents": len(collection.documents),
+        "median_characters": lengths[len(lengths) // 2],
+        "longest_characters": lengths[-1],
+        "queries": len(collection.queries),
+        "splits": splits,
+        "problems": [str(problem) for problem in collection.problems],
+        "fingerprint": collection.fingerprint,
+    }
+
+
+def collection_table(collection: Collection) -> Table:
+    """The same counts for the terminal."""
+    summary = collection_summary(collection)
+    title = (
+        f"{summary['name']}: {summary['documents']} documents (median {summary['median_characters']} characters, "
+        f"longest {summary['longest_characters']}), {summary['queries']} queries"
+    )
+    table = Table(title=title, box=None, pad_edge=False, title_justify="left")
+    for column in ("split", "queries", "judgments", "grades"):
+        table.add_column(column)
+    for split, counts in summary["splits"].items():
+        table.add_row(split, str(counts["queries"]), str(counts["judgments"]), str(counts["grades"]))
+    return table

@@ -37,9 +37,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def paired_randomization_test(
-    a: Sequence[float], b: Sequence[float], *, samples: int = 10_000, seed: int = 0
-) -> float:
+def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of the paired sign-flip test on the mean difference (Smucker, Allan, Carterette 2007).
 
     Up to 12 non-zero differences all sign patterns are counted; beyond, patterns are sampled and

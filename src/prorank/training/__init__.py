@@ -1,1 +1,1 @@
-
+"""Training: recipes, the two stages, their losses and rewards."""

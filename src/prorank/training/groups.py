@@ -6,15 +6,20 @@ module knows collections and runs, but no models.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from prorank.collection import Collection, Qrels, Run
+from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits
 from prorank.errors import DataError
-from prorank.mining import mine_negatives
+from prorank.files import atomic_writer, refuse_overwrite
+from prorank.mining import Mined, mine_negatives
+from prorank.retrieval import BM25Index
 from prorank.training.recipe import Quotas
+from prorank.training.teacher import biencoder_scores
 
 
 class Group(NamedTuple):
@@ -169,3 +174,61 @@ def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mappi
         if query:
             found[document_id] = query
     return found
+
+
+def mine_to_file(
+    collection: str,
+    output: Path,
+    split: str,
+    run_file: Path | None,
+    quotas: Mapping[str, int],
+    random_count: int,
+    teacher_model: str | None,
+    margin: float,
+    seed: int,
+    force: bool,
+) -> Mined:
+    """Mine negatives for a split and write JSON Lines: `query_id`, `query`, `positives`, `negatives` (ids).
+
+    Args:
+        collection: folder, bundled name or hub data set.
+        output: file to write.
+        split: whose queries.
+        run_file: first-stage TREC run; None means BM25 to rank 1000.
+        quotas, random_count: negatives by tier and at random.
+        teacher_model: bi-encoder of the false-negative filter, or None for no filter.
+        margin: of that filter, in cosine.
+        seed: of the draw and of a split that is made.
+        force: replace the file.
+    """
+    refuse_overwrite(output, force)
+    loaded = load_collection(collection)
+    if split not in loaded.qrels:
+        loaded = with_splits(loaded, seed=seed)
+    qrels = loaded.judgments(split)
+    queries = {query: loaded.queries[query] for query in qrels}
+    if run_file is not None:
+        run = read_run(run_file)
+    else:
+        run = BM25Index.build(loaded.documents).search(queries, top_k=1000, progress=True)
+    teacher = None
+    if teacher_model is not None:
+        wanted = {query: list(dict.fromkeys([*run.get(query, {}), *qrels[query]])) for query in qrels}
+        texts = {document.id: document.content for document in loaded.documents.values()}
+        teacher = biencoder_scores(teacher_model, queries, texts, wanted)
+    mined = mine_negatives(
+        run,
+        qrels,
+        quotas,
+        random_documents=list(loaded.documents),
+        random=random_count,
+        teacher=teacher,
+        margin=margin if teacher is not None else None,
+        seed=seed,
+    )
+    with atomic_writer(output) as file:
+        for query, negatives in mined.negatives.items():
+            positives = [document for document, grade in qrels[query].items() if grade > 0]
+            row = {"query_id": query, "query": queries[query], "positives": positives, "negatives": negatives}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return mined

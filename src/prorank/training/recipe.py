@@ -181,7 +181,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     path = shipped_recipes().get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
         raise RecipeError(
-            f"no recipe '{name_or_path}'", hint=f"shipped: {', '.join(shipped_recipes())}; or give a YAML file"
+            f"no recipe '{name_or_path}'",
+            hint=f"shipped: {', '.join(shipped_recipes())}; or give a YAML file",
         )
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))

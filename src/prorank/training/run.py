@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from prorank.errors import ProrankError, RecipeError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_curves, plot_stages, results_table
-from prorank.evaluation.significance import binomial_above_chance, bootstrap_interval, compare
+from prorank.evaluation.significance import binomial_above_chance
+from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
@@ -36,7 +37,7 @@ from prorank.training.score_learning import ListItem, ScoreTrainer
 from prorank.training.teacher import biencoder_scores
 from prorank.training.warmup import PairItem, WarmupTrainer, diagnosis
 
-PRIMARY = "ndcg@10"
+DEV_QUERIES = 200
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
 
 
@@ -56,7 +57,12 @@ class Setting:
 
 
 def run_recipe(
-    recipe: Recipe, folder: str | Path, *, force: bool = False, resume: bool = False, console: Console | None = None
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    resume: bool = False,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Run a recipe from data to report.
 
@@ -163,45 +169,25 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
 
 def test_qrels(setting: Setting) -> Qrels:
     """Judgments of the test queries that are measured (all, or the recipe's seeded sample)."""
-    return sample_queries(
-        setting.collection.judgments(setting.recipe.data.test),
-        setting.recipe.evaluation.max_queries,
-        setting.recipe.seed,
-    )
+    judged = setting.collection.judgments(setting.recipe.data.test)
+    return sample_queries(judged, setting.recipe.evaluation.max_queries, setting.recipe.seed)
 
 
-def sample_queries(qrels: Qrels, count: int | None, seed: int) -> Qrels:
-    """At most `count` queries with a relevant document, chosen by a hash of the id; order kept."""
-    ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
-    chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
-    return {query: qrels[query] for query in ids if query in chosen}
-
-
-def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None, seconds: float) -> dict[str, Any]:
-    """One row of the report: means, 95 % intervals, and the paired test against the first stage."""
-    row: dict[str, Any] = {"stage": stage}
-    for metric in evaluation.metrics:
-        row[metric] = evaluation.mean(metric)
-        row[f"{metric}_interval"] = list(bootstrap_interval(list(evaluation.per_query[metric].values())))
-    if baseline is not None:
-        comparison = compare(evaluation, baseline, PRIMARY)
-        row["p_value"] = comparison.p_value
-        row["difference"] = comparison.difference
-        row["difference_interval"] = [comparison.low, comparison.high]
-    row["seconds"] = round(seconds, 1)
-    return row
+def dev_qrels(setting: Setting) -> Qrels:
+    """Judgments of the dev queries, at most `DEV_QUERIES` (the hybrid's weight is tuned on them)."""
+    return sample_queries(setting.collection.judgments(setting.recipe.data.dev), DEV_QUERIES, setting.recipe.seed)
 
 
 def first_stage_evaluation(setting: Setting) -> Evaluation:
     """Figures of the first stage alone."""
     qrels = test_qrels(setting)
-    return evaluate_run({query: setting.first_stage.get(query, {}) for query in qrels}, qrels)
+    return evaluate_run(lists_of(setting.first_stage, qrels), qrels)
 
 
 def first_stage_row(setting: Setting) -> dict[str, Any]:
     """The first stage's row."""
     names = {"bm25": "BM25", "dense": "dense", "candidates": "candidates (BM25)"}
-    return row_of(names[setting.recipe.first_stage.method], first_stage_evaluation(setting), None, 0.0)
+    return row_of(names[setting.recipe.first_stage.method], first_stage_evaluation(setting))
 
 
 def load_reranker(setting: Setting, model: str, for_training: bool = False) -> Reranker:
@@ -222,35 +208,24 @@ def load_reranker(setting: Setting, model: str, for_training: bool = False) -> R
     )
 
 
-def rerank(setting: Setting, reranker: Reranker, queries: Sequence[str], title: str) -> Run:
-    """First-stage lists of the queries, their head reordered by the reranker."""
-    depth = setting.recipe.evaluation.rerank
-    lists = {query: setting.first_stage.get(query, {}) for query in queries}
-    head = top(lists, depth)
-    ids = [(query, document) for query, documents in head.items() for document in documents]
-    texts = setting.texts()
-    pairs = [(setting.collection.queries[query], texts[document]) for query, document in ids]
-    values = reranker.score_detailed(pairs, progress=title).scores
-    scores: Run = {query: {} for query in head}
-    for (query, document), value in zip(ids, values):
-        scores[query][document] = float(value)
-    return rerank_run(lists, scores, depth)
-
-
 def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     """Rerank the test queries with a model and write run, per-query figures and summary."""
     folder = setting.folder / stage / "test"
     if (folder / "row.json").is_file():
         return dict(read_json(folder / "row.json"))
     start = time.monotonic()
-    qrels = test_qrels(setting)
+    depth = setting.recipe.evaluation.rerank
+    qrels, dev = test_qrels(setting), dev_qrels(setting)
     reranker = load_reranker(setting, model)
-    run = rerank(setting, reranker, list(qrels), f"evaluate {stage}")
+    lists = lists_of(setting.first_stage, qrels)
+    run = rerank_collection(reranker, setting.collection, lists, depth, f"evaluate {stage}")
     evaluation = evaluate_run(run, qrels)
-    row = row_of(stage, evaluation, first_stage_evaluation(setting), time.monotonic() - start)
+    row = row_of(stage, evaluation, first_stage_evaluation(setting))
+    row["seconds"] = round(time.monotonic() - start, 1)
     write_evaluation(folder, run, evaluation, row, force=True)
-    dev = sample_queries(setting.collection.judgments(setting.recipe.data.dev), None, setting.recipe.seed)
-    write_run(rerank(setting, reranker, list(dev), f"{stage} on dev"), folder / "dev.run", tag=stage)
+    lists = lists_of(setting.first_stage, dev)
+    dev_run = rerank_collection(reranker, setting.collection, lists, depth, f"{stage} on dev")
+    write_run(dev_run, folder / "dev.run", tag=stage)
     write_json(folder / "row.json", row)
     setting.console.print(
         f"[bold]{stage}[/bold]: NDCG@10 {row[PRIMARY]:.3f} "
@@ -260,21 +235,18 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
 
 
 def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
-    """BM25 and the last stage's scores joined by z-scores; the weight is fixed or tuned on dev."""
+    """First stage and the last stage's scores joined by z-scores; the weight is fixed or tuned on dev."""
     folder = setting.folder / "hybrid"
     weight = setting.recipe.evaluation.hybrid_weight
     depth = setting.recipe.evaluation.rerank
+    results = setting.folder / stage / "test"
     if weight == "dev":
-        dev = setting.collection.judgments(setting.recipe.data.dev)
-        dev = sample_queries(dev, None, setting.recipe.seed)
-        dev_run = read_run(setting.folder / stage / "test" / "dev.run")
-        weight = choose_weight({q: setting.first_stage.get(q, {}) for q in dev}, dev_run, dev, depth)
+        dev = dev_qrels(setting)
+        weight = choose_weight(lists_of(setting.first_stage, dev), read_run(results / "dev.run"), dev, depth)
     qrels = test_qrels(setting)
-    reranked = read_run(setting.folder / stage / "test" / "run.trec")
-    lists = {query: setting.first_stage.get(query, {}) for query in qrels}
-    run = hybrid_run(lists, reranked, weight=float(weight), top_k=depth)
+    run = hybrid_run(lists_of(setting.first_stage, qrels), read_run(results / "run.trec"), float(weight), depth)
     evaluation = evaluate_run(run, qrels)
-    row = row_of("hybrid", evaluation, first_stage_evaluation(setting), 0.0) | {"first_stage_weight": float(weight)}
+    row = row_of("hybrid", evaluation, first_stage_evaluation(setting)) | {"first_stage_weight": float(weight)}
     write_evaluation(folder, run, evaluation, row, force=True)
     return row
 
@@ -357,7 +329,11 @@ def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
     """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
     section, recipe = setting.recipe.score_learning, setting.recipe
     assert section is not None
-    collection, qrels, run = setting.collection, setting.collection.judgments(recipe.data.train), setting.first_stage
+    collection, qrels, run = (
+        setting.collection,
+        setting.collection.judgments(recipe.data.train),
+        setting.first_stage,
+    )
     if section.pseudo_queries:
         collection, qrels, run = with_pseudo_queries(setting, section.pseudo_queries)
     texts = setting.texts()
@@ -369,9 +345,7 @@ def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
         for group in grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed):
             wanted[group.query_id] = list(dict.fromkeys([*wanted[group.query_id], *group.documents]))
         setting.console.print("  teacher: embedding queries and documents")
-        teacher = biencoder_scores(
-            section.teacher.model, collection.queries, texts, wanted, section.teacher.batch_size
-        )
+        teacher = biencoder_scores(section.teacher.model, collection.queries, texts, wanted, section.teacher.batch_size)
     margin = section.teacher.margin if section.teacher else None
     lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
     pairs = [(group.query, texts[document]) for group in lists for document in group.documents]
@@ -415,7 +389,7 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     assert recipe.score_learning is not None
     dev = setting.collection.judgments(recipe.data.dev)
     qrels = sample_queries(dev, recipe.score_learning.dev_queries, recipe.seed)
-    lists = {query: setting.first_stage.get(query, {}) for query in qrels}
+    lists = lists_of(setting.first_stage, qrels)
     depth = recipe.evaluation.rerank
     ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
     texts = setting.texts()

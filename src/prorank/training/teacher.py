@@ -33,12 +33,14 @@ def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progres
     encoder = library.SentenceTransformer(resolve_source(model), device=str(device))
     # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-    vectors = np.empty((len(texts), encoder.get_sentence_embedding_dimension()), dtype=np.float32)
+    pieces: list[np.ndarray] = []
     starts = range(0, len(order), batch_size)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bf16(device)):
         for start in track(starts, f"embed {len(texts)} texts", disable=not progress, transient=True):
             rows = order[start : start + batch_size]
-            vectors[rows] = encoder.encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False)
+            pieces.append(encoder.encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False))
+    vectors = np.empty((len(texts), pieces[0].shape[1]), dtype=np.float32)
+    vectors[order] = np.concatenate(pieces)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
 
 

@@ -171,7 +171,7 @@ class SlotTrainer(transformers.Trainer):
         """Held-out figures, logged under `eval_`."""
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def run(self, resume: bool) -> None:

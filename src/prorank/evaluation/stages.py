@@ -1,0 +1,82 @@
+"""Measure a reranker on a collection: rerank the true first stage, make a row with intervals and a test.
+
+Shared by training runs and the command line. Knows a reranker only by its `score_detailed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from prorank.collection import Collection, Qrels, Run
+from prorank.engine import ScoredPairs
+from prorank.evaluation.evaluate import Evaluation, rerank_run, top
+from prorank.evaluation.significance import bootstrap_interval, compare
+from prorank.provenance import fingerprint
+
+PRIMARY = "ndcg@10"
+
+
+class Scorer(Protocol):
+    """Anything that scores (query, document) pairs, `Reranker` above all."""
+
+    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
+        """Scores in input order and what was cut."""
+        ...
+
+
+def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qrels:
+    """At most `count` queries with a relevant document, chosen by a hash of seed and id; order kept.
+
+    >>> sample_queries({"a": {"d": 1}, "b": {"d": 0}})
+    {'a': {'d': 1}}
+    """
+    ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
+    chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
+    return {query: qrels[query] for query in ids if query in chosen}
+
+
+def lists_of(run: Run, qrels: Qrels) -> Run:
+    """First-stage lists of the judged queries; a query that found nothing has an empty list."""
+    return {query: run.get(query, {}) for query in qrels}
+
+
+def rerank_collection(
+    scorer: Scorer, collection: Collection, lists: Run, depth: int, progress: str | None = None
+) -> Run:
+    """First-stage lists with their first `depth` documents reordered by the scorer.
+
+    Args:
+        scorer: the reranker.
+        collection: texts of queries and documents.
+        lists: true first-stage run.
+        depth: documents a query that are reranked.
+        progress: text of a progress bar, or None.
+    """
+    ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
+    pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
+    scores: Run = {query: {} for query in lists}
+    for (query, document), value in zip(ids, scorer.score_detailed(pairs, progress).scores):
+        scores[query][document] = float(value)
+    return rerank_run(lists, scores, depth)
+
+
+def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None = None) -> dict[str, Any]:
+    """One row of a report: means, 95 % intervals, and the paired test against the first stage.
+
+    Args:
+        stage: name of the row.
+        evaluation: figures of this stage.
+        baseline: figures of the first stage, or None for the first stage itself.
+    """
+    row: dict[str, Any] = {"stage": stage}
+    for metric in evaluation.metrics:
+        row[metric] = evaluation.mean(metric)
+        row[f"{metric}_interval"] = list(bootstrap_interval(list(evaluation.per_query[metric].values())))
+    if baseline is not None:
+        comparison = compare(evaluation, baseline, PRIMARY)
+        row["p_value"] = comparison.p_value
+        row["difference"] = comparison.difference
+        row["difference_interval"] = [comparison.low, comparison.high]
+        row["wins_ties_losses"] = [comparison.wins, comparison.ties, comparison.losses]
+    return row
