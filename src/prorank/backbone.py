@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
-CHUNK_ROWS = 16  # rows that share one padded length in `Backbone.forward`
+CHUNK_ROWS = 32  # rows that share one padded length in `Backbone.forward`
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judge
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
 BUNDLED = Path(__file__).parent / "data"
+_UNREADABLE = (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error)
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -156,13 +158,11 @@ def _either(folder: Path, name: str) -> Path:
 
 
 def _folder_files(folder: Path) -> _Files:
-    tables = {
-        kind: {
-            path.name.removesuffix(".gz").removesuffix(".tsv"): _tsv_rows(path)
-            for path in sorted((folder / kind).glob("*.tsv*"))
-        }
-        for kind in ("qrels", "candidates")
-    }
+    tables: dict[str, dict[str, Iterator[tuple[str, int, list[str]]]]] = {"qrels": {}, "candidates": {}}
+    for kind, splits in tables.items():
+        # Plain files last: where both stand, the plain one is read, as for corpus and queries.
+        for path in [*sorted((folder / kind).glob("*.tsv.gz")), *sorted((folder / kind).glob("*.tsv"))]:
+            splits[path.name.removesuffix(".gz").removesuffix(".tsv")] = _tsv_rows(path)
     if not tables["qrels"]:
         raise DataError(f"{folder / 'qrels'}: no split", hint="add qrels/test.tsv: query-id, corpus-id, score")
     return _Files(
@@ -186,7 +186,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{line}: expected a JSON object, got {type(row).__name__}")
                 yield str(path), line, row
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
 
 
@@ -196,7 +196,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, int, list[str]]]:
             for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
                 if row and not (line == 1 and row[0] in ("query-id", "query_id", "qid")):
                     yield str(path), line, row
-    except (UnicodeDecodeError, OSError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
 
 
@@ -217,7 +217,7 @@ def _hub_files(name: str) -> _Files:
                     (
                         f"{source}/{split}",
                         i,
-                        [str(row["query-id"]), str(row["corpus-id"]), str(int(row["score"]))],
+                        [str(row["query-id"]), str(row["corpus-id"]), _whole(row["score"])],
                     )
                     for i, row in enumerate(table[split], start=1)
                 ]
@@ -231,10 +231,19 @@ def _hub_files(name: str) -> _Files:
         qrels = judged(name, inside) if inside else judged(f"{name}-qrels", None)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"'{name}' is no folder and cannot be loaded from the hub: {str(error).splitlines()[0]}",
+            f"'{name}' is no folder and cannot be loaded from the hub: {(str(error) or repr(error)).splitlines()[0]}",
             hint=f"bundled collections: {', '.join(bundled())}",
         ) from error
     return _Files(rows("corpus"), rows("queries"), qrels, {})
+
+
+def _whole(score: Any) -> str:
+    """A hub score as a qrels cell: 1.0 is "1", while 0.5 stays as it is and is refused later.
+
+    >>> _whole(1.0), _whole(0.5)
+    ('1', '0.5')
+    """
+    return str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
 
 
 def _with_id(row: dict[str, Any]) -> dict[str, Any]:
@@ -249,6 +258,10 @@ def _field(row: Mapping[str, Any], key: str, place: str, default: str | None = N
     if not isinstance(value, str):
         what = "is missing" if key not in row else f"must be a string, got {json.dumps(value)[:40]}"
         raise DataError(f"{place}: '{key}' {what}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: '{key}' holds half of a surrogate pair at character {error.start}") from error
     return value
 
 
@@ -412,12 +425,15 @@ def read_qrels(path: str | Path) -> Qrels:
     """Read judgments: TREC (`qid 0 docid rel`) or BEIR (tab-separated with header), plain or .gz.
 
     Raises:
-        DataError: a malformed row, with its line.
+        DataError: a malformed row, or a document judged twice for a query; with the file.
     """
     path = Path(path)
     qrels: Qrels = {}
-    with _open_or_fail(path) as file:
-        first = file.readline()
+    try:
+        with _open(path) as file:
+            first = file.readline()
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     if first.startswith("query-id"):
         rows: Iterable[tuple[str, str, int]] = (_judgment(cells, f"{f}:{n}") for f, n, cells in _tsv_rows(path))
     else:
@@ -425,22 +441,20 @@ def read_qrels(path: str | Path) -> Qrels:
             _judgment([cells[0], cells[2], cells[3]], place) for place, cells in _trec_rows(path, 4, "qid 0 docid rel")
         )
     for query, document, grade in rows:
-        qrels.setdefault(query, {})[document] = grade
+        if document in qrels.setdefault(query, {}):
+            raise DataError(f"{path}: document '{document}' is judged twice for query '{query}'")
+        qrels[query][document] = grade
     return qrels
 
 
-def _open_or_fail(path: Path) -> IO[str]:
-    try:
-        return _open(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
 def _trec_rows(path: Path, columns: int, form: str) -> Iterator[tuple[str, list[str]]]:
-    with _open_or_fail(path) as file:
-        for line, text in enumerate(file, start=1):
-            cells = text.split()
-            if cells and len(cells) != columns:
-                raise DataError(f"{path}:{line}: expected {columns} columns ({form}), got {len(cells)}")
-            if cells:
-                yield f"{path}:{line}", cells
+    try:
+        with _open(path) as file:
+            for line, text in enumerate(file, start=1):
+                cells = text.split()
+                if cells and len(cells) != columns:
+                    raise DataError(f"{path}:{line}: expected {columns} columns ({form}), got {len(cells)}")
+                if cells:
+                    yield f"{path}:{line}", cells
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -61,6 +61,7 @@ def mine_negatives(
     negatives: dict[str, list[str]] = {}
     shortfall = dict.fromkeys(quotas, 0)
     filtered = 0
+    random_documents = list(dict.fromkeys(random_documents))  # an id twice would be waited for in vain below
     for query, judged in qrels.items():
         draw = randomness.Random(f"{seed}:{query}")
         positives = {document for document, grade in judged.items() if grade > 0}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,17 @@ from prorank.files import read_json, refuse_overwrite, write_json
 Language = Literal["en", "zh", "ja", "th", "other"]
 _SETTINGS = "prorank_index.json"
 
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _THAI = "\u0e00-\u0e7f"
 # Runs of scripts written without spaces, or words; marks (vowel signs of Hindi, say) belong to their word.
 _LETTER = rf"[^\W_{_HAN}{_KANA}{_THAI}]"
-_MARKS = "\u0300-\u036f\u0900-\u0903\u093a-\u094f\u0962\u0963\u200c\u200d"
+# Joiners, and all combining marks of the basic plane but those of Thai and kana, which have runs of their own.
+_MARKS = "\u200c\u200d" + "".join(
+    chr(code)
+    for code in range(0x300, 0x10000)
+    if unicodedata.category(chr(code)).startswith("M") and not re.match(f"[{_KANA}{_THAI}]", chr(code))
+)
 _TOKEN = re.compile(rf"[{_HAN}{_KANA}]+|[{_THAI}]+|{_LETTER}(?:{_LETTER}|[{_MARKS}])*")
 _POSSESSIVE = re.compile(r"['\u2019]s\b")
 _UNSPACED = re.compile(rf"[{_HAN}{_KANA}{_THAI}]")
@@ -149,6 +155,7 @@ class BM25Index:
 
     def __init__(self, engine: Any, ids: list[str], vocabulary: dict[str, int], language: Language) -> None:
         self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
+        self._rows = {document: i for i, document in enumerate(ids)}
 
     @classmethod
     def build(
@@ -211,13 +218,19 @@ class BM25Index:
         return dict(ranked({self._ids[i]: float(scores[i]) for i in found})[:top_k])
 
     def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, float]:
-        """BM25 scores of given documents, 0 where no term is shared."""
-        row = {document: i for i, document in enumerate(self._ids)}
+        """BM25 scores of given documents, 0 where no term is shared.
+
+        Raises:
+            DataError: a document is not in the index.
+        """
+        unknown = next((document for document in document_ids if document not in self._rows), None)
+        if unknown is not None:
+            raise DataError(f"document '{unknown}' is not in the index")
         terms = [self._vocabulary[t] for t in tokenize(query, self.language) if t in self._vocabulary]
         if not terms:
             return dict.fromkeys(document_ids, 0.0)
         scores = self._engine.get_scores_from_ids(terms)
-        return {document: float(scores[row[document]]) for document in document_ids}
+        return {document: float(scores[self._rows[document]]) for document in document_ids}
 
     def save(self, folder: str | Path, force: bool = False) -> None:
         """Write the index to a folder.
@@ -226,6 +239,7 @@ class BM25Index:
             ProrankError: the folder is taken and `force` is not set.
         """
         refuse_overwrite(folder, force)
+        (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
         self._engine.save(str(folder))
         settings = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
         write_json(Path(folder) / _SETTINGS, settings)
@@ -235,15 +249,21 @@ class BM25Index:
         """Read an index that `save` wrote.
 
         Raises:
-            DataError: the folder holds no such index.
+            DataError: the folder holds no such index, or a damaged one. Nothing is ever unpickled.
         """
         bm25s = require("bm25s", "eval")
         if not (Path(folder) / _SETTINGS).is_file():
             raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
         settings = read_json(Path(folder) / _SETTINGS)
-        engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
-        vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}
-        return cls(engine, settings["ids"], vocabulary, settings["language"])
+        try:
+            engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
+            vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}
+            ids, language = settings["ids"], settings["language"]
+            if len(ids) != engine.scores["num_docs"]:
+                raise ValueError(f"{len(ids)} ids for {engine.scores['num_docs']} documents")
+        except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder}: the index is damaged: {error}", hint="make it again") from error
+        return cls(engine, ids, vocabulary, language)
 
 
 def dense_run(

@@ -271,6 +271,7 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
         recipe.seed,
         setting.console,
     )
+    start = trainer.figures()
     trainer.run(resume=True)
     figures = trainer.figures()
     save_stage(setting, reranker, folder / "model")
@@ -278,6 +279,7 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     result = figures._asdict() | {
         "p_above_chance": binomial_above_chance(figures.correct, figures.total),
         "diagnosis": diagnosis(figures),
+        "start": start._asdict(),
     }
     write_json(folder / "figures.json", result)
     return str(folder / "model"), result

@@ -1,0 +1,127 @@
+"""Tiny models, tokenizers and collections, made in place; nothing is downloaded."""
+
+import json
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = "apple river stone cloud tiger piano lemon candle forest silver window garden rocket pepper violin".split()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_seed():
+    torch.manual_seed(0)
+
+
+def byte_tokenizer(chat_template: str | None = CHATML) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer like Qwen's, trained on a few lines."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    text = "query: document: instruction: You are a search relevance expert. Relevance:\n assistant user system yes no"
+    tokenizer.train_from_iterator([text, " ".join(WORDS)] * 20, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=chat_template,
+    )
+
+
+def bert_tokenizer(words: list[str] = WORDS) -> transformers.PreTrainedTokenizerFast:
+    """A word-level tokenizer with BERT's special tokens and frame."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    extra = "query document instruction relevance answer : . 0 1 yes no the a of".split()
+    vocabulary = {word: i for i, word in enumerate([*special, *extra, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def save(model, tokenizer, folder):
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory):
+    """A random Qwen2 with 2 layers and a chat tokenizer."""
+    torch.manual_seed(1)
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **SIZE)
+    return save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A random BERT with 2 layers and its masked-language-model head."""
+    torch.manual_seed(1)
+    tokenizer = bert_tokenizer()
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SIZE)
+    return save(transformers.BertForMaskedLM(config), tokenizer, tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory):
+    """A random BERT without a language-model head, as sentence encoders are."""
+    torch.manual_seed(1)
+    tokenizer = bert_tokenizer()
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SIZE)
+    return save(transformers.BertModel(config), tokenizer, tmp_path_factory.mktemp("encoder"))
+
+
+def write_collection(folder, documents, queries, qrels):
+    """Write a collection in BEIR layout: {id: text}, {id: text}, {split: {query: {document: grade}}}."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps({"_id": i, "title": "", "text": t}, ensure_ascii=False) for i, t in documents.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = [json.dumps({"_id": i, "text": t}, ensure_ascii=False) for i, t in queries.items()]
+    (folder / "queries.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for split, judged in qrels.items():
+        lines = ["query-id\tcorpus-id\tscore"]
+        lines += [f"{q}\t{d}\t{g}" for q, grades in judged.items() for d, g in grades.items()]
+        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def word_collection(tmp_path_factory):
+    """Sixty documents of three words; each query is one document's first two words."""
+    generator = torch.Generator().manual_seed(3)
+    documents, queries, qrels = {}, {}, {"train": {}, "dev": {}, "test": {}}
+    for i in range(60):
+        words = [WORDS[j] for j in torch.randperm(len(WORDS), generator=generator)[:3].tolist()]
+        documents[f"d{i}"] = " ".join(words)
+        if i < 40:
+            queries[f"q{i}"] = " ".join(words[:2])
+            qrels["train" if i < 24 else "dev" if i < 30 else "test"][f"q{i}"] = {f"d{i}": 1}
+    return write_collection(tmp_path_factory.mktemp("words"), documents, queries, qrels)

@@ -1,0 +1,141 @@
+import logging
+
+import pytest
+import torch
+import transformers
+from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
+
+from prorank.backbone import detect_family, fast_bf16, load_backbone, resolve_precision
+from prorank.errors import CheckpointError
+
+KV = {"num_key_value_heads": 2}
+CAUSAL = {
+    "qwen2": lambda v: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(vocab_size=v, **SIZE, **KV)),
+    "qwen3": lambda v: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(vocab_size=v, head_dim=8, **SIZE, **KV)),
+    "llama": lambda v: transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=v, **SIZE, **KV)),
+    "gemma2": lambda v: transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(vocab_size=v, head_dim=8, final_logit_softcapping=0.5, **SIZE, **KV)
+    ),
+    "granite": lambda v: transformers.GraniteForCausalLM(
+        transformers.GraniteConfig(vocab_size=v, logits_scaling=7.0, **SIZE, **KV)
+    ),
+    "gpt2": lambda v: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=v, n_embd=32, n_layer=2, n_head=4)
+    ),
+}
+MASKED = {
+    "bert": lambda v: transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=v, **SIZE)),
+    "roberta": lambda v: transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(vocab_size=v, pad_token_id=0, **SIZE)
+    ),
+    "modernbert": lambda v: transformers.ModernBertForMaskedLM(
+        transformers.ModernBertConfig(vocab_size=v, pad_token_id=0, cls_token_id=2, sep_token_id=3, **SIZE)
+    ),
+}
+
+
+def spread(model):
+    """Larger random weights, so that a forgotten factor shows."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("kind", [*CAUSAL, *MASKED])
+def test_slot_logits_equal_the_models_own(kind, tmp_path):
+    masked = kind in MASKED
+    tokenizer = bert_tokenizer() if masked else byte_tokenizer()
+    save(spread((MASKED if masked else CAUSAL)[kind](len(tokenizer))), tokenizer, tmp_path)
+    backbone = load_backbone(tmp_path, precision="fp32")
+    assert backbone.family == ("masked" if masked else "causal")
+    lengths = torch.tensor([9, 4, 12, 7])
+    ids = torch.randint(5, len(tokenizer), (4, 12))
+    mask = (torch.arange(12)[None] < lengths[:, None]).long()
+    slot = lengths - (2 if masked else 1)
+    ours = backbone(ids, mask, slot)
+    for row in range(4):
+        whole = backbone.core(input_ids=ids[row : row + 1, : lengths[row]]).logits[0, slot[row]]
+        torch.testing.assert_close(ours[row], whole.float(), atol=2e-5, rtol=1e-4)
+    some = backbone(ids, mask, slot, rows=[7, 5])
+    torch.testing.assert_close(some, ours[:, [7, 5]])
+
+
+def test_embeddings_stand_in_for_a_missing_head_and_say_so(encoder_folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        backbone = load_backbone(encoder_folder, precision="fp32")
+    assert "word embeddings serve as the head" in caplog.text
+    ids = torch.randint(5, 20, (1, 6))
+    hidden = backbone.core(input_ids=ids).last_hidden_state[0, 3]
+    expected = backbone.core.embeddings.word_embeddings.weight @ hidden
+    actual = backbone(ids, torch.ones_like(ids), torch.tensor([3]))[0]
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_head_that_would_be_random_is_refused(encoder_folder, tmp_path):
+    model = transformers.BertModel.from_pretrained(encoder_folder)
+    model.config.architectures = ["BertForMaskedLM"]  # claims a head that it lacks
+    model.save_pretrained(tmp_path)
+    bert_tokenizer().save_pretrained(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.architectures = ["BertForMaskedLM"]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="would be random"):
+        load_backbone(tmp_path)
+
+
+def test_lora_leaves_the_start_reachable_and_merges_on_saving(qwen_folder, tmp_path):
+    backbone = load_backbone(qwen_folder, precision="fp32", for_training=True)
+    ids = torch.randint(5, 100, (2, 8))
+    mask, slot = torch.ones_like(ids), torch.tensor([7, 7])
+    start = backbone(ids, mask, slot)
+    backbone.add_lora(rank=4, alpha=8)
+    trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    assert trained and all("lora" in name for name in trained)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    changed = backbone(ids, mask, slot)
+    assert (changed - start).abs().max() > 1e-3
+    with backbone.without_lora():
+        torch.testing.assert_close(backbone(ids, mask, slot), start)
+    backbone.save(tmp_path)
+    merged = load_backbone(tmp_path, precision="fp32")
+    assert not merged.has_lora
+    torch.testing.assert_close(merged(ids, mask, slot), changed, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone(ids, mask, slot), changed)  # saving left the adapters alone
+
+
+def test_precision_is_never_half_by_accident(qwen_folder):
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == (torch.bfloat16 if fast_bf16(cpu) else torch.float32)
+    assert resolve_precision("fp32", cpu) == torch.float32
+    training = load_backbone(qwen_folder, precision="bf16", for_training=True)
+    assert {p.dtype for p in training.parameters()} == {torch.float32}  # master weights
+    assert {p.dtype for p in load_backbone(qwen_folder, precision="bf16").parameters()} == {torch.bfloat16}
+
+
+def test_bf16_stays_close_to_fp32(bert_folder):
+    ids = torch.randint(5, 20, (3, 10))
+    arguments = (ids, torch.ones_like(ids), torch.tensor([4, 5, 6]))
+    exact = load_backbone(bert_folder, precision="fp32")(*arguments)
+    rough = load_backbone(bert_folder, precision="bf16")(*arguments)
+    assert rough.dtype == torch.float32
+    assert (exact - rough).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_missing_models_and_families_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot load"):
+        load_backbone(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="'vit'"):
+        detect_family(transformers.ViTConfig())
+
+
+def test_pickled_weights_are_not_read(bert_folder, tmp_path):
+    model = transformers.BertForMaskedLM.from_pretrained(bert_folder)
+    model.config.save_pretrained(tmp_path)
+    bert_tokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError):
+        load_backbone(tmp_path)
