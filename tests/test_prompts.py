@@ -132,7 +132,9 @@ def test_no_room_under_max_length_says_how_much_is_needed():
 
 def test_prompts_from_yaml(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text('name: mine\nsegments: ["Frage: {query}", "\\n", "{document}", "\\nPasst es?"]\nanswers: ["no", "yes"]\n')
+    file.write_text(
+        'name: mine\nsegments: ["Frage: {query}", "\\n", "{document}", "\\nPasst es?"]\nanswers: ["no", "yes"]\n'
+    )
     prompt = load_prompt(file)
     assert prompt.render("wo", "dort") == "Frage: wo\ndort\nPasst es?"
     file.write_text("name: mine\nsegments: ['{query}', 'end']\n")

@@ -5,24 +5,26 @@ import random
 import pytest
 import torch
 import transformers
-from conftest import save, write_collection
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from conftest import WORDS, save, write_collection
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from prorank.prompts import PROMPTS, PairTokenizer
 from prorank.training.recipe import validate_recipe
 from prorank.training.run import run_recipe
 
-WORDS = [f"w{i}" for i in range(24)]
-GRAMMAR = "query document relevance : 0 1 unrelated related".split()
-
-
 def toy_tokenizer():
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "<end>", *GRAMMAR, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
+    """Byte-level BPE in which every word of the language is one token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<pad>", "<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    text = f"query: {' '.join(WORDS)}\ndocument: {' '.join(WORDS)}\nRelevance: related Relevance: unrelated"
+    backend.train_from_iterator([text] * 20, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
 
 
 def make_document(draw, query, shared):
@@ -32,50 +34,54 @@ def make_document(draw, query, shared):
     return words
 
 
-def pretrain(folder, steps=700):
-    """A 2-layer Qwen2 that says `related` or `unrelated`; it has never been asked for 0 or 1."""
+def pretrain(folder, steps=600):
+    """A 3-layer Qwen2 that says `related` or `unrelated`; it has never been asked for 0 or 1."""
     torch.manual_seed(0)
     draw = random.Random(0)
     tokenizer = toy_tokenizer()
     config = transformers.Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=4,
         intermediate_size=128,
-        tie_word_embeddings=False,
+        initializer_range=0.1,
     )
     model = transformers.Qwen2ForCausalLM(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1, step / 50) * (1 - step / steps) + 0.01)
+    pairs = PairTokenizer(tokenizer, PROMPTS["prorank-short"], "causal", max_length=64)
+    answers = [tokenizer(text)["input_ids"] for text in (" unrelated", " related")]
+    assert [len(ids) for ids in answers] == [1, 1]
     for _ in range(steps):
-        texts = []
+        texts, targets = [], []
         for _ in range(64):
             query = draw.sample(WORDS, 2)
             shared = draw.choice([0, 0, 1, 2])
-            document = make_document(draw, query, shared)
-            answer = "related" if shared else "unrelated"
-            texts.append(f"query: {' '.join(query)} document: {' '.join(document)} relevance: {answer}")
-        ids = torch.tensor(tokenizer(texts)["input_ids"])  # (B, T): all of one length
-        logits = model(ids[:, :-1]).logits
+            texts.append((" ".join(query), " ".join(make_document(draw, query, shared))))
+            targets.append(answers[shared > 0])
+        sequences, _ = pairs.encode(texts)
+        ids = torch.tensor([s + t for s, t in zip(sequences, targets)])  # (B, T): all of one length
+        logits = model(ids[:, :-1], logits_to_keep=1).logits
         loss = torch.nn.functional.cross_entropy(logits[:, -1], ids[:, -1])
         loss.backward()
         optimiser.step()
+        schedule.step()
         optimiser.zero_grad()
     return save(model, tokenizer, folder), loss.item()
 
 
 def toy_collection(folder):
-    """A query's relevant document holds both of its words; six near misses hold one."""
+    """The grade of a document is the number of query words in it; every document is judged."""
     draw = random.Random(1)
-    documents, queries, qrels = {}, {}, {"train": {}, "dev": {}, "test": {}}
-    for i in range(120):
-        query = draw.sample(WORDS, 2)
-        queries[f"q{i}"] = " ".join(query)
-        for j, shared in enumerate([2, 1, 1, 1, 1]):
-            documents[f"q{i}-{j}"] = " ".join(make_document(draw, query, shared))
-        qrels["train" if i < 70 else "dev" if i < 90 else "test"][f"q{i}"] = {f"q{i}-0": 1}
-    return write_collection(folder, documents, queries, qrels)
+    documents = {f"d{i}": draw.sample(WORDS, 4) for i in range(400)}
+    queries, qrels = {}, {"train": {}, "dev": {}, "test": {}}
+    for i, (first, second) in enumerate(draw.sample([(a, b) for a in WORDS for b in WORDS if a < b], 100)):
+        queries[f"q{i}"] = f"{first} {second}"
+        grades = {d: (first in words) + (second in words) for d, words in documents.items()}
+        qrels["train" if i < 55 else "dev" if i < 75 else "test"][f"q{i}"] = {d: g for d, g in grades.items() if g}
+    return write_collection(folder, {d: " ".join(words) for d, words in documents.items()}, queries, qrels)
 
 
 @pytest.mark.timeout(240)
@@ -88,7 +94,7 @@ def test_both_stages_teach_what_they_should(tmp_path):
             "seed": 3,
             "backbone": {"model": str(model), "prompt": "prorank-short", "max_length": 64, "precision": "fp32"},
             "data": {"collection": str(toy_collection(tmp_path / "toy"))},
-            "first_stage": {"language": "other"},
+            "first_stage": {"language": "other", "depth": 100},
             "warmup": {
                 "steps": 120,
                 "pairs_per_step": 32,
@@ -102,18 +108,14 @@ def test_both_stages_teach_what_they_should(tmp_path):
                 "queries_per_step": 8,
                 "learning_rate": 1e-3,
                 "evaluate_every": 50,
-                "negatives": {"hard": 4, "medium": 2, "random": 1},
+                "negatives": {"hard": 0, "medium": 0, "random": 7},
             },
+            "evaluation": {"rerank": 100},
         }
     )
     results = run_recipe(recipe, tmp_path / "run")
     rows = {row["stage"]: row for row in results["rows"]}
-    start = transformers.AutoModelForCausalLM.from_pretrained(model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    prompt = "query: w1 w2 document: w1 w5 w6 w7 relevance:"
-    first = tokenizer.decode(start(torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1].argmax())
-    assert first.strip() == "related"  # before warmup the format rate is zero, not by chance but by training
-    assert results["warmup"]["start"]["format_rate"] < 0.10
+    assert results["warmup"]["start"]["format_rate"] < 0.10  # it says `related`, it has never been asked for 1
     assert results["warmup"]["format_rate"] >= 0.99
     assert results["warmup"]["balanced_accuracy"] >= 0.90
     assert results["warmup"]["diagnosis"] == ""

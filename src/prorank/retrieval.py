@@ -266,6 +266,39 @@ class BM25Index:
         return cls(engine, ids, vocabulary, language)
 
 
+def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progress: bool = True) -> np.ndarray:
+    """Unit-length embeddings of texts, float32 (N, D).
+
+    Args:
+        model: sentence-transformers name or folder, or `embedded`.
+        texts: what to embed.
+        batch_size: texts a batch.
+        progress: show a bar.
+
+    Raises:
+        MissingExtraError: sentence-transformers is not installed.
+    """
+    import torch
+    from rich.progress import track
+
+    from prorank.backbone import fast_bf16, resolve_device, resolve_source
+
+    library = require("sentence_transformers", "train")
+    device = resolve_device()
+    encoder = library.SentenceTransformer(resolve_source(model), device=str(device))
+    # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    pieces: list[np.ndarray] = []
+    starts = range(0, len(order), batch_size)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bf16(device)):
+        for start in track(starts, f"embed {len(texts)} texts", disable=not progress, transient=True):
+            rows = order[start : start + batch_size]
+            pieces.append(encoder.encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False))
+    vectors = np.empty((len(texts), pieces[0].shape[1]), dtype=np.float32)
+    vectors[order] = np.concatenate(pieces)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+
+
 def dense_run(
     model: str, collection: Collection, queries: Mapping[str, str], top_k: int = 100, batch_size: int = 64
 ) -> Run:
@@ -281,8 +314,6 @@ def dense_run(
     Raises:
         MissingExtraError: sentence-transformers is not installed.
     """
-    from prorank.training.teacher import encode_texts
-
     ids = list(collection.documents)
     documents = encode_texts(model, [d.content for d in collection.documents.values()], batch_size)
     vectors = encode_texts(model, list(queries.values()), batch_size)

@@ -58,7 +58,7 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
     """Figures of a run for every query that has a relevant document; a query missing from the run scores 0.
 
     Args:
-        run: by query; scores decide the order.
+        run: by query; scores decide the order, ties go by document id.
         qrels: judgments of the split.
         metrics: names of ir-measures.
 
@@ -76,7 +76,12 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
         raise DataError("no query of the judgments has a relevant document")
     per_query = {metric_key(name): dict.fromkeys(judged, 0.0) for name in metrics}
     key_of = {measure: metric_key(name) for name, measure in parsed.items()}
-    lists = {query: scores for query, scores in run.items() if query in judged and scores}
+    # Libraries break ties each in their own way; ranks in place of scores make every metric see one order.
+    lists = {
+        query: {document: -float(rank) for rank, (document, _) in enumerate(ranked(scores))}
+        for query, scores in run.items()
+        if query in judged and scores
+    }
     if lists:
         for value in measures.iter_calc(list(parsed.values()), judged, lists):
             per_query[key_of[value.measure]][value.query_id] = float(value.value)

@@ -23,7 +23,7 @@ from prorank.training.teacher import biencoder_scores
 
 
 class Group(NamedTuple):
-    """A query with one relevant document (first) and negatives; ids are kept for the teacher."""
+    """A query, one relevant document (first), and documents of lower grade, most of them not relevant."""
 
     query_id: str
     query: str
@@ -53,9 +53,11 @@ def build_groups(
     teacher: Run | None = None,
     margin: float | None = None,
 ) -> list[Group]:
-    """One group for each positive judgment: the positive, then exactly `quotas.total` negatives.
+    """One group for each positive judgment: the positive, then exactly `quotas.total` documents below it.
 
-    A tier with too few documents is filled up with random ones, so that all groups have one size.
+    Up to half of these are documents judged of a lower grade (graded qrels stay graded, judged non-relevant
+    documents are the surest negatives); the rest are mined. A tier with too few documents is filled up with
+    random ones, so that all groups have one size.
 
     Args:
         collection: documents and queries.
@@ -89,15 +91,19 @@ def build_groups(
     groups = []
     for query_id, document_id, grade in relevant_pairs(qrels):
         draw = random.Random(f"{seed}:{query_id}:{document_id}")
-        negatives = list(mined.negatives.get(query_id, []))
-        taken = {*negatives, *qrels[query_id]}
-        while len(negatives) < quotas.total:
+        judged = qrels[query_id]
+        lower = [document for document, other in judged.items() if other < grade]
+        below = draw.sample(lower, min(len(lower), quotas.total // 2))
+        free = [document for document in mined.negatives[query_id] if document not in below]
+        below += draw.sample(free, min(len(free), quotas.total - len(below)))
+        taken = {*below, *judged}
+        while len(below) < quotas.total:
             candidate = draw.choice(everything)
             if candidate not in taken:
                 taken.add(candidate)
-                negatives.append(candidate)
-        labels = (grade, *(0 for _ in negatives))
-        groups.append(Group(query_id, collection.queries[query_id], (document_id, *negatives), labels))
+                below.append(candidate)
+        labels = (grade, *(judged.get(document, 0) for document in below))
+        groups.append(Group(query_id, collection.queries[query_id], (document_id, *below), labels))
     if not groups:
         raise DataError(f"{collection.name}: the split has no relevant document")
     return groups
@@ -115,7 +121,10 @@ def balanced_pairs(groups: Sequence[Group], count: int, seed: int) -> list[Label
     for epoch, group in forever(groups, seed):
         if len(pairs) >= count:
             break
-        negative = random.Random(f"{seed}:{epoch}:{group.query_id}").choice(group.documents[1:])
+        negatives = [document for document, label in zip(group.documents, group.labels) if label <= 0]
+        if not negatives:
+            continue
+        negative = random.Random(f"{seed}:{epoch}:{group.query_id}").choice(negatives)
         pairs.append(LabelledPair(group.query_id, group.documents[0], True))
         pairs.append(LabelledPair(group.query_id, negative, False))
     return pairs[:count]

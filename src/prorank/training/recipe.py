@@ -107,6 +107,7 @@ class WarmupSection(Optimisation):
     entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
     format_weight: float = Field(1.0, ge=0)
     fade_format: bool = Field(True, description="format reward fades as format is met")
+    balance_verdicts: bool = Field(True, description="a verdict given less often earns more")
     supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
     supervised_share: float = Field(0.3, gt=0, le=1, description="share of the steps in which it anneals")
     held_out_pairs: int = Field(200, ge=10)

@@ -60,3 +60,25 @@ def faded_format_weight(format_rate: float, weight: float = 1.0) -> float:
     0.25
     """
     return weight * (1.0 - min(max(format_rate, 0.0), 1.0))
+
+
+def verdict_balance(outcomes: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
+    """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's well-formed answers.
+
+    A policy gradient moves each answer in proportion to its probability, so the likelier answer runs away with
+    the format reward before relevance is learned. Weighting by the inverse share takes that lead away: a verdict
+    that is hardly given earns more when it is right. Our guard, not in the papers.
+
+    Args:
+        outcomes: (B, K + 1) log-probabilities of the answers and of anything else.
+        limit: largest factor.
+
+    Returns:
+        (K + 1,) factors; 1 for "anything else".
+
+    >>> verdict_balance(torch.tensor([[0.3, 0.1, 0.6]]).log())
+    tensor([0.6667, 2.0000, 1.0000])
+    """
+    answers = outcomes[:, :-1].softmax(-1)  # (B, K), renormalised over the answer set
+    factors = (1.0 / (answers.shape[1] * answers.mean(0))).clamp(max=limit)
+    return torch.cat([factors, factors.new_ones(1)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -340,16 +340,15 @@ def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
         collection, qrels, run = with_pseudo_queries(setting, section.pseudo_queries)
     texts = setting.texts()
     teacher: Run | None = None
-    if section.teacher is not None:
-        # The false-negative filter looks at whole lists; without it only the drawn documents need a score.
-        filtered = section.teacher.margin is not None
-        wanted = {q: [*qrels[q], *(run.get(q, {}) if filtered else ())] for q in qrels}
-        for group in grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed):
-            wanted[group.query_id] = list(dict.fromkeys([*wanted[group.query_id], *group.documents]))
-        setting.console.print("  teacher: embedding queries and documents")
-        teacher = biencoder_scores(section.teacher.model, collection.queries, texts, wanted, section.teacher.batch_size)
     margin = section.teacher.margin if section.teacher else None
+    if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
+        teacher = teacher_scores(setting, collection.queries, {q: [*qrels[q], *run.get(q, {})] for q in qrels}, {})
     lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
+    if section.teacher is not None:
+        drawn: dict[str, list[str]] = {}
+        for group in lists:
+            drawn.setdefault(group.query_id, []).extend(group.documents)
+        teacher = teacher_scores(setting, collection.queries, drawn, teacher or {})
     pairs = [(group.query, texts[document]) for group in lists for document in group.documents]
     sequences, truncation = reranker.tokenizer.encode(pairs)
     if truncation.pairs:
@@ -362,6 +361,19 @@ def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
     wanted_items = section.steps * section.queries_per_step
     order = grouping.forever(lists, recipe.seed)
     return [items[next(order)[1]] for _ in range(wanted_items)]
+
+
+def teacher_scores(
+    setting: Setting, queries: Mapping[str, str], wanted: Mapping[str, Sequence[str]], known: Run
+) -> Run:
+    """The recipe's teacher over the wanted pairs, those already known left out of the work."""
+    section = setting.recipe.score_learning
+    assert section is not None and section.teacher is not None
+    new = {query: [d for d in dict.fromkeys(ids) if d not in known.get(query, {})] for query, ids in wanted.items()}
+    new = {query: ids for query, ids in new.items() if ids}
+    setting.console.print(f"  teacher: scoring {sum(map(len, new.values()))} pairs")
+    scores = biencoder_scores(section.teacher.model, queries, setting.texts(), new, section.teacher.batch_size)
+    return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
 
 
 def with_pseudo_queries(setting: Setting, count: int) -> tuple[Collection, Qrels, Run]:

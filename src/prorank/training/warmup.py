@@ -3,7 +3,7 @@
 The verdict is one token, so one forward pass gives the distribution of all samples. The loss is either GRPO
 over G sampled verdicts or its exact expectation (see `grpo`). The guards against cold start and collapse are
 part of the method: balanced batches, an entropy bonus over the answers, a format reward that fades once it is
-met, KL to the start, an annealed supervised term, and held-out figures that name a collapse.
+met, rewards weighted against the verdict that is given too often, KL to the start, an annealed supervised term, and held-out figures that name a collapse.
 
 What it does not know: multi-token answers, and whether a causal model would end its turn after the answer.
 """
@@ -170,10 +170,18 @@ class WarmupTrainer(SlotTrainer):
             mass = 1.0 - outcomes.detach()[:, -1].exp().mean().item()
             format_weight = rewards.faded_format_weight(mass, format_weight)
         reference = self.reference_logits(inputs) if settings.kl else None
+        balance = rewards.verdict_balance(outcomes.detach())  # (K + 1,)
+        if not settings.balance_verdicts:
+            balance = torch.ones_like(balance)
         if settings.samples == "exact":
-            loss = self._exact(logits, outcomes, label, format_weight, reference)
+            verdict = torch.arange(outcomes.shape[1], device=outcomes.device)
+            verdict = torch.where(verdict < len(self.answer_ids), verdict, -1).expand_as(outcomes)  # (B, K + 1)
+            reward = self.reward(verdict, label, format_weight, balance)
+            loss = grpo.exact_loss(outcomes, reward, scale=settings.scale_advantages)
+            if reference is not None:
+                loss = loss + settings.kl * grpo.exact_kl(logits.log_softmax(-1), reference.log_softmax(-1)).mean()
         else:
-            loss = self._sampled(logits, label, format_weight, reference, settings.samples)
+            loss = self._sampled(logits, label, format_weight, balance, reference, settings.samples)
         answers = logits[:, self.answer_ids].log_softmax(-1)  # (B, K)
         loss = loss - settings.entropy_bonus * grpo.entropy(answers).mean()
         weight = self.supervised_weight()
@@ -181,37 +189,26 @@ class WarmupTrainer(SlotTrainer):
             loss = loss + weight * F.nll_loss(outcomes, label)
         return loss
 
-    def _exact(
-        self,
-        logits: torch.Tensor,
-        outcomes: torch.Tensor,
-        label: torch.Tensor,
-        format_weight: float,
-        reference: torch.Tensor | None,
+    def reward(
+        self, verdict: torch.Tensor, label: torch.Tensor, format_weight: float, balance: torch.Tensor
     ) -> torch.Tensor:
-        verdict = torch.arange(outcomes.shape[1], device=outcomes.device)
-        verdict = torch.where(verdict < len(self.answer_ids), verdict, -1).expand_as(outcomes)  # (B, K + 1)
-        reward = format_weight * rewards.format_reward(verdict)
-        reward = reward + rewards.relevance_reward(verdict, label[:, None])
-        loss = grpo.exact_loss(outcomes, reward, scale=self.settings.scale_advantages)
-        if reference is not None:
-            kl = grpo.exact_kl(logits.log_softmax(-1), reference.log_softmax(-1)).mean()
-            loss = loss + self.settings.kl * kl
-        return loss
+        """(format + relevance) * balance of each verdict (B, N); labels (B,)."""
+        reward = format_weight * rewards.format_reward(verdict) + rewards.relevance_reward(verdict, label[:, None])
+        return reward * balance[verdict]  # verdict -1 takes the last factor, which is 1
 
     def _sampled(
         self,
         logits: torch.Tensor,
         label: torch.Tensor,
         format_weight: float,
+        balance: torch.Tensor,
         reference: torch.Tensor | None,
         samples: int,
     ) -> torch.Tensor:
         log_probs = logits.log_softmax(-1)  # (B, V)
         tokens = torch.multinomial(log_probs.detach().exp(), samples, replacement=True)  # (B, G)
         verdict = rewards.verdicts(tokens, self.answer_ids)
-        reward = format_weight * rewards.format_reward(verdict)
-        reward = reward + rewards.relevance_reward(verdict, label[:, None])
+        reward = self.reward(verdict, label, format_weight, balance)
         log_prob = log_probs.gather(-1, tokens)
         return grpo.sampled_loss(
             log_prob,

@@ -1,0 +1,291 @@
+"""Whole runs on tiny models: every shipped recipe, the same seed twice, and a killed run resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import transformers
+from conftest import SIZE, byte_tokenizer, save
+from safetensors.torch import load_file
+
+from prorank.errors import ProrankError, RecipeError, TrainingError
+from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
+from prorank.training.run import run_recipe
+from prorank.training.trainer import COMPLETE, last_checkpoint
+from prorank.training.warmup import VerdictFigures, diagnosis
+
+
+def tiny(model, collection, **changes):
+    """A recipe of a few steps."""
+    tree = {
+        "name": "tiny",
+        "seed": 5,
+        "backbone": {"model": str(model), "prompt": "prorank-short", "max_length": 48, "precision": "fp32"},
+        "data": {"collection": str(collection)},
+        "warmup": {"steps": 4, "pairs_per_step": 4, "evaluate_every": 2, "held_out_pairs": 10},
+        "score_learning": {
+            "steps": 6,
+            "queries_per_step": 2,
+            "evaluate_every": 2,
+            "dev_queries": 6,
+            "negatives": {"hard": 2, "medium": 1, "random": 1},
+        },
+        "evaluation": {"rerank": 5},
+    }
+    for key, value in changes.items():
+        node = tree
+        *parents, leaf = key.split("__")
+        for part in parents:
+            node = node[part]
+        node[leaf] = value
+    return validate_recipe(tree)
+
+
+def weights(folder):
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def assert_equal_weights(a, b):
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.fixture(scope="module")
+def finished(bert_folder, word_collection, tmp_path_factory):
+    """A run left alone."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    results = run_recipe(tiny(bert_folder, word_collection), folder)
+    return folder, results
+
+
+def test_a_run_leaves_everything_behind(finished):
+    folder, results = finished
+    assert [row["stage"] for row in results["rows"]] == ["BM25", "zero-shot", "warmup", "score-learning", "hybrid"]
+    for row in results["rows"]:
+        low, high = row["ndcg@10_interval"]
+        assert 0 <= low <= row["ndcg@10"] <= high <= 1
+        assert row["mrr@10_interval"][0] <= row["mrr@10"] <= row["mrr@10_interval"][1]
+    saved = json.loads((folder / "results.json").read_text())
+    assert saved["seed"] == 5 and saved["versions"]["torch"] == torch.__version__
+    assert saved["warmup"].keys() >= {"format_rate", "balanced_accuracy", "positive_share", "entropy", "diagnosis"}
+    assert len(saved["data_fingerprint"]) == 64
+    for file in ("recipe.yaml", "first_stage.run", "stages.png", "warmup/curves.png", "score-learning/curves.png"):
+        assert (folder / file).stat().st_size > 100, file
+    for stage in ("zero-shot", "warmup", "score-learning"):
+        assert (folder / stage / "test" / "per_query.tsv").read_text().count("\n") == results["queries"] + 1
+    card = json.loads((folder / "checkpoint" / "prorank.json").read_text())
+    assert card["recipe"]["seed"] == 5 and card["data_fingerprint"] == results["data_fingerprint"]
+
+
+def test_reranking_never_adds_a_document(finished):
+    from prorank.collection import read_run
+
+    folder, _ = finished
+    first = read_run(folder / "first_stage.run")
+    reranked = read_run(folder / "score-learning" / "test" / "run.trec")
+    assert all(set(reranked[query]) == set(first[query]) for query in reranked)
+
+
+def test_same_seed_same_weights_and_other_seed_other_weights(finished, bert_folder, word_collection, tmp_path):
+    run_recipe(tiny(bert_folder, word_collection), tmp_path / "again")
+    assert_equal_weights(finished[0], tmp_path / "again")
+    run_recipe(tiny(bert_folder, word_collection, seed=6), tmp_path / "other")
+    assert any(
+        not torch.equal(a, b) for a, b in zip(weights(finished[0]).values(), weights(tmp_path / "other").values())
+    )
+
+
+@pytest.mark.parametrize("kill_after", ["warmup/training/checkpoint-2", "score-learning/training/checkpoint-4"])
+def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_folder, word_collection, tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "--output", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / kill_after).is_dir():  # the checkpoint may be whole or torn at this moment: both must do
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "results.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_equal_weights(finished[0], folder)
+    ours = json.loads((folder / "results.json").read_text())["rows"]
+    assert [r["ndcg@10"] for r in ours] == [r["ndcg@10"] for r in finished[1]["rows"]]
+
+
+def test_torn_checkpoints_are_passed_over(tmp_path):
+    for step, whole in [(2, True), (4, True), (6, False)]:
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
+    assert last_checkpoint(tmp_path).name == "checkpoint-4"
+    assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path):
+    recipe = tiny(bert_folder, word_collection)
+    with pytest.raises(ProrankError, match="already exists"):
+        run_recipe(recipe, finished[0])
+    with pytest.raises(RecipeError, match="another recipe"):
+        run_recipe(tiny(bert_folder, word_collection, seed=9), finished[0], resume=True)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ProrankError, match="not a run's folder"):
+        run_recipe(recipe, tmp_path, force=True)
+    assert (tmp_path / "thesis.txt").exists()
+    before = weights(finished[0])
+    again = run_recipe(recipe, finished[0], resume=True)  # a finished run is only reported again
+    assert again["rows"][-1]["ndcg@10"] == finished[1]["rows"][-1]["ndcg@10"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(finished[0]).items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"warmup__samples": 8, "warmup__kl": 0.05, "warmup__supervised_weight": 1.0},
+        {"warmup__kl": 0.05, "warmup__scale_advantages": False, "warmup__fade_format": False},
+        {"backbone__lora": {"rank": 2, "alpha": 4}, "warmup__kl": 0.05},
+        {"score_learning__loss": "pointwise", "score_learning__patience": 1},
+        {"score_learning__loss": "pairwise"},
+        {"score_learning__loss": "margin", "score_learning__pseudo_queries": 5},
+        {"warmup": None, "evaluation__hybrid_weight": 0.2, "evaluation__max_queries": 4},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
+def test_every_option_trains(changes, bert_folder, word_collection, tmp_path):
+    results = run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
+    start = load_file(bert_folder / "model.safetensors")
+    assert any(
+        not torch.equal(start[name], tensor) for name, tensor in weights(tmp_path / "run").items() if name in start
+    )
+    assert results["rows"][-1]["stage"] == "hybrid"
+
+
+def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):
+    """The student's order of a list follows the teacher's even against the labels' silence."""
+    import prorank.training.run as run_module
+
+    asked = {}
+
+    def fake(model, queries, documents, wanted, batch_size):
+        asked["model"] = model
+        return {q: {d: float(len(documents[d])) / 20 for d in ids} for q, ids in wanted.items()}
+
+    monkeypatch.setattr(run_module, "biencoder_scores", fake)
+    for loss in ("kl", "margin_mse"):
+        recipe = tiny(
+            bert_folder,
+            word_collection,
+            warmup=None,
+            score_learning__label_weight=0.0,
+            score_learning__teacher={"model": "some/teacher", "loss": loss, "temperature": 0.5, "margin": 5.0},
+        )
+        run_recipe(recipe, tmp_path / loss)
+        assert asked["model"] == "some/teacher"
+        log = json.loads((tmp_path / loss / "score-learning" / "training" / "log.json").read_text())
+        losses = [entry["loss"] for entry in log if "loss" in entry]
+        assert losses[-1] < losses[0]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory, bert_folder, qwen_folder):
+    """A two-layer model of the architecture that each recipe names."""
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(2)
+    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, **SIZE)
+    qwen3 = save(transformers.Qwen3ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen3"))
+    return {"embedded": bert_folder, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, tmp_path, monkeypatch):
+    import prorank.training.run as run_module
+
+    constant = lambda model, queries, documents, wanted, batch: {q: dict.fromkeys(d, 0.5) for q, d in wanted.items()}  # noqa: E731
+    monkeypatch.setattr(run_module, "biencoder_scores", constant)
+    recipe = load_recipe(name)
+    model = next(folder for key, folder in stand_ins.items() if recipe.backbone.model.startswith(key))
+    small = {"steps": 2, "evaluate_every": 1}
+    tree = recipe.model_dump()
+    tree["backbone"] |= {"model": str(model)}
+    tree["data"]["collection"] = str(word_collection)
+    tree["warmup"] |= small | {"pairs_per_step": 2, "held_out_pairs": 10}
+    tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
+    tree["evaluation"] |= {"rerank": 3, "max_queries": 3}
+    results = run_recipe(validate_recipe(tree), tmp_path / "run")
+    assert len(results["rows"]) == 5
+
+
+def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path):
+    recipe = tiny(bert_folder, word_collection, warmup__learning_rate=0.99, warmup__max_grad_norm=1e30)
+    import prorank.training.warmup as warmup_module
+
+    original = warmup_module.WarmupTrainer.loss_on
+    try:
+        warmup_module.WarmupTrainer.loss_on = lambda self, model, inputs: original(self, model, inputs) * float("nan")
+        with pytest.raises(TrainingError, match="loss is nan at step 1"):
+            run_recipe(recipe, tmp_path / "run")
+    finally:
+        warmup_module.WarmupTrainer.loss_on = original
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ((0.0, 0.0, 0.0), "no reward found"),
+        ((0.5, 0.2, 0.5), "format not learned"),
+        ((1.0, 0.5, 0.0), "collapsed: 100%"),
+        ((1.0, 0.5, 0.99), "collapsed: 99%"),
+        ((1.0, 0.8, 0.45), ""),
+    ],
+)
+def test_collapse_is_named(figures, words):
+    rate, accuracy, share = figures
+    found = diagnosis(VerdictFigures(rate, accuracy, share, 0.5, rate, 0, 100))
+    assert found.startswith(words) and bool(found) == bool(words)
+
+
+def test_recipes_refuse_what_they_do_not_know(tmp_path):
+    with pytest.raises(RecipeError, match=r"unknown key 'warmup.step' \(did you mean 'warmup.steps'\?\)"):
+        load_recipe("quickstart", ["warmup.step=3"])
+    with pytest.raises(RecipeError, match="unknown key 'warmpu'"):
+        load_recipe("quickstart", ["warmpu=null"])
+    with pytest.raises(RecipeError, match=r"warmup.steps: .*got -1"):
+        load_recipe("quickstart", ["warmup.steps=-1"])
+    with pytest.raises(RecipeError, match="write key=value"):
+        load_recipe("quickstart", ["steps"])
+    with pytest.raises(RecipeError, match="'seed' is a value"):
+        load_recipe("quickstart", ["seed.x=1"])
+    with pytest.raises(RecipeError, match="no recipe 'nope'"):
+        load_recipe("nope")
+    file = tmp_path / "bad.yaml"
+    file.write_text("name: x\n  seed: [")
+    with pytest.raises(RecipeError, match=r"bad.yaml:2: not valid YAML"):
+        load_recipe(file)
+    assert load_recipe("quickstart", ["warmup.learning_rate=1e-4", "warmup.samples=16"]).warmup.samples == 16
+    file.write_text(dump_recipe(load_recipe("quickstart")))
+    assert load_recipe(file) == load_recipe("quickstart")
+
+
+def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_collection, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
+    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "warmup.steps=2", "--output", str(folder)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "--force" in refused.stderr and "Traceback" not in refused.stderr
+    done = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recipe"] == "tiny"
