@@ -5,6 +5,7 @@ import torch
 import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 
+from prorank import Reranker
 from prorank.backbone import detect_family, fast_bf16, load_backbone, resolve_precision
 from prorank.errors import CheckpointError
 
@@ -63,7 +64,9 @@ def test_slot_logits_equal_the_models_own(kind, tmp_path):
 
 def test_embeddings_stand_in_for_a_missing_head_and_say_so(encoder_folder, caplog):
     with caplog.at_level(logging.WARNING):
-        backbone = load_backbone(encoder_folder, precision="fp32")
+        backbone = Reranker.from_pretrained(
+            encoder_folder, prompt="prorank-short", max_length=64, precision="fp32"
+        ).backbone
     assert "word embeddings serve as the head" in caplog.text
     ids = torch.randint(5, 20, (1, 6))
     hidden = backbone.core(input_ids=ids).last_hidden_state[0, 3]

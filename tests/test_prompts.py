@@ -118,7 +118,7 @@ def test_long_query_leaves_a_quarter_to_the_document():
 
 def test_answers_must_be_single_tokens():
     prompt = PROMPTS["yesno"].model_copy(update={"answers": ("quite irrelevant", "yes")})
-    with pytest.raises(PromptError, match="'quite irrelevant'.*not one token"):
+    with pytest.raises(PromptError, match=r"'quite irrelevant'.*not one token"):
         PairTokenizer(BYTES, prompt, "causal", max_length=200)
     unknown = PROMPTS["yesno"].model_copy(update={"answers": ("nein", "ja")})
     with pytest.raises(PromptError, match="'nein'"):

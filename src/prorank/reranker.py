@@ -106,6 +106,10 @@ class Reranker:
             trust_remote_code=trust_remote_code,
         )
         if saved is None:
+            if backbone.tied_head:
+                logger.warning(
+                    "%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name
+                )
             chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt or "prorank")
             saved = CheckpointSettings(
                 prompt=chosen,

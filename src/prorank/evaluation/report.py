@@ -57,6 +57,18 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
+def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
+    """Several runs in one Markdown table, one line for each collection and stage.
+
+    Args:
+        results: contents of `results.json` files.
+    """
+    header = ["collection", *HEADER]
+    lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
+    lines += [[result["collection"], *_cells(row)] for result in results for row in result["rows"]]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
 def _save(figure: Any, path: str | Path) -> None:
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

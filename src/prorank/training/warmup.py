@@ -3,7 +3,8 @@
 The verdict is one token, so one forward pass gives the distribution of all samples. The loss is either GRPO
 over G sampled verdicts or its exact expectation (see `grpo`). The guards against cold start and collapse are
 part of the method: balanced batches, an entropy bonus over the answers, a format reward that fades once it is
-met, rewards weighted against the verdict that is given too often, KL to the start, an annealed supervised term, and held-out figures that name a collapse.
+met, rewards weighted against the verdict that is given too often, KL to the start, an annealed supervised
+term, and held-out figures that name a collapse.
 
 What it does not know: multi-token answers, and whether a causal model would end its turn after the answer.
 """
