@@ -344,23 +344,24 @@ def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
     if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
         teacher = teacher_scores(setting, collection.queries, {q: [*qrels[q], *run.get(q, {})] for q in qrels}, {})
     lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
+    endless = grouping.forever(lists, recipe.seed)
+    order = [next(endless)[1] for _ in range(section.steps * section.queries_per_step)]
+    used = list(dict.fromkeys(order))  # what a short run never reaches is neither embedded nor tokenised
     if section.teacher is not None:
         drawn: dict[str, list[str]] = {}
-        for group in lists:
+        for group in used:
             drawn.setdefault(group.query_id, []).extend(group.documents)
         teacher = teacher_scores(setting, collection.queries, drawn, teacher or {})
-    pairs = [(group.query, texts[document]) for group in lists for document in group.documents]
+    pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = reranker.tokenizer.encode(pairs)
     if truncation.pairs:
         setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
     size = section.negatives.total + 1
     items = {}
-    for i, group in enumerate(lists):
+    for i, group in enumerate(used):
         scores = None if teacher is None else tuple(teacher[group.query_id][d] for d in group.documents)
         items[group] = ListItem(sequences[i * size : (i + 1) * size], group.labels, scores)
-    wanted_items = section.steps * section.queries_per_step
-    order = grouping.forever(lists, recipe.seed)
-    return [items[next(order)[1]] for _ in range(wanted_items)]
+    return [items[group] for group in order]
 
 
 def teacher_scores(
