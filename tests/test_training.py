@@ -174,7 +174,7 @@ def test_every_option_trains(changes, bert_folder, word_collection, tmp_path):
 
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):
     """The student's order of a list follows the teacher's even against the labels' silence."""
-    import prorank.training.run as run_module
+    import prorank.training.items as items_module
 
     asked = {}
 
@@ -182,7 +182,7 @@ def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collecti
         asked["model"] = model
         return {q: {d: float(len(documents[d])) / 20 for d in ids} for q, ids in wanted.items()}
 
-    monkeypatch.setattr(run_module, "biencoder_scores", fake)
+    monkeypatch.setattr(items_module, "biencoder_scores", fake)
     for loss in ("kl", "margin_mse"):
         recipe = tiny(
             bert_folder,
@@ -210,10 +210,10 @@ def stand_ins(tmp_path_factory, bert_folder, qwen_folder):
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, tmp_path, monkeypatch):
-    import prorank.training.run as run_module
+    import prorank.training.items as items_module
 
     constant = lambda model, queries, documents, wanted, batch: {q: dict.fromkeys(d, 0.5) for q, d in wanted.items()}  # noqa: E731
-    monkeypatch.setattr(run_module, "biencoder_scores", constant)
+    monkeypatch.setattr(items_module, "biencoder_scores", constant)
     recipe = load_recipe(name)
     model = next(folder for key, folder in stand_ins.items() if recipe.backbone.model.startswith(key))
     small = {"steps": 2, "evaluate_every": 1}

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +29,13 @@ from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
 from prorank.retrieval import BM25Index, candidate_run, dense_run
 from prorank.scores import SCORES
-from prorank.training import groups as grouping
+from prorank.training.items import Setting, list_items, pair_items
 from prorank.training.recipe import Recipe, dump_recipe
-from prorank.training.score_learning import ListItem, ScoreTrainer
-from prorank.training.teacher import biencoder_scores
-from prorank.training.warmup import PairItem, WarmupTrainer, diagnosis
+from prorank.training.score_learning import ScoreTrainer
+from prorank.training.warmup import WarmupTrainer, diagnosis
 
 DEV_QUERIES = 200
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
-
-
-@dataclass
-class Setting:
-    """What every step of a run needs."""
-
-    recipe: Recipe
-    folder: Path
-    collection: Collection
-    first_stage: Run
-    console: Console
-
-    def texts(self) -> Mapping[str, str]:
-        """Document id -> the text that the model reads."""
-        return {document.id: document.content for document in self.collection.documents.values()}
 
 
 def run_recipe(
@@ -265,8 +247,8 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
         ready_to_train(reranker.backbone, recipe),
         reranker.tokenizer,
         section,
-        pair_items(setting, reranker, recipe.data.train, section.steps * section.pairs_per_step),
-        pair_items(setting, reranker, recipe.data.dev, section.held_out_pairs),
+        pair_items(setting, reranker.tokenizer, recipe.data.train, section.steps * section.pairs_per_step),
+        pair_items(setting, reranker.tokenizer, recipe.data.dev, section.held_out_pairs),
         folder / "training",
         recipe.seed,
         setting.console,
@@ -285,20 +267,6 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     return str(folder / "model"), result
 
 
-def pair_items(setting: Setting, reranker: Reranker, split: str, count: int) -> list[PairItem]:
-    """Balanced tokenised pairs of a split for warmup."""
-    section, recipe = setting.recipe.warmup, setting.recipe
-    assert section is not None
-    qrels = setting.collection.judgments(split)
-    lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, section.negatives, recipe.seed)
-    pairs = grouping.balanced_pairs(lists, count, recipe.seed)
-    texts = setting.texts()
-    encoded = [(setting.collection.queries[pair.query_id], texts[pair.document_id]) for pair in pairs]
-    sequences, _ = reranker.tokenizer.encode(encoded)
-    best = len(reranker.tokenizer.answer_ids) - 1
-    return [PairItem(ids, best if pair.relevant else 0) for ids, pair in zip(sequences, pairs)]
-
-
 def train_scores(setting: Setting, model: str) -> str:
     """Stage 2. Returns the folder of the trained model."""
     section, recipe = setting.recipe.score_learning, setting.recipe
@@ -314,7 +282,7 @@ def train_scores(setting: Setting, model: str) -> str:
         reranker.tokenizer,
         section,
         recipe.backbone.score,
-        list_items(setting, reranker),
+        list_items(setting, reranker.tokenizer),
         dev_measure(setting, reranker),
         folder / "training",
         recipe.seed,
@@ -325,77 +293,6 @@ def train_scores(setting: Setting, model: str) -> str:
     plot_curves(trainer.state.log_history, folder / "curves.png")
     write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
     return str(folder / "model")
-
-
-def list_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
-    """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
-    section, recipe = setting.recipe.score_learning, setting.recipe
-    assert section is not None
-    collection, qrels, run = (
-        setting.collection,
-        setting.collection.judgments(recipe.data.train),
-        setting.first_stage,
-    )
-    if section.pseudo_queries:
-        collection, qrels, run = with_pseudo_queries(setting, section.pseudo_queries)
-    texts = setting.texts()
-    teacher: Run | None = None
-    margin = section.teacher.margin if section.teacher else None
-    if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
-        teacher = teacher_scores(setting, collection.queries, {q: [*qrels[q], *run.get(q, {})] for q in qrels}, {})
-    lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
-    endless = grouping.forever(lists, recipe.seed)
-    order = [next(endless)[1] for _ in range(section.steps * section.queries_per_step)]
-    used = list(dict.fromkeys(order))  # what a short run never reaches is neither embedded nor tokenised
-    if section.teacher is not None:
-        drawn: dict[str, list[str]] = {}
-        for group in used:
-            drawn.setdefault(group.query_id, []).extend(group.documents)
-        teacher = teacher_scores(setting, collection.queries, drawn, teacher or {})
-    pairs = [(group.query, texts[document]) for group in used for document in group.documents]
-    sequences, truncation = reranker.tokenizer.encode(pairs)
-    if truncation.pairs:
-        setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
-    size = section.negatives.total + 1
-    items = {}
-    for i, group in enumerate(used):
-        scores = None if teacher is None else tuple(teacher[group.query_id][d] for d in group.documents)
-        items[group] = ListItem(sequences[i * size : (i + 1) * size], group.labels, scores)
-    return [items[group] for group in order]
-
-
-def teacher_scores(
-    setting: Setting, queries: Mapping[str, str], wanted: Mapping[str, Sequence[str]], known: Run
-) -> Run:
-    """The recipe's teacher over the wanted pairs, those already known left out of the work."""
-    section = setting.recipe.score_learning
-    assert section is not None and section.teacher is not None
-    new = {query: [d for d in dict.fromkeys(ids) if d not in known.get(query, {})] for query, ids in wanted.items()}
-    new = {query: ids for query, ids in new.items() if ids}
-    setting.console.print(f"  teacher: scoring {sum(map(len, new.values()))} pairs")
-    scores = biencoder_scores(section.teacher.model, queries, setting.texts(), new, section.teacher.batch_size)
-    return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
-
-
-def with_pseudo_queries(setting: Setting, count: int) -> tuple[Collection, Qrels, Run]:
-    """The training split plus queries cut from documents, each with its own document as the relevant one."""
-    recipe, collection = setting.recipe, setting.collection
-    held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
-    found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
-    queries = {f"pseudo:{document}": query for document, query in found.items()}
-    index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
-    run = setting.first_stage | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
-    qrels = collection.judgments(recipe.data.train) | {f"pseudo:{d}": {d: 1} for d in found}
-    extended = Collection(
-        collection.name,
-        collection.documents,
-        collection.queries | queries,
-        collection.qrels,
-        collection.candidates,
-        collection.problems,
-        collection.fingerprint,
-    )
-    return extended, qrels, run
 
 
 def dev_measure(setting: Setting, reranker: Reranker) -> Any:
