@@ -6,6 +6,7 @@ Knows documents and queries; knows nothing of rerankers or training.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,6 +138,12 @@ def tokenize(text: str, language: Language) -> list[str]:
     return terms
 
 
+def _bm25s() -> Any:
+    library = require("bm25s", "eval")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it switches its own debugging lines on
+    return library
+
+
 _STEMMER: Any = None
 
 
@@ -176,7 +183,7 @@ class BM25Index:
             DataError: no document has a single term.
             MissingExtraError: bm25s or PyStemmer is not installed.
         """
-        bm25s = require("bm25s", "eval")
+        bm25s = _bm25s()
         chosen = detect_language(d.content for d in documents.values()) if language == "auto" else language
         vocabulary: dict[str, int] = {}
         corpus = [
@@ -251,7 +258,7 @@ class BM25Index:
         Raises:
             DataError: the folder holds no such index, or a damaged one. Nothing is ever unpickled.
         """
-        bm25s = require("bm25s", "eval")
+        bm25s = _bm25s()
         if not (Path(folder) / _SETTINGS).is_file():
             raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
         settings = read_json(Path(folder) / _SETTINGS)

@@ -72,7 +72,7 @@ class RichProgress(transformers.TrainerCallback):
         held_out = {k[5:]: v for k, v in (logs or {}).items() if k.startswith("eval_")}
         if held_out:
             figures = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in held_out.items())
-            self.console.print(f"  step {state.global_step:>5}  {figures}")
+            self.console.print(f"  step {state.global_step:>5}  {figures}", soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
