@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import prorank.training.teacher
+import prorank.retrieval
 from prorank.collection import Collection, Document
 from prorank.errors import DataError, ProrankError
 from prorank.retrieval import BM25Index, candidate_run, check_language, dense_run, detect_language, tokenize
@@ -193,7 +193,7 @@ def test_dense_run_ranks_by_cosine(monkeypatch):
         assert (model, batch_size) == ("m", 2)
         return np.array([vectors[text] for text in texts], dtype=np.float32)
 
-    monkeypatch.setattr(prorank.training.teacher, "encode_texts", encode_texts)
+    monkeypatch.setattr(prorank.retrieval, "encode_texts", encode_texts)
     collection = Collection("c", documents(e="east", n="north", ne="northeast"), {}, {}, {}, (), "")
     run = dense_run("m", collection, {"q": "go east"}, top_k=2, batch_size=2)
     assert list(run["q"]) == ["e", "ne"] and run["q"] == pytest.approx({"e": 1.0, "ne": 0.8})
@@ -206,3 +206,12 @@ def test_candidate_run_scores_the_list_and_nothing_else():
     assert set(run["q"]) == {"b", "c"} and run["q"]["b"] > 0 and run["q"]["c"] == 0
     with pytest.raises(DataError, match="no candidates for split 'dev'"):
         candidate_run(collection, "dev")
+
+
+def test_the_embedded_bi_encoder_finds_meaning_not_words():
+    collection = Collection(
+        "c", documents(c="a small kitten sleeps", s="stocks fell on friday", r="rain is forecast"), {}, {}, {}, (), ""
+    )
+    run = dense_run("embedded", collection, {"q": "cat", "w": "weather"}, top_k=3, batch_size=2)
+    assert [max(run[q], key=run[q].get) for q in ("q", "w")] == ["c", "r"]
+    assert all(-1.01 <= score <= 1.01 for scores in run.values() for score in scores.values())
