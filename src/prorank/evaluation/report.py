@@ -33,7 +33,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["stage"], *(_cell(row, metric) for metric in COLUMNS), _gain(row), _p_value(row)]
 
 
-HEADER = ["stage", *(f"{title} [95 %]" for title in COLUMNS.values()), "against first stage", "p"]
+HEADER = ["stage", *(f"{title} [95 %]" for title in COLUMNS.values()), "gain", "p"]
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:

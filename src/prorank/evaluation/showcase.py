@@ -1,4 +1,4 @@
-"""One query of a finished run before the reader's eyes: the first stage's order beside the reranker's."""
+"""One query of a finished run before the reader's eyes: the reranker's order with the first stage's ranks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from prorank.reranker import Reranker
 from prorank.training.recipe import load_recipe
 
 SHOWN = 5
+SHOWN_CHARACTERS = 50
 
 
 def clearest_gain(first_stage: Run, reranked: Run, qrels: dict[str, dict[str, int]]) -> str:
@@ -28,7 +29,7 @@ def clearest_gain(first_stage: Run, reranked: Run, qrels: dict[str, dict[str, in
 
 
 def showcase(folder: str | Path, console: Console) -> None:
-    """Rerank one test query with the run's final checkpoint and print both orders.
+    """Rerank one test query with the run's final checkpoint and print new and old ranks.
 
     The query is chosen because the reranker helps it; the table of the run tells the average.
 
@@ -47,26 +48,16 @@ def showcase(folder: str | Path, console: Console) -> None:
     texts = [collection.documents[document].content for document in candidates]
     results = reranker.rank(collection.queries[query], texts)
 
-    def short(text: str) -> str:
-        return escape(" ".join(text.split())[:60])
-
-    def mark(document: str) -> str:
-        return "[green]relevant[/green]" if qrels[query].get(document, 0) > 0 else ""
-
-    table = Table(title=f"Query: {collection.queries[query]}", box=None, pad_edge=False, title_justify="left")
-    for column in ("", "first stage", "", "reranked", "score", ""):
-        table.add_column(column, no_wrap=True)
-    for i in range(min(SHOWN, len(candidates))):
-        best = results[i]
-        table.add_row(
-            str(i + 1),
-            short(texts[i]),
-            mark(candidates[i]),
-            short(texts[best["corpus_id"]]),
-            f"{best['score']:+.2f}",
-            mark(candidates[best["corpus_id"]]),
-        )
-    console.print()
+    table = Table(box=None, pad_edge=False)
+    for column in ("rank", "was", "score", "", "document"):
+        table.add_column(column, no_wrap=True, justify="right" if column in ("rank", "was", "score") else "left")
+    for place, result in enumerate(results[:SHOWN], start=1):
+        was = result["corpus_id"]
+        mark = "[green]relevant[/green]" if qrels[query].get(candidates[was], 0) > 0 else ""
+        text = escape(" ".join(texts[was].split())[:SHOWN_CHARACTERS])
+        table.add_row(str(place), str(was + 1), f"{result['score']:+.2f}", mark, text)
+    console.print(f"\nOne query, reranked: [bold]{escape(collection.queries[query])}[/bold] (chosen because it helps)")
     console.print(table)
     console.print(f"\nYour model is in [bold]{folder / 'checkpoint'}[/bold]. Try it:")
-    console.print(f'  prorank rerank {folder / "checkpoint"} "read a csv file" "def add(a, b): ..." "def load(p): ..."')
+    example = f'prorank rerank {folder / "checkpoint"} "read a csv file" "def add(a, b): ..." "def load(path): ..."'
+    console.print(f"  {example}", soft_wrap=True, highlight=False)
