@@ -15,23 +15,7 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = [
-    "apple",
-    "river",
-    "stone",
-    "cloud",
-    "tiger",
-    "piano",
-    "lemon",
-    "candle",
-    "forest",
-    "silver",
-    "window",
-    "garden",
-    "rocket",
-    "pepper",
-    "violin",
-]
+WORDS = "apple river stone cloud tiger piano lemon candle forest silver window garden rocket pepper violin".split()
 
 
 @pytest.fixture(autouse=True)
@@ -62,22 +46,7 @@ def byte_tokenizer(chat_template: str | None = CHATML) -> transformers.PreTraine
 def bert_tokenizer(words: list[str] = WORDS) -> transformers.PreTrainedTokenizerFast:
     """A word-level tokenizer with BERT's special tokens and frame."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    extra = [
-        "query",
-        "document",
-        "instruction",
-        "relevance",
-        "answer",
-        ":",
-        ".",
-        "0",
-        "1",
-        "yes",
-        "no",
-        "the",
-        "a",
-        "of",
-    ]
+    extra = "query document instruction relevance answer : . 0 1 yes no the a of".split()
     vocabulary = {word: i for i, word in enumerate([*special, *extra, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
