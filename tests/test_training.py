@@ -263,6 +263,9 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
         load_recipe("quickstart", ["warmpu=null"])
     with pytest.raises(RecipeError, match=r"warmup.steps: .*got -1"):
         load_recipe("quickstart", ["warmup.steps=-1"])
+    none = "warmup.negatives={hard: 0, medium: 0, easy: 0, random: 0}"
+    with pytest.raises(RecipeError, match="at least one negative"):
+        load_recipe("quickstart", [none])
     with pytest.raises(RecipeError, match="write key=value"):
         load_recipe("quickstart", ["steps"])
     with pytest.raises(RecipeError, match="'seed' is a value"):

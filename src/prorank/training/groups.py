@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -169,9 +170,12 @@ def pseudo_query(title: str, text: str) -> str | None:
 def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mapping[str, object]) -> dict[str, str]:
     """Up to `count` queries cut from a seeded sample of documents: {document id: query}.
 
+    A title that several documents share (pieces of one article, say) names none of them and is not used.
+
     Args:
         exclude: document ids never used (relevant documents of dev and test queries).
     """
+    titles = Counter(document.title for document in collection.documents.values())
     ids = [document_id for document_id in collection.documents if document_id not in exclude]
     random.Random(f"{seed}:pseudo").shuffle(ids)
     found: dict[str, str] = {}
@@ -179,7 +183,7 @@ def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mappi
         if len(found) >= count:
             break
         document = collection.documents[document_id]
-        query = pseudo_query(document.title, document.text)
+        query = pseudo_query(document.title if titles[document.title] == 1 else "", document.text)
         if query:
             found[document_id] = query
     return found

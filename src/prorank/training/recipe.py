@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prorank.backbone import Precision
 from prorank.errors import RecipeError
@@ -76,6 +76,12 @@ class Quotas(Section):
     medium: int = Field(2, ge=0)
     easy: int = Field(0, ge=0)
     random: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Quotas:
+        if self.total == 0:
+            raise ValueError("at least one negative a query is needed")
+        return self
 
     @property
     def total(self) -> int:

@@ -1,0 +1,91 @@
+import itertools
+
+import pytest
+from conftest import write_collection
+
+from prorank.collection import load_collection
+from prorank.errors import DataError
+from prorank.training.groups import Group, balanced_pairs, build_groups, forever, pseudo_queries, pseudo_query
+from prorank.training.recipe import Quotas
+
+
+@pytest.fixture
+def graded(tmp_path):
+    documents = {f"d{i}": f"word{i} common" for i in range(20)} | {"e1": "twin", "e2": "twin"}
+    qrels = {"train": {"q": {"d0": 3, "d1": 2, "d2": 1, "d3": 0, "d4": 0}}, "test": {"p": {"d9": 1}}}
+    return load_collection(write_collection(tmp_path, documents, {"q": "common", "p": "word9"}, qrels))
+
+
+RUN = {"q": {f"d{i}": 20.0 - i for i in range(12)}}
+
+
+def test_groups_have_one_size_and_hold_only_lower_grades(graded):
+    groups = build_groups(graded, graded.judgments("train"), RUN, Quotas(hard=3, medium=1, random=2), seed=1)
+    assert [group.documents[0] for group in groups] == ["d0", "d1", "d2"]  # one for each positive judgment
+    judged = graded.judgments("train")["q"]
+    for group in groups:
+        assert len(group.documents) == len(set(group.documents)) == 7
+        assert group.labels == tuple(judged.get(d, 0) for d in group.documents)
+        assert all(label < group.labels[0] for label in group.labels[1:])
+        assert sum(d in judged for d in group.documents[1:]) >= 2  # judged ones are used
+
+
+def test_the_draw_depends_on_the_seed_alone(graded):
+    draw = lambda seed: build_groups(graded, graded.judgments("train"), RUN, Quotas(), seed)  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_short_tiers_are_filled_up(graded):
+    (group,) = build_groups(graded, graded.judgments("test"), {}, Quotas(hard=4, random=1), seed=1)
+    assert len(group.documents) == 8 and group.labels == (1, 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_too_few_documents_are_an_error(graded):
+    with pytest.raises(DataError, match="too few"):
+        build_groups(graded, graded.judgments("train"), RUN, Quotas(hard=30), seed=1)
+    with pytest.raises(DataError, match="no relevant document"):
+        build_groups(graded, {"q": {"d0": 0}}, RUN, Quotas(), seed=1)
+
+
+def test_pairs_are_balanced_in_every_step():
+    groups = [Group(f"q{i}", "x", (f"p{i}", f"n{i}", f"m{i}"), (2, 0, 0)) for i in range(3)]
+    pairs = balanced_pairs(groups, 20, seed=4)
+    assert len(pairs) == 20 and pairs == balanced_pairs(groups, 20, seed=4)
+    for start in range(0, 20, 4):
+        assert sum(pair.relevant for pair in pairs[start : start + 4]) == 2
+    assert all(pair.document_id[0] == ("p" if pair.relevant else pair.document_id[0]) for pair in pairs)
+    assert {pair.document_id for pair in pairs if not pair.relevant} & {"m0", "m1", "m2"}  # negatives change
+
+
+def test_every_group_comes_once_an_epoch():
+    groups = [Group(f"q{i}", "x", ("p",), (1,)) for i in range(5)]
+    seen = list(itertools.islice(forever(groups, 1), 15))
+    for epoch in range(3):
+        part = [group.query_id for at, group in seen if at == epoch]
+        assert sorted(part) == [f"q{i}" for i in range(5)]
+    assert len({tuple(g.query_id for _, g in seen[i : i + 5]) for i in (0, 5, 10)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "query"),
+    [
+        ("", "Owls hunt at night. They see well.", "Owls hunt at night"),
+        ("A title of words", "text", "A title of words"),
+        ("泡泡战士的历史记录", "长文本", "泡泡战士的历史记录"),
+        ("", "def f():\n    '''Sort a list in place.\n\n    More.'''", "Sort a list in place"),
+        ("", "nothing", None),
+        ("", "", None),
+    ],
+)
+def test_pseudo_queries_from_documents(title, text, query):
+    assert pseudo_query(title, text) == query
+
+
+def test_shared_titles_and_held_documents_are_not_used(tmp_path):
+    folder = write_collection(tmp_path, {"a": "x", "b": "y", "c": "z"}, {"q": "x"}, {"test": {"q": {"a": 1}}})
+    rows = ['{"_id": "a", "title": "one title for both", "text": "first piece here. More."}']
+    rows += ['{"_id": "b", "title": "one title for both", "text": "second piece here. More."}']
+    rows += ['{"_id": "c", "title": "a title of its own", "text": "third piece here. More."}']
+    (folder / "corpus.jsonl").write_text("\n".join(rows))
+    found = pseudo_queries(load_collection(folder), 10, 1, {"b": None})
+    assert found == {"a": "first piece here", "c": "a title of its own"}
