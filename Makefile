@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 quickstart: install
-	$(BIN)/prorank quickstart --output runs/quickstart $(ARGS)
+	$(BIN)/prorank quickstart --output runs/quickstart --resume
 
 test: install
 	$(BIN)/python -m pytest

@@ -62,7 +62,7 @@ def faded_format_weight(format_rate: float, weight: float = 1.0) -> float:
     return weight * (1.0 - min(max(format_rate, 0.0), 1.0))
 
 
-def verdict_balance(outcomes: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
+def balance_factors(outcomes: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
     """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's well-formed answers.
 
     A policy gradient moves each answer in proportion to its probability, so the likelier answer runs away with
@@ -76,7 +76,7 @@ def verdict_balance(outcomes: torch.Tensor, limit: float = 10.0) -> torch.Tensor
     Returns:
         (K + 1,) factors; 1 for "anything else".
 
-    >>> verdict_balance(torch.tensor([[0.3, 0.1, 0.6]]).log())
+    >>> balance_factors(torch.tensor([[0.3, 0.1, 0.6]]).log())
     tensor([0.6667, 2.0000, 1.0000])
     """
     answers = outcomes[:, :-1].softmax(-1)  # (B, K), renormalised over the answer set

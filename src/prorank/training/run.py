@@ -65,6 +65,10 @@ def run_recipe(
     start = time.monotonic()
     folder, console = Path(folder), console or Console()
     prepare_folder(recipe, folder, force, resume)
+    if (folder / "results.json").is_file():  # a finished run is reported again, not repeated
+        results = dict(read_json(folder / "results.json"))
+        console.print(results_table(results["rows"]))
+        return results
     setting = prepare_data(recipe, folder, console)
 
     rows = [first_stage_row(setting)]
@@ -109,6 +113,8 @@ def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> N
         if saved.read_text(encoding="utf-8") != text:
             raise RecipeError(f"{saved} is another recipe", hint="resume with the same recipe and overrides")
         return
+    if saved.is_file() and not force:
+        raise ProrankError(f"{folder} holds a run", hint="--resume goes on with it, --force starts over")
     refuse_overwrite(folder, force)
     if force and folder.is_dir():
         if any(folder.iterdir()) and not saved.is_file():

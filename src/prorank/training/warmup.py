@@ -41,7 +41,7 @@ class VerdictFigures(NamedTuple):
     Attributes:
         format_rate: share of pairs answered with a member of the answer set.
         balanced_accuracy: mean over the two classes of the share answered rightly; a malformed answer is wrong.
-        positive_share: share of best-answer verdicts among the well-formed (0 if there is none).
+        verdict_balance: share of best-answer verdicts among the well-formed (0 if there is none).
         entropy: mean entropy of the answers' distribution, in nats (at most ln K).
         answer_mass: mean probability of the answer set.
         correct: pairs answered rightly.
@@ -50,7 +50,7 @@ class VerdictFigures(NamedTuple):
 
     format_rate: float
     balanced_accuracy: float
-    positive_share: float
+    verdict_balance: float
     entropy: float
     answer_mass: float
     correct: int
@@ -76,7 +76,7 @@ def verdict_figures(logits: torch.Tensor, answer_ids: torch.Tensor, labels: torc
     return VerdictFigures(
         format_rate=well_formed.float().mean().item(),
         balanced_accuracy=sum(classes) / len(classes),
-        positive_share=best / max(1, int(well_formed.sum())),
+        verdict_balance=best / max(1, int(well_formed.sum())),
         entropy=grpo.entropy(logits[:, answer_ids].log_softmax(-1)).mean().item(),
         answer_mass=1.0 - outcomes[:, -1].exp().mean().item(),
         correct=int(right.sum()),
@@ -94,8 +94,10 @@ def diagnosis(figures: VerdictFigures) -> str:
         return "no reward found: the model never answers from the answer set"
     if figures.format_rate < 0.9:
         return f"format not learned: {figures.format_rate:.0%} of the answers are from the answer set"
-    if not 0.05 < figures.positive_share < 0.95:
-        return f"collapsed: {max(figures.positive_share, 1 - figures.positive_share):.0%} of the verdicts are the same"
+    if not 0.05 < figures.verdict_balance < 0.95:
+        return (
+            f"collapsed: {max(figures.verdict_balance, 1 - figures.verdict_balance):.0%} of the verdicts are the same"
+        )
     return ""
 
 
@@ -171,7 +173,7 @@ class WarmupTrainer(SlotTrainer):
             mass = 1.0 - outcomes.detach()[:, -1].exp().mean().item()
             format_weight = rewards.faded_format_weight(mass, format_weight)
         reference = self.reference_logits(inputs) if settings.kl else None
-        balance = rewards.verdict_balance(outcomes.detach())  # (K + 1,)
+        balance = rewards.balance_factors(outcomes.detach())  # (K + 1,)
         if not settings.balance_verdicts:
             balance = torch.ones_like(balance)
         if settings.samples == "exact":
