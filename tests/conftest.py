@@ -6,10 +6,15 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and one thread is one order of sums
 
+import hypothesis
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+# No time limits inside tests; in CI the same examples every time.
+hypothesis.settings.register_profile("prorank", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("prorank")
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

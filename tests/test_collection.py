@@ -62,6 +62,26 @@ def test_gzip_gives_the_same_collection_and_fingerprint(tmp_path):
     assert one.fingerprint == two.fingerprint
 
 
+@pytest.mark.parametrize("packed", ["train", "test"])
+def test_fingerprint_is_the_same_if_only_one_split_is_gzipped(tmp_path, packed):
+    folder = make(tmp_path / "a")
+    (folder / "qrels" / "train.tsv").write_text(HEADER + "q1\td2\t1\n")
+    before = load_collection(folder)
+    gzipped(folder / "qrels" / f"{packed}.tsv")
+    after = load_collection(folder)
+    assert before.fingerprint == after.fingerprint and before.qrels == after.qrels
+
+
+def test_fingerprint_sees_candidates(tmp_path):
+    folder = make(tmp_path / "a")
+    seen = {load_collection(folder).fingerprint}
+    (folder / "candidates").mkdir()
+    for rows in ("q1\td1\nq1\td2\n", "q1\td2\nq1\td1\n"):
+        (folder / "candidates" / "test.tsv").write_text(rows)
+        seen.add(load_collection(folder).fingerprint)
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -221,6 +241,14 @@ def test_hub_failure_without_a_message_is_a_data_error(monkeypatch):
         load_collection("o/n")
 
 
+def test_hub_set_without_a_corpus_is_a_data_error(monkeypatch):
+    tables, judged = hub_tables()
+    del tables["o/n", "corpus"]
+    fake_hub(monkeypatch, tables | {("o/n", "default"): judged})
+    with pytest.raises(DataError, match="cannot be loaded from the hub"):
+        load_collection("o/n")
+
+
 def collection_of(**counts):
     qrels = {split: {f"{split}{i}": {"d": 1} for i in range(count)} for split, count in counts.items()}
     return Collection("c", {}, {}, qrels, {}, (), "")
@@ -335,7 +363,11 @@ def test_run_reads_gzip(tmp_path):
     assert read_run(tmp_path / "r.gz") == {"q": {"d": 0.5}}
 
 
-@pytest.mark.parametrize("text", ["q 0 d 2\nq 0 e 0\n", HEADER + "q\td\t2\nq\te\t0\n"], ids=["trec", "beir"])
+@pytest.mark.parametrize(
+    "text",
+    ["q 0 d 2\nq 0 e 0\n", HEADER + "q\td\t2\nq\te\t0\n", "query_id\tdoc_id\tscore\nq\td\t2\nq\te\t0\n"],
+    ids=["trec", "beir", "underscores"],
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_both_forms_of_qrels(tmp_path, text, packed):
     path = tmp_path / ("a.gz" if packed else "a")
@@ -345,7 +377,10 @@ def test_both_forms_of_qrels(tmp_path, text, packed):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("q 0 d x\n", "a:1: score must be an integer"), ("q 0 d 1\nq 0 d 0\n", "'d' is judged twice for query 'q'")],
+    [
+        ("q 0 d x\n", "a:1: score must be an integer"),
+        ("q 0 d 1\nq 0 d 0\n", "a:2: document 'd' is judged twice for query 'q'"),
+    ],
 )
 def test_malformed_qrels(tmp_path, text, message):
     (tmp_path / "a").write_text(text)

@@ -78,7 +78,7 @@ def test_filtered_documents_do_not_come_back_at_random():
         teacher={"q": {"p": 0.5, "a": 0.9}},
         margin=0.0,
     )
-    assert mined.negatives == {"q": ["z"]}
+    assert mined.negatives == {"q": ["z"]} and mined.shortfall == {"hard": 1, "random": 2}
 
 
 def test_random_documents_may_repeat():
@@ -89,6 +89,12 @@ def test_random_documents_may_repeat():
 def test_unknown_tier():
     with pytest.raises(ProrankError, match="unknown tier 'extreme'"):
         mine_negatives({}, {}, {"hard": 1, "extreme": 1})
+
+
+@pytest.mark.parametrize(("quotas", "random", "source"), [({"hard": -1}, 0, "hard"), ({}, -2, "random")])
+def test_negative_numbers_are_refused(quotas, random, source):
+    with pytest.raises(ProrankError, match=f"cannot draw -. '{source}' negatives"):
+        mine_negatives(LONG, {"q": {}}, quotas, random=random)
 
 
 def test_the_seed_decides():

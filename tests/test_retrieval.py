@@ -198,6 +198,9 @@ def test_dense_run_ranks_by_cosine(monkeypatch):
     run = dense_run("m", collection, {"q": "go east"}, top_k=2, batch_size=2)
     assert list(run["q"]) == ["e", "ne"] and run["q"] == pytest.approx({"e": 1.0, "ne": 0.8})
     assert list(dense_run("m", collection, {"q": "go east"}, top_k=9, batch_size=2)["q"]) == ["e", "ne", "n"]
+    assert dense_run("m", collection, {}, batch_size=2) == {}
+    twins = Collection("c", documents(d="east", c="east", a="north", b="east"), {}, {}, {}, (), "")
+    assert list(dense_run("m", twins, {"q": "go east"}, top_k=2, batch_size=2)["q"]) == ["b", "c"]  # ties by id
 
 
 def test_candidate_run_scores_the_list_and_nothing_else():

@@ -28,6 +28,7 @@ Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
 BUNDLED = Path(__file__).parent / "data"
 _UNREADABLE = (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error)
+_QUERY_COLUMN = ("query-id", "query_id", "qid")  # the first cell of a header
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -74,7 +75,7 @@ class Collection:
         qrels: judgments by split.
         candidates: by split, the collection's own list of documents for each query (may be empty).
         problems: what was doubtful.
-        fingerprint: SHA-256 of the contents, the same for plain and gzipped files.
+        fingerprint: SHA-256 of texts, judgments and candidates, the same for plain and gzipped files.
     """
 
     name: str
@@ -194,7 +195,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[str, int, list[str]]]:
     try:
         with _open(path) as file:
             for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-                if row and not (line == 1 and row[0] in ("query-id", "query_id", "qid")):
+                if row and not (line == 1 and row[0] in _QUERY_COLUMN):
                     yield str(path), line, row
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
@@ -205,9 +206,10 @@ def _hub_files(name: str) -> _Files:
     datasets = require("datasets", "train")
 
     def rows(config: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        table = datasets.load_dataset(name, config)
-        for split in table:
-            yield from ((f"{name}/{config}", i, _with_id(row)) for i, row in enumerate(table[split], start=1))
+        table = datasets.load_dataset(name, config)  # at once, so that a failure is caught below
+        return (
+            (f"{name}/{config}", i, _with_id(row)) for split in table for i, row in enumerate(table[split], start=1)
+        )
 
     def judged(source: str, config: str | None) -> dict[str, Iterator[tuple[str, int, list[str]]]]:
         table = datasets.load_dataset(source, config)
@@ -229,12 +231,12 @@ def _hub_files(name: str) -> _Files:
         configs = datasets.get_dataset_config_names(name)
         inside = next((config for config in ("qrels", "default") if config in configs), None)
         qrels = judged(name, inside) if inside else judged(f"{name}-qrels", None)
+        return _Files(rows("corpus"), rows("queries"), qrels, {})
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"'{name}' is no folder and cannot be loaded from the hub: {(str(error) or repr(error)).splitlines()[0]}",
             hint=f"bundled collections: {', '.join(bundled())}",
         ) from error
-    return _Files(rows("corpus"), rows("queries"), qrels, {})
 
 
 def _whole(score: Any) -> str:
@@ -290,7 +292,7 @@ def _build(name: str, files: _Files, strict: bool) -> Collection:
         queries[key] = text
         digest.update(json.dumps(["q", key, text], ensure_ascii=False).encode())
     qrels: dict[str, Qrels] = {}
-    for split, rows in files.qrels.items():
+    for split, rows in sorted(files.qrels.items()):
         judged: Qrels = {}
         for file, line, cells in rows:
             query, document_id, grade = _judgment(cells, f"{file}:{line}")
@@ -306,7 +308,7 @@ def _build(name: str, files: _Files, strict: bool) -> Collection:
         qrels[split] = judged
         digest.update(json.dumps(["j", split, judged], ensure_ascii=False).encode())
     candidates = {}
-    for split, rows in files.candidates.items():
+    for split, rows in sorted(files.candidates.items()):
         lists: dict[str, list[str]] = {}
         for file, line, cells in rows:
             if len(cells) < 2:
@@ -316,6 +318,7 @@ def _build(name: str, files: _Files, strict: bool) -> Collection:
             else:
                 problems.append(Problem(file, line, "candidate of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
         candidates[split] = lists
+        digest.update(json.dumps(["c", split, lists], ensure_ascii=False).encode())
     if strict and problems:
         shown = "; ".join(map(str, problems[:3]))
         raise DataError(f"{name}: {len(problems)} doubtful entries: {shown}", hint="mend them or leave out --strict")
@@ -425,7 +428,7 @@ def read_qrels(path: str | Path) -> Qrels:
     """Read judgments: TREC (`qid 0 docid rel`) or BEIR (tab-separated with header), plain or .gz.
 
     Raises:
-        DataError: a malformed row, or a document judged twice for a query; with the file.
+        DataError: a malformed row, or a document judged twice for a query; with the line.
     """
     path = Path(path)
     qrels: Qrels = {}
@@ -434,15 +437,14 @@ def read_qrels(path: str | Path) -> Qrels:
             first = file.readline()
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    if first.startswith("query-id"):
-        rows: Iterable[tuple[str, str, int]] = (_judgment(cells, f"{f}:{n}") for f, n, cells in _tsv_rows(path))
+    if first.split("\t")[0] in _QUERY_COLUMN:
+        rows: Iterable[tuple[str, list[str]]] = ((f"{file}:{line}", cells) for file, line, cells in _tsv_rows(path))
     else:
-        rows = (
-            _judgment([cells[0], cells[2], cells[3]], place) for place, cells in _trec_rows(path, 4, "qid 0 docid rel")
-        )
-    for query, document, grade in rows:
+        rows = ((place, [c[0], c[2], c[3]]) for place, c in _trec_rows(path, 4, "qid 0 docid rel"))
+    for place, cells in rows:
+        query, document, grade = _judgment(cells, place)
         if document in qrels.setdefault(query, {}):
-            raise DataError(f"{path}: document '{document}' is judged twice for query '{query}'")
+            raise DataError(f"{place}: document '{document}' is judged twice for query '{query}'")
         qrels[query][document] = grade
     return qrels
 

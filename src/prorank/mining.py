@@ -14,7 +14,7 @@ TIERS = {"hard": (1, 10), "medium": (11, 100), "easy": (101, 1000)}
 
 
 class Mined(NamedTuple):
-    """Negatives by query; how many each tier lacked; how many the teacher's filter dropped."""
+    """Negatives by query; how many each tier (and `random`) lacked; how many the teacher's filter dropped."""
 
     negatives: dict[str, list[str]]
     shortfall: dict[str, int]
@@ -50,7 +50,7 @@ def mine_negatives(
         seed: seed of the draw.
 
     Raises:
-        ProrankError: an unknown tier.
+        ProrankError: an unknown tier, or a number below 0.
 
     >>> mine_negatives({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"b": 1}}, {"hard": 2}).negatives
     {'q': ['a', 'c']}
@@ -58,8 +58,11 @@ def mine_negatives(
     unknown = set(quotas) - set(TIERS)
     if unknown:
         raise ProrankError(f"unknown tier '{min(unknown)}'", hint=f"tiers: {', '.join(TIERS)}")
+    for source, wanted in {**quotas, "random": random}.items():
+        if wanted < 0:
+            raise ProrankError(f"cannot draw {wanted} '{source}' negatives", hint="give 0 or more")
     negatives: dict[str, list[str]] = {}
-    shortfall = dict.fromkeys(quotas, 0)
+    shortfall = dict.fromkeys([*quotas, "random"] if random else quotas, 0)
     filtered = 0
     random_documents = list(dict.fromkeys(random_documents))  # an id twice would be waited for in vain below
     for query, judged in qrels.items():
@@ -77,6 +80,8 @@ def mine_negatives(
             shortfall[tier] += quota - len(kept)
         taken = positives | suspects | set(chosen)
         free = len(random_documents) - sum(document in taken for document in random_documents) if random else 0
+        if random:
+            shortfall["random"] += max(0, random - free)
         for _ in range(min(random, free)):
             document = draw.choice(random_documents)
             while document in taken:

@@ -121,6 +121,18 @@ def _stemmer() -> Any:
     return _STEMMER
 
 
+def _best(ids: list[str], scores: np.ndarray, top_k: int) -> dict[str, float]:
+    """The `top_k` highest of scores (N,), best first, ties by id also where the cut falls.
+
+    >>> _best(["c", "b", "a"], np.array([1.0, 2.0, 1.0]), 2)
+    {'b': 2.0, 'a': 1.0}
+    """
+    count = min(top_k, len(scores))
+    bar = np.partition(scores, -count)[-count]
+    tied = np.flatnonzero(scores >= bar)  # all that tie at the bar come along, then the id decides
+    return dict(ranked({ids[i]: float(scores[i]) for i in tied})[:count])
+
+
 class BM25Index:
     """A BM25 index over documents (Lucene's variant, as bm25s computes it).
 
@@ -185,11 +197,8 @@ class BM25Index:
         terms = [self._vocabulary[t] for t in tokenize(text, self.language) if t in self._vocabulary]
         if not terms:
             return {}
-        scores = np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32)
-        count = min(top_k, len(scores))
-        bar = np.partition(scores, -count)[-count]  # ties at the bar all come along, then the id decides
-        found = np.flatnonzero((scores >= bar) & (scores > 0))
-        return dict(ranked({self._ids[i]: float(scores[i]) for i in found})[:top_k])
+        found = _best(self._ids, np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32), top_k)
+        return {document: score for document, score in found.items() if score > 0}
 
     def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, float]:
         """BM25 scores of given documents, 0 where no term is shared.
@@ -276,7 +285,7 @@ def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progres
 def dense_run(
     model: str, collection: Collection, queries: Mapping[str, str], top_k: int = 100, batch_size: int = 64
 ) -> Run:
-    """Exact nearest documents by cosine similarity of a sentence-transformers model.
+    """Exact nearest documents by cosine similarity of a sentence-transformers model, ties by document id.
 
     Args:
         model: name, folder, or `embedded`.
@@ -288,15 +297,12 @@ def dense_run(
     Raises:
         MissingExtraError: sentence-transformers is not installed.
     """
+    if not queries:
+        return {}
     ids = list(collection.documents)
     documents = encode_texts(model, [d.content for d in collection.documents.values()], batch_size)
     vectors = encode_texts(model, list(queries.values()), batch_size)
-    run: Run = {}
-    for query, vector in zip(queries, vectors):
-        scores = documents @ vector  # (D,)
-        best = np.argpartition(-scores, min(top_k, len(ids)) - 1)[:top_k]
-        run[query] = dict(ranked({ids[i]: float(scores[i]) for i in best}))
-    return run
+    return {query: _best(ids, documents @ vector, top_k) for query, vector in zip(queries, vectors)}
 
 
 def candidate_run(collection: Collection, split: str) -> Run:
