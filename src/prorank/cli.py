@@ -273,15 +273,16 @@ def check(
 ) -> None:
     """Read a collection, count what is in it, and list what is doubtful."""
     from prorank.collection import load_collection
-    from prorank.evaluation.report import collection_summary, collection_table
+    from prorank.evaluation.report import collection_headline, collection_summary, collection_table
 
     loaded = load_collection(collection, strict=strict)
     if as_json:
         _print_json(collection_summary(loaded))
         return
+    out.print(collection_headline(loaded), highlight=False)
     out.print(collection_table(loaded))
     for problem in loaded.problems[:20]:
-        out.print(f"[yellow]{escape(str(problem))}[/yellow]")
+        out.print(f"[yellow]{escape(str(problem))}[/yellow]", soft_wrap=True)
     out.print(f"{len(loaded.problems)} doubtful entries")
 
 
@@ -341,7 +342,7 @@ def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson
         _print_json(description)
         return
     for key, value in description.items():
-        out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False)
+        out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -163,16 +163,20 @@ def collection_summary(collection: Collection) -> dict[str, Any]:
     }
 
 
-def collection_table(collection: Collection) -> Table:
-    """The same counts for the terminal."""
+def collection_headline(collection: Collection) -> str:
+    """Name and sizes in one sentence."""
     summary = collection_summary(collection)
-    title = (
+    return (
         f"{summary['name']}: {summary['documents']} documents (median {summary['median_characters']} characters, "
         f"longest {summary['longest_characters']}), {summary['queries']} queries"
     )
-    table = Table(title=title, box=None, pad_edge=False, title_justify="left")
+
+
+def collection_table(collection: Collection) -> Table:
+    """Queries, judgments and grades by split, for the terminal."""
+    table = Table(box=None, pad_edge=False)
     for column in ("split", "queries", "judgments", "grades"):
         table.add_column(column)
-    for split, counts in summary["splits"].items():
+    for split, counts in collection_summary(collection)["splits"].items():
         table.add_row(split, str(counts["queries"]), str(counts["judgments"]), str(counts["grades"]))
     return table
