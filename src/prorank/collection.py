@@ -340,6 +340,7 @@ def with_splits(collection: Collection, seed: int = 13, dev_share: float = 0.1, 
     """The collection with train, dev and test; what is missing is carved out of what is there.
 
     Queries are ordered by SHA-1 of `seed:query id`, so the split depends on the ids alone, not on file order.
+    A query that is added later may push another over the boundary.
     Test only (or no known split): test keeps `test_share` of the queries, dev gets `dev_share`, train the rest.
     Test but no dev: dev is `dev_share` of train. Train but no test: test is `test_share` of train. A carved part
     has at least one query. Splits that exist and need not give are left alone.
