@@ -65,6 +65,7 @@ def mine_negatives(
     shortfall = dict.fromkeys([*quotas, "random"] if random else quotas, 0)
     filtered = 0
     random_documents = list(dict.fromkeys(random_documents))  # an id twice would be waited for in vain below
+    everything = set(random_documents)
     for query, judged in qrels.items():
         draw = randomness.Random(f"{seed}:{query}")
         positives = {document for document, grade in judged.items() if grade > 0}
@@ -79,7 +80,7 @@ def mine_negatives(
             chosen += [document for document in pool if document in kept]  # in rank order
             shortfall[tier] += quota - len(kept)
         taken = positives | suspects | set(chosen)
-        free = len(random_documents) - sum(document in taken for document in random_documents) if random else 0
+        free = len(random_documents) - len(taken & everything)
         if random:
             shortfall["random"] += max(0, random - free)
         for _ in range(min(random, free)):

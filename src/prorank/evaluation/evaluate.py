@@ -7,6 +7,8 @@ runs and qrels; knows nothing of models.
 from __future__ import annotations
 
 import difflib
+import math
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from prorank.errors import DataError, ProrankError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
+_SUGGESTED = (*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10")
 
 
 class Evaluation(NamedTuple):
@@ -24,13 +27,26 @@ class Evaluation(NamedTuple):
     metrics: tuple[str, ...]
     per_query: dict[str, dict[str, float]]
 
+    def figures(self, metric: str) -> dict[str, float]:
+        """Figures of one metric by query.
+
+        Raises:
+            DataError: the metric was not evaluated; the message names those that were.
+        """
+        if metric not in self.per_query:
+            raise DataError(f"metric '{metric}' was not evaluated", hint=f"there are {', '.join(self.per_query)}")
+        return self.per_query[metric]
+
     def mean(self, metric: str) -> float:
         """Mean over all queries.
+
+        Raises:
+            DataError: the metric was not evaluated.
 
         >>> Evaluation(("p@1",), {"p@1": {"a": 1.0, "b": 0.0}}).mean("p@1")
         0.5
         """
-        values = self.per_query[metric].values()
+        values = self.figures(metric).values()
         return sum(values) / len(values)
 
 
@@ -47,11 +63,24 @@ def metric_key(name: str) -> str:
 def _parse_metric(name: str) -> Any:
     measures = require("ir_measures", "eval")
     try:
-        return measures.parse_measure(name)
-    except (ValueError, NameError, KeyError, SyntaxError) as error:
-        near = difflib.get_close_matches(name, [*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10"], n=1)
-        hint = f"did you mean {near[0]}?" if near else "see ir-measur.es for names, e.g. nDCG@10"
+        measure = measures.parse_measure(name)
+        measure.validate_params()  # a cutoff that is missing, no number, or a parameter it does not have
+    except (ValueError, NameError, KeyError, SyntaxError, AssertionError) as error:
+        known = {metric_key(suggestion): suggestion for suggestion in _SUGGESTED}
+        near = difflib.get_close_matches(metric_key(name), known, n=1)
+        hint = f"did you mean {known[near[0]]}?" if near else "see ir-measur.es for names, e.g. nDCG@10"
         raise ProrankError(f"unknown metric '{name}'", hint=hint) from error
+    if measure.params.get("cutoff", 1) < 1:  # trec_eval would end the whole process
+        raise ProrankError(f"metric '{name}' needs a cutoff of at least 1")
+    if not measures.DefaultPipeline.supports(measure):
+        raise ProrankError(f"metric '{name}' needs a package that is not installed", hint="see ir-measur.es")
+    return measure
+
+
+def _refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
+    for document, score in scores.items():
+        if not math.isfinite(score):
+            raise DataError(f"the score of query '{query}', document '{document}' is {score}")
 
 
 def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRICS) -> Evaluation:
@@ -63,19 +92,22 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
         metrics: names of ir-measures.
 
     Raises:
-        ProrankError: an unknown metric.
-        DataError: no query has a relevant document.
+        ProrankError: an unknown metric, or one that cannot be computed here.
+        DataError: no query has a relevant document, or a score is not finite.
 
     >>> evaluate_run({"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 1}}, ("RR@10",)).mean("mrr@10")
     0.5
     """
     measures = require("ir_measures", "eval")
-    parsed = {name: _parse_metric(name) for name in metrics}
+    keys: dict[Any, list[str]] = {}  # two names may mean one measure: AP and MAP
+    for name in metrics:
+        keys.setdefault(_parse_metric(name), []).append(metric_key(name))
     judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if not judged:
         raise DataError("no query of the judgments has a relevant document")
     per_query = {metric_key(name): dict.fromkeys(judged, 0.0) for name in metrics}
-    key_of = {measure: metric_key(name) for name, measure in parsed.items()}
+    for query in judged.keys() & run.keys():
+        _refuse_non_finite(query, run[query])
     # Libraries break ties each in their own way; ranks in place of scores make every metric see one order.
     lists = {
         query: {document: -float(rank) for rank, (document, _) in enumerate(ranked(scores))}
@@ -83,8 +115,13 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
         if query in judged and scores
     }
     if lists:
-        for value in measures.iter_calc(list(parsed.values()), judged, lists):
-            per_query[key_of[value.measure]][value.query_id] = float(value.value)
+        try:
+            values = list(measures.iter_calc(list(keys), judged, lists))
+        except subprocess.CalledProcessError as error:  # some measures are scripts; those want numbers as query ids
+            raise ProrankError(f"ir-measures cannot compute {', '.join(metrics)} for these ids") from error
+        for value in values:
+            for key in keys[value.measure]:
+                per_query[key][value.query_id] = float(value.value)
     return Evaluation(tuple(per_query), per_query)
 
 
@@ -98,13 +135,39 @@ def top(run: Run, count: int) -> Run:
 
 
 def with_tail(head: Mapping[str, float], tail: Sequence[str]) -> dict[str, float]:
-    """Scores of a reordered head, and below them the tail in its own order.
+    """Scores of a reordered head, and below them the tail in its own order, in equal steps.
+
+    The step is 1, or larger where 1 would be lost in rounding next to a huge score.
 
     >>> with_tail({"a": 0.5, "b": -2.0}, ["c", "d"])
     {'a': 0.5, 'b': -2.0, 'c': -3.0, 'd': -4.0}
     """
     lowest = min(head.values(), default=0.0)
-    return {**head, **{document: lowest - i for i, document in enumerate(tail, start=1)}}
+    step = max(1.0, abs(lowest) * 1e-12)
+    return {**head, **{document: lowest - i * step for i, document in enumerate(tail, start=1)}}
+
+
+def split_head(
+    query: str, listed: Mapping[str, float], scores: Mapping[str, Mapping[str, float]], top_k: int
+) -> tuple[dict[str, float], list[str]]:
+    """The first `top_k` documents of a query with their scores, in first-stage order, and the ids below them.
+
+    Raises:
+        DataError: a head document has no score, or one that is not finite; or `top_k` is negative.
+
+    >>> split_head("q", {"a": 3.0, "b": 2.0}, {"q": {"a": 0.5}}, top_k=1)
+    ({'a': 0.5}, ['b'])
+    """
+    if top_k < 0:
+        raise DataError(f"the head holds 0 or more documents, not {top_k}")
+    order = [document for document, _ in ranked(listed)]
+    given = scores.get(query, {})
+    missing = [document for document in order[:top_k] if document not in given]
+    if missing:
+        raise DataError(f"no reranker score for query '{query}', document '{missing[0]}'")
+    head = {document: float(given[document]) for document in order[:top_k]}
+    _refuse_non_finite(query, head)
+    return head, order[top_k:]
 
 
 def rerank_run(first_stage: Run, scores: Mapping[str, Mapping[str, float]], top_k: int) -> Run:
@@ -116,19 +179,12 @@ def rerank_run(first_stage: Run, scores: Mapping[str, Mapping[str, float]], top_
         top_k: size of the head.
 
     Raises:
-        DataError: a head document has no score.
+        DataError: a head document has no score, or one that is not finite; or `top_k` is negative.
 
     >>> rerank_run({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"a": 0.0, "b": 1.0}}, top_k=2)
     {'q': {'a': 0.0, 'b': 1.0, 'c': -1.0}}
     """
-    result: Run = {}
-    for query, listed in first_stage.items():
-        order = [document for document, _ in ranked(listed)]
-        missing = [document for document in order[:top_k] if document not in scores.get(query, {})]
-        if missing:
-            raise DataError(f"no reranker score for query '{query}', document '{missing[0]}'")
-        result[query] = with_tail({d: float(scores[query][d]) for d in order[:top_k]}, order[top_k:])
-    return result
+    return {query: with_tail(*split_head(query, listed, scores, top_k)) for query, listed in first_stage.items()}
 
 
 def write_evaluation(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prorank.collection import Qrels, Run, ranked
-from prorank.evaluation.evaluate import evaluate_run, with_tail
+from prorank.collection import Qrels, Run
+from prorank.errors import DataError
+from prorank.evaluation.evaluate import evaluate_run, split_head, with_tail
 
 GRID = tuple(i / 10 for i in range(11))
 
@@ -19,8 +20,19 @@ def z_score(values: Sequence[float]) -> list[float]:
     [-1.0, 1.0]
     """
     data = np.asarray(values, dtype=float)
-    spread = data.std() if len(data) else 0.0
-    return [0.0] * len(data) if spread < 1e-12 else ((data - data.mean()) / spread).tolist()
+    spread = data.std() if len(data) and np.ptp(data) > 0 else 0.0  # rounding gives [0.1] * 3 a spread of 1e-17
+    return [0.0] * len(data) if spread == 0 else ((data - data.mean()) / spread).tolist()
+
+
+def min_max(values: Sequence[float]) -> list[float]:
+    """(x - smallest) / (largest - smallest), so 0..1; zeros where all values are equal.
+
+    >>> min_max([2.0, 4.0, 3.0])
+    [0.0, 1.0, 0.5]
+    """
+    data = np.asarray(values, dtype=float)
+    width = np.ptp(data) if len(data) else 0.0
+    return [0.0] * len(data) if width == 0 else ((data - data.min()) / width).tolist()
 
 
 def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int = 100) -> Run:
@@ -30,21 +42,25 @@ def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int 
 
     Args:
         first_stage: the true first-stage run.
-        reranked: scores of at least the head's documents.
+        reranked: reranker scores of at least the head's documents; below the depth to which a run was reranked
+            its scores are only places in the list, so `top_k` must not exceed that depth.
         weight: share of the first stage, 0..1.
         top_k: size of the head.
+
+    Raises:
+        DataError: a weight outside 0..1, or a head document without a finite score.
 
     >>> hybrid_run({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 0.0, "b": 9.0}}, weight=0.25)
     {'q': {'a': -0.5, 'b': 0.5}}
     """
+    if not 0 <= weight <= 1:
+        raise DataError(f"the weight of the first stage lies between 0 and 1, not {weight}")
     result: Run = {}
     for query, listed in first_stage.items():
-        order = [document for document, _ in ranked(listed)]
-        head = order[:top_k]
-        first = z_score([listed[document] for document in head])
-        second = z_score([reranked[query][document] for document in head])
+        head, tail = split_head(query, listed, reranked, top_k)
+        first, second = z_score([listed[document] for document in head]), z_score(list(head.values()))
         mixed = {d: weight * x + (1 - weight) * y for d, x, y in zip(head, first, second)}
-        result[query] = with_tail(mixed, order[top_k:])
+        result[query] = with_tail(mixed, tail)
     return result
 
 
@@ -56,6 +72,9 @@ def choose_weight(first_stage: Run, reranked: Run, qrels: Qrels, top_k: int, met
         qrels: dev judgments.
         top_k: size of the head.
         metric: name of ir-measures.
+
+    >>> choose_weight({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 0.0, "b": 1.0}}, {"q": {"a": 1}}, top_k=2)
+    0.5
     """
 
     def figure(weight: float) -> float:

@@ -1,4 +1,8 @@
-"""Intervals and tests for per-query figures. Pure functions of numbers; knows nothing of runs or models."""
+"""Intervals and tests for per-query figures. Pure functions of numbers; knows nothing of runs or models.
+
+The unit is always the query: intervals and tests speak of other queries of the same kind, not of other training
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,20 @@ from prorank.errors import DataError, require
 from prorank.evaluation.evaluate import Evaluation
 
 EXACT_UP_TO = 12  # so many non-zero differences are enumerated instead of sampled
+_SIGNS_AT_ONCE = 2**22  # bounds the memory of the sampled test
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    data = np.asarray(values, dtype=float)
+    if not np.isfinite(data).all():
+        raise DataError(f"figure {int(np.argmin(np.isfinite(data)))} is {data[~np.isfinite(data)][0]}, not a number")
+    return data
+
+
+def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    if len(a) != len(b):
+        raise DataError(f"paired figures must be of one length, got {len(a)} and {len(b)}")
+    return _finite(a) - _finite(b)
 
 
 def bootstrap_interval(
@@ -25,12 +43,20 @@ def bootstrap_interval(
         samples: resamples.
         seed: of the resampling.
 
+    Returns:
+        (low, high).
+
+    Raises:
+        DataError: no values, one that is not finite, or a level outside 0..1.
+
     >>> bootstrap_interval([0.5, 0.5, 0.5])
     (0.5, 0.5)
     """
     if not len(values):
         raise DataError("an interval needs at least one value")
-    data = np.asarray(values, dtype=float)
+    if not 0 < level < 1:
+        raise DataError(f"the level of an interval lies between 0 and 1, not {level}")
+    data = _finite(values)
     generator = np.random.default_rng(seed)
     means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(samples)])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -45,31 +71,71 @@ def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples
 
     Args:
         a, b: figures of the same queries in the same order.
+        samples: sign patterns drawn.
+        seed: of the drawing.
+
+    Raises:
+        DataError: different lengths, or a figure that is not finite.
 
     >>> paired_randomization_test([1, 1, 1], [0, 0, 0])
     0.25
     """
-    if len(a) != len(b):
-        raise DataError(f"paired figures must be of one length, got {len(a)} and {len(b)}")
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    difference = _differences(a, b)
     difference = difference[difference != 0]  # flipping a zero changes nothing
     if not len(difference):
         return 1.0
-    observed = abs(difference.sum()) * (1 - 1e-12)
+    observed = abs(difference.sum()) - 1e-12 * abs(difference).sum()  # equal sums may differ by rounding
     if len(difference) <= EXACT_UP_TO:
         signs = np.array(list(itertools.product((1, -1), repeat=len(difference))))
         return float((abs(signs @ difference) >= observed).mean())
     generator = np.random.default_rng(seed)
-    signs = generator.choice(np.array([1.0, -1.0]), size=(samples, len(difference)))
-    return float(((abs(signs @ difference) >= observed).sum() + 1) / (samples + 1))
+    rows, extreme = max(1, _SIGNS_AT_ONCE // len(difference)), 0
+    for start in range(0, samples, rows):
+        size = (min(rows, samples - start), len(difference))
+        signs = generator.choice(np.array([1.0, -1.0]), size=size)
+        extreme += int((abs(signs @ difference) >= observed).sum())
+    return (extreme + 1) / (samples + 1)
+
+
+def paired_t_test(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test on the mean difference (Student 1908).
+
+    For comparison with papers that report it; per-query figures are not normal, so `compare` uses the randomisation
+    test. Where all differences are equal there is no spread to measure by: p is 1 if they are 0, else 0.
+
+    Args:
+        a, b: figures of the same queries in the same order, at least two.
+
+    Raises:
+        DataError: different lengths, fewer than two, or a figure that is not finite.
+
+    >>> round(paired_t_test([0.0, 1.0, 2.0], [0.0, 0.0, 0.0]), 3)
+    0.225
+    """
+    difference = _differences(a, b)
+    if len(difference) < 2:
+        raise DataError(f"a t-test needs at least two pairs, got {len(difference)}")
+    if np.ptp(difference) == 0:
+        return float(difference[0] == 0)
+    return float(require("scipy.stats", "eval").ttest_1samp(difference, 0.0).pvalue)
 
 
 def binomial_above_chance(correct: int, total: int, chance: float = 0.5) -> float:
     """One-sided p-value that `correct` of `total` is above chance (exact binomial test).
 
+    Args:
+        correct: successes, 0..total.
+        total: trials, at least 1.
+        chance: probability of a success by chance, 0..1.
+
+    Raises:
+        DataError: counts or chance outside their ranges.
+
     >>> binomial_above_chance(2, 2)
     0.25
     """
+    if not (0 <= correct <= total and total > 0 and 0 <= chance <= 1):
+        raise DataError(f"no binomial test for {correct} of {total} at chance {chance}")
     stats = require("scipy.stats", "eval")
     return float(stats.binomtest(correct, total, chance, alternative="greater").pvalue)
 
@@ -77,9 +143,17 @@ def binomial_above_chance(correct: int, total: int, chance: float = 0.5) -> floa
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's (1979) step-down adjustment for several tests, in the given order.
 
+    Args:
+        p_values: each 0..1.
+
+    Raises:
+        DataError: a value outside 0..1.
+
     >>> holm([0.01, 0.04])
     [0.02, 0.04]
     """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise DataError(f"p-values lie between 0 and 1, got {list(p_values)}")
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -103,12 +177,25 @@ class Comparison(NamedTuple):
 def compare(a: Evaluation, b: Evaluation, metric: str) -> Comparison:
     """Compare two evaluations query by query.
 
+    Args:
+        a, b: of the same queries; the difference is a minus b.
+        metric: key such as `ndcg@10`.
+
     Raises:
-        DataError: they cover different queries.
+        DataError: they cover different queries, or one lacks the metric.
+
+    >>> b = Evaluation(("p@1",), {"p@1": {"x": 0.0, "y": 0.0}})
+    >>> a = Evaluation(("p@1",), {"p@1": {"x": 1.0, "y": 0.0}})
+    >>> result = compare(a, b, "p@1")
+    >>> result.difference, result.p_value, result.wins, result.ties
+    (0.5, 1.0, 1, 1)
     """
-    left, right = a.per_query[metric], b.per_query[metric]
+    left, right = a.figures(metric), b.figures(metric)
     if left.keys() != right.keys():
-        raise DataError(f"the evaluations share only {len(left.keys() & right.keys())} queries")
+        raise DataError(
+            f"the evaluations share only {len(left.keys() & right.keys())} queries of {len(left)} and {len(right)}",
+            hint="evaluate both on the same judgments",
+        )
     first = [left[query] for query in left]
     second = [right[query] for query in left]
     differences = [x - y for x, y in zip(first, second)]
