@@ -64,8 +64,10 @@ def _parse_metric(name: str) -> Any:
     measures = require("ir_measures", "eval")
     try:
         measure = measures.parse_measure(name)
-        measure.validate_params()  # a cutoff that is missing, no number, or a parameter it does not have
-    except (ValueError, NameError, KeyError, SyntaxError, AssertionError) as error:
+        measure.validate_params()
+    except AssertionError as error:
+        raise ProrankError(f"metric '{name}' lacks a parameter or has one too many", hint="e.g. P@10") from error
+    except (ValueError, NameError, KeyError, SyntaxError) as error:
         known = {metric_key(suggestion): suggestion for suggestion in _SUGGESTED}
         near = difflib.get_close_matches(metric_key(name), known, n=1)
         hint = f"did you mean {known[near[0]]}?" if near else "see ir-measur.es for names, e.g. nDCG@10"

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from prorank.collection import Collection
 from prorank.errors import require
 
 COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
+# Shares of the training log are drawn from 0 to 1: a small wobble must not look like a leap.
+SHARES = ("format_rate", "accuracy", "balance", "answer_mass")
+CHANCE = {"balanced_accuracy": 0.5, "verdict_balance": 0.5}
 
 
 def _cell(row: Mapping[str, Any], metric: str) -> str:
@@ -42,8 +46,12 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for i, title in enumerate(HEADER):
         table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*map(escape, _cells(row)))
     return table
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -53,8 +61,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     >>> print(markdown_table([row | {"mrr@10": 0.5, "mrr@10_interval": [0.4, 0.6]}]).splitlines()[-1])
     | BM25 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |  |  |
     """
-    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *(_cells(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return _markdown([HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *(_cells(row) for row in rows)])
 
 
 def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
@@ -66,14 +73,17 @@ def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
     header = ["collection", *HEADER]
     lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
     lines += [[result["collection"], *_cells(row)] for result in results for row in result["rows"]]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return _markdown(lines)
 
 
 def _save(figure: Any, path: str | Path) -> None:
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(part, dpi=150, format="png", bbox_inches="tight")
-    os.replace(part, path)
+    try:
+        figure.savefig(part, dpi=150, format="png", bbox_inches="tight")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -86,8 +96,11 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str
 
     Args:
         rows: of `results.json`; the first is the first stage.
-        path: PNG to write.
+        path: PNG to write; not written if there are no rows.
+        metric: key of the rows that is drawn.
     """
+    if not rows:
+        return
     figure, axes = _figure(7, 0.9 + 0.45 * len(rows))
     axis = axes[0, 0]
     positions = range(len(rows))[::-1]
@@ -96,9 +109,17 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str
         colour = "0.45" if row is rows[0] else "tab:blue"
         axis.plot([low, high], [position, position], color=colour, linewidth=2, solid_capstyle="round")
         axis.plot(row[metric], position, "o", color=colour, markersize=7)
-        axis.annotate(f"{row[metric]:.3f}", (row[metric], position), (0, 7), textcoords="offset points", ha="center")
-    axis.axvline(rows[0][metric], color="0.45", linestyle="--", linewidth=1)
+        axis.annotate(
+            f"{row[metric]:.3f}",
+            (row[metric], position),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )
+    axis.axvline(rows[0][metric], color="0.45", linestyle="--", linewidth=1, zorder=1)
     axis.set_yticks(list(positions), [row["stage"] for row in rows])
+    axis.tick_params(axis="y", length=0)
     axis.set_ylim(-0.6, len(rows) - 0.3)
     axis.set_xlabel(f"{COLUMNS.get(metric, metric)} with 95 % interval")
     axis.grid(axis="x", color="0.9")
@@ -110,12 +131,12 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Training curves: one small panel for each figure of the log, over the training step.
 
     Args:
-        log: entries with `step` and numbers, as a Trainer's log history.
-        path: PNG to write.
+        log: entries with `step` and numbers, as a Trainer's log history; entries without a step are left out.
+        path: PNG to write; not written if there is nothing to draw.
     """
     skipped = ("step", "epoch", "total_flos", "train_runtime", "train_loss")
     series: dict[str, list[tuple[float, float]]] = {}
-    for entry in log:
+    for entry in (entry for entry in log if "step" in entry):
         for name, value in entry.items():
             if name not in skipped and not name.startswith("train_") and isinstance(value, (int, float)):
                 series.setdefault(name, []).append((entry["step"], value))
@@ -128,12 +149,18 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axis.set_visible(False)
     for axis, (name, points) in zip(axes.flat, series.items()):
         held_out = name.startswith("eval_")
-        axis.plot(*zip(*points), marker="o" if held_out else None, markersize=3, linewidth=1.3)
+        axis.plot(*zip(*points), marker="o" if held_out or len(points) == 1 else None, markersize=3, linewidth=1.3)
+        if name.endswith(SHARES):
+            axis.set_ylim(-0.04, 1.04)
+        if (chance := CHANCE.get(name.removeprefix("eval_"))) is not None:
+            axis.axhline(chance, color="0.6", linestyle="--", linewidth=0.8)
         title = name.removeprefix("eval_").replace("_", " ") + (" (held out)" if held_out else "")
         axis.set_title(title, fontsize=9)
         axis.tick_params(labelsize=7)
         axis.grid(color="0.92")
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes.flat[max(0, len(series) - columns) : len(series)]:
+        axis.set_xlabel("step", fontsize=8)
     _save(figure, path)
 
 
