@@ -97,29 +97,6 @@ def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples
     return (extreme + 1) / (samples + 1)
 
 
-def paired_t_test(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test on the mean difference (Student 1908).
-
-    For comparison with papers that report it; per-query figures are not normal, so `compare` uses the randomisation
-    test. Where all differences are equal there is no spread to measure by: p is 1 if they are 0, else 0.
-
-    Args:
-        a, b: figures of the same queries in the same order, at least two.
-
-    Raises:
-        DataError: different lengths, fewer than two, or a figure that is not finite.
-
-    >>> round(paired_t_test([0.0, 1.0, 2.0], [0.0, 0.0, 0.0]), 3)
-    0.225
-    """
-    difference = _differences(a, b)
-    if len(difference) < 2:
-        raise DataError(f"a t-test needs at least two pairs, got {len(difference)}")
-    if np.ptp(difference) == 0:
-        return float(difference[0] == 0)
-    return float(require("scipy.stats", "eval").ttest_1samp(difference, 0.0).pvalue)
-
-
 def binomial_above_chance(correct: int, total: int, chance: float = 0.5) -> float:
     """One-sided p-value that `correct` of `total` is above chance (exact binomial test).
 
