@@ -33,7 +33,9 @@ def test_batches_hold_every_index_once_and_stay_in_budget(lengths, budget):
 def test_a_score_does_not_depend_on_its_neighbours(reranker):
     pairs = [("river stone", " ".join(WORDS[: i % 12 + 1])) for i in range(40)]
     together = score_pairs(reranker.backbone, reranker.tokenizer, pairs).scores
-    small = score_pairs(reranker.backbone, reranker.tokenizer, pairs, token_budget=1).scores
+    reranker.backbone.token_budget = 1
+    small = score_pairs(reranker.backbone, reranker.tokenizer, pairs).scores
+    reranker.backbone.token_budget = None
     alone = np.array([reranker.score([pair])[0] for pair in pairs])
     np.testing.assert_allclose(together, small, atol=1e-4)
     np.testing.assert_allclose(together, alone, atol=1e-4)

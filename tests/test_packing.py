@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import SIZE
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank.backbone import Backbone
+from prorank.packing import MIN_SHARED, Pack, packed_attention, plan_packs, shared_length
+
+GQA = {**SIZE, "num_key_value_heads": 2}
+MODELS = {
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(vocab_size=100, **GQA)),
+    "qwen3": lambda: transformers.Qwen3ForCausalLM(transformers.Qwen3Config(vocab_size=100, head_dim=8, **GQA)),
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=100, **GQA)),
+    "granite": lambda: transformers.GraniteForCausalLM(transformers.GraniteConfig(vocab_size=100, **GQA)),
+    "mistral with a window": lambda: transformers.MistralForCausalLM(
+        transformers.MistralConfig(vocab_size=100, sliding_window=7, head_dim=8, **GQA)
+    ),
+    "gemma3 with windows": lambda: transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(
+            vocab_size=100, sliding_window=6, head_dim=8, layer_types=["sliding_attention", "full_attention"], **GQA
+        )
+    ),
+    "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=100, **SIZE)),
+    "roberta": lambda: transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(vocab_size=100, max_position_embeddings=80, **SIZE)
+    ),
+    "modernbert with windows": lambda: transformers.ModernBertForMaskedLM(
+        transformers.ModernBertConfig(vocab_size=100, pad_token_id=0, local_attention=8, **SIZE)
+    ),
+}
+
+
+def backbone_of(name: str) -> Backbone:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():  # default initialisation is so small that attention hardly shows
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    masked = any(kind in name for kind in ("bert",))
+    return Backbone(model, None, "masked" if masked else "causal")
+
+
+def padded_hidden(backbone, sequences, slot_from_end):
+    longest = max(map(len, sequences))
+    ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences])
+    lengths = torch.tensor([len(s) for s in sequences])
+    mask = (torch.arange(longest)[None] < lengths[:, None]).long()
+    return backbone.slot_hidden(ids, mask, lengths - slot_from_end)
+
+
+def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_state=False):
+    found = {}
+    for pack in plan_packs(
+        sequences,
+        groups,
+        budget,
+        causal=backbone.family == "causal",
+        slot_from_end=slot_from_end,
+        position_offset=backbone.position_offset,
+    ):
+        found.update(zip(pack.sequences, backbone.packed_hidden(pack, every_state=every_state)))
+    return torch.stack([found[i] for i in range(len(sequences))])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_packed_states_equal_the_models_own(name):
+    backbone = backbone_of(name)
+    assert backbone.packs
+    generator = torch.Generator().manual_seed(1)
+    prefix = torch.randint(5, 100, (12,), generator=generator).tolist()
+    tails = [torch.randint(5, 100, (n,), generator=generator).tolist() for n in (30, 3, 17, 1, 25)]
+    sequences = [prefix + tail for tail in tails] + [tails[0], tails[4]]
+    slot = 1 if backbone.family == "causal" else 2
+    sequences = [s + [7, 8] for s in sequences]
+    with torch.inference_mode():
+        expected = padded_hidden(backbone, sequences, slot)
+        for budget in (1, 60, 1000):
+            for every in (False, True):
+                found = packed_hidden(backbone, sequences, [0] * 5 + [1, 2], budget, slot, every)
+                torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+
+
+def test_gradients_through_a_pack_equal_those_through_padding():
+    backbone = backbone_of("qwen2")
+    sequences = [list(range(10, 30)) + [3, i] for i in range(4)]
+    gradients = []
+    for hidden in (packed_hidden(backbone, sequences, [0] * 4, 99, 1), padded_hidden(backbone, sequences, 1)):
+        backbone.zero_grad()
+        hidden.pow(2).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize(
+    "config, model",
+    [
+        (transformers.Gemma2Config(vocab_size=100, head_dim=8, **GQA), transformers.Gemma2ForCausalLM),
+        (transformers.GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4), transformers.GPT2LMHeadModel),
+        (transformers.BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=4), transformers.BloomForCausalLM),
+    ],
+)
+def test_a_model_that_packing_does_not_suit_is_recognised(config, model):
+    torch.manual_seed(0)
+    backbone = Backbone(model(config).eval(), None, "causal")
+    if backbone.packs:  # then it must be right beyond the probe's few tokens
+        sequences = [list(range(3, 60)), [*range(3, 20), 70, 71, 72]]
+        with torch.inference_mode():
+            found = packed_hidden(backbone, sequences, [0, 0], 500, 1)
+            torch.testing.assert_close(found, padded_hidden(backbone, sequences, 1), atol=1e-4, rtol=1e-4)
+    else:
+        assert model is not transformers.GPT2LMHeadModel
+
+
+def test_the_probe_finds_a_wrong_attention(monkeypatch):
+    from prorank import packing
+
+    def forgets_the_prefix(module, query, key, value, attention_mask=None, *, pack, **rest):
+        spans = [span._replace(prefix_start=0, prefix_stop=0) for span in pack.spans]
+        wrong = Pack(pack.input_ids, pack.position_ids, spans, pack.slots, pack.sequences, pack.causal)
+        return packed_attention(module, query, key, value, attention_mask, pack=wrong, **rest)
+
+    monkeypatch.setattr(packing, "packed_attention", forgets_the_prefix)
+    assert not backbone_of("qwen2").packs
+
+
+sequences_and_groups = st.lists(
+    st.tuples(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(0, 2)), min_size=1, max_size=12
+)
+
+
+@given(sequences_and_groups, st.integers(1, 80), st.booleans())
+def test_packs_hold_every_sequence_once_within_the_budget(items, budget, causal):
+    sequences, groups = [s for s, _ in items], [g for _, g in items]
+    packs = list(plan_packs(sequences, groups, budget, causal=causal))
+    assert sorted(i for pack in packs for i in pack.sequences) == list(range(len(sequences)))
+    for pack in packs:
+        ids, positions = pack.input_ids[0].tolist(), pack.position_ids[0].tolist()
+        assert len(pack.sequences) == 1 or len(ids) <= budget
+        assert [s.start for s in pack.spans] == [0] + [s.stop for s in pack.spans][:-1]
+        assert pack.spans[-1].stop == len(ids)
+        ends = {span.stop - 1: span for span in pack.spans}
+        for index, slot in zip(pack.sequences, pack.slots.tolist()):
+            span = ends[slot]  # the slot is the last token; its span and prefix spell the sequence
+            pieces = [range(span.prefix_start, span.prefix_stop), range(span.start, span.stop)]
+            assert [ids[i] for piece in pieces for i in piece] == sequences[index]
+            assert [positions[i] for piece in pieces for i in piece] == list(range(len(sequences[index])))
+            assert causal or span.prefix_start == span.prefix_stop
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=2, max_size=6))
+def test_shared_length_is_the_longest_common_prefix(sequences):
+    length = shared_length(sequences)
+    assert length < min(map(len, sequences))
+    assert len({tuple(s[:length]) for s in sequences}) == 1
+    assert length == min(map(len, sequences)) - 1 or len({tuple(s[: length + 1]) for s in sequences}) > 1
+
+
+def test_a_shared_prefix_is_computed_once():
+    prefix = list(range(50))
+    (pack,) = plan_packs([[*prefix, 60 + i] for i in range(20)], [0] * 20, 999, causal=True)
+    assert pack.input_ids.shape == (1, 70)
+    (short,) = plan_packs([[*prefix[: MIN_SHARED - 1], 60 + i] for i in range(3)], [0] * 3, 999, causal=True)
+    assert short.input_ids.shape == (1, 3 * MIN_SHARED)
+
+
+def reference_varlen(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa, num_splits):
+    """Plain softmax attention with the documented meaning of torch's varlen_attn (lower-right alignment)."""
+    output, group = torch.empty_like(query), query.shape[1] // key.shape[1]
+    assert enable_gqa == (group > 1) and num_splits == 1
+    for q0, q1, k0, k1 in zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:]):
+        assert q1 - q0 <= max_q and k1 - k0 <= max_k
+        q, k, v = query[q0:q1], key[k0:k1].repeat_interleave(group, 1), value[k0:k1].repeat_interleave(group, 1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+        at = torch.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0)
+        distance = at - torch.arange(k1 - k0)[None]
+        left, right = window_size
+        allowed = (distance >= -right if right >= 0 else distance == distance) & (
+            distance <= left if left >= 0 else distance == distance
+        )
+        output[q0:q1] = torch.einsum(
+            "hqk,khd->qhd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), v
+        )
+    return output
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_gpu_call_means_the_same_as_the_loop(causal, window, monkeypatch):
+    """Indices and lengths for torch's flash kernel, checked against a plain implementation of its contract."""
+    import torch.nn.attention.varlen as varlen
+
+    from prorank.packing import _varlen_attention
+
+    monkeypatch.setattr(varlen, "varlen_attn", reference_varlen)
+    sequences = [list(range(20)) + [30, 31], list(range(20)) + [40], [5, 6, 7, 8, 9, 10, 11]]
+    (pack,) = plan_packs(sequences, [0, 0, 1], 99, causal=causal)
+    torch.manual_seed(0)
+    tokens = pack.input_ids.shape[1]
+    query, key, value = torch.randn(1, 4, tokens, 8), torch.randn(1, 2, tokens, 8), torch.randn(1, 2, tokens, 8)
+    expected, _ = packed_attention(None, query, key, value, pack=pack, scaling=0.3, sliding_window=window)
+    found = _varlen_attention(query, key, value, pack, 0.3, window)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
