@@ -158,7 +158,7 @@ def test_unexpected_errors_are_short_unless_debug(monkeypatch, call):
     def broken(_):
         raise RuntimeError("wires crossed")
 
-    monkeypatch.setattr("prorank.reranker.describe", broken)
+    monkeypatch.setattr("prorank.checkpoint.describe", broken)
     code, _, err = call("info", "x")
     assert code == 1 and "unexpected error" in err and "wires crossed" in err and "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["prorank", "--debug", "info", "x"])

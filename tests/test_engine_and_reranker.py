@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank import Reranker
+from prorank.checkpoint import describe
 from prorank.engine import length_batches, score_pairs, slot_logits
 from prorank.errors import CheckpointError, PromptError
-from prorank.reranker import describe, document_text
+from prorank.reranker import document_text
 
 
 @pytest.fixture(scope="module", params=["causal", "masked", "tied"])

@@ -75,7 +75,7 @@ def test_packed_states_equal_the_models_own(name):
     tails = [torch.randint(5, 100, (n,), generator=generator).tolist() for n in (30, 3, 17, 1, 25)]
     sequences = [prefix + tail for tail in tails] + [tails[0], tails[4]]
     slot = 1 if backbone.family == "causal" else 2
-    sequences = [s + [7, 8] for s in sequences]
+    sequences = [[*s, 7, 8] for s in sequences]
     with torch.inference_mode():
         expected = padded_hidden(backbone, sequences, slot)
         for budget in (1, 60, 1000):
@@ -86,7 +86,7 @@ def test_packed_states_equal_the_models_own(name):
 
 def test_gradients_through_a_pack_equal_those_through_padding():
     backbone = backbone_of("qwen2")
-    sequences = [list(range(10, 30)) + [3, i] for i in range(4)]
+    sequences = [[*range(10, 30), 3, i] for i in range(4)]
     gradients = []
     for hidden in (packed_hidden(backbone, sequences, [0] * 4, 99, 1), padded_hidden(backbone, sequences, 1)):
         backbone.zero_grad()
@@ -142,7 +142,7 @@ def test_packs_hold_every_sequence_once_within_the_budget(items, budget, causal)
     for pack in packs:
         ids, positions = pack.input_ids[0].tolist(), pack.position_ids[0].tolist()
         assert len(pack.sequences) == 1 or len(ids) <= budget
-        assert [s.start for s in pack.spans] == [0] + [s.stop for s in pack.spans][:-1]
+        assert [s.start for s in pack.spans] == [0, *[s.stop for s in pack.spans][:-1]]
         assert pack.spans[-1].stop == len(ids)
         ends = {span.stop - 1: span for span in pack.spans}
         for index, slot in zip(pack.sequences, pack.slots.tolist()):
@@ -183,9 +183,7 @@ def reference_varlen(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, wind
         allowed = (distance >= -right if right >= 0 else distance == distance) & (
             distance <= left if left >= 0 else distance == distance
         )
-        output[q0:q1] = torch.einsum(
-            "hqk,khd->qhd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), v
-        )
+        output[q0:q1] = torch.einsum("hqk,khd->qhd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), v)
     return output
 
 
@@ -198,7 +196,7 @@ def test_the_gpu_call_means_the_same_as_the_loop(causal, window, monkeypatch):
     from prorank.packing import _varlen_attention
 
     monkeypatch.setattr(varlen, "varlen_attn", reference_varlen)
-    sequences = [list(range(20)) + [30, 31], list(range(20)) + [40], [5, 6, 7, 8, 9, 10, 11]]
+    sequences = [[*range(20), 30, 31], [*range(20), 40], [5, 6, 7, 8, 9, 10, 11]]
     (pack,) = plan_packs(sequences, [0, 0, 1], 99, causal=causal)
     torch.manual_seed(0)
     tokens = pack.input_ids.shape[1]

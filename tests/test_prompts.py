@@ -5,7 +5,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prorank.errors import PromptError
-from prorank.prompts import PROMPTS, PairTokenizer, Prompt, chat_frame, fill, load_prompt
+from prorank.prompts import PROMPTS, Prompt, chat_frame, fill, load_prompt
+from prorank.tokenization import PairTokenizer
 
 PRORANK_TASK = (
     "You are a search relevance expert who evaluates how well documents match search queries. For each "

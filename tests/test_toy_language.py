@@ -8,7 +8,8 @@ import transformers
 from conftest import WORDS, save, write_collection
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from prorank.prompts import PROMPTS, PairTokenizer
+from prorank.prompts import PROMPTS
+from prorank.tokenization import PairTokenizer
 from prorank.training.recipe import validate_recipe
 from prorank.training.run import run_recipe
 

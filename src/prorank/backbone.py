@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from prorank.errors import CheckpointError, require
 from prorank.heads import classifier_head, masked_transform
-from prorank.packing import Pack, packed_layers, plan_packs
+from prorank.packing import Pack, layers_of, packed_layers, plan_packs
 from prorank.prompts import Family
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -265,14 +265,14 @@ class Backbone(nn.Module):
 
         Args:
             hidden: (B, H) from `slot_hidden`.
-            rows: token ids, or None for all; a classifier has no such rows and gives all its labels.
+            rows: token ids, or None for all; a classifier has no such rows and gives its two labels.
 
         Returns:
             (B, V) or (B, len(rows)).
         """
         if self.family == "classifier":
-            dtype = next(self.core.parameters()).dtype
-            return classifier_head(self.core)(hidden.to(dtype)).float()
+            logits = classifier_head(self.core)(hidden.to(next(self.core.parameters()).dtype)).float()
+            return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits  # one logit stands against 0
         weight, bias = self.head()
         if rows is not None:
             index = torch.tensor(list(rows), device=weight.device)
@@ -299,6 +299,11 @@ class Backbone(nn.Module):
     ) -> torch.Tensor:
         """Logits at the answer slot: (B, V), or (B, len(rows)) for the tokens in `rows`; float32."""
         return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
+
+    def compile_layers(self) -> None:
+        """Compile each layer with `torch.compile` on first use; attention over a pack's spans stays as it is."""
+        for layer in layers_of(self.core.base_model):
+            layer.compile(dynamic=True)
 
     def add_lora(self, rank: int, alpha: int, dropout: float = 0.0) -> None:
         """Attach LoRA adapters to all linear layers and freeze the rest (peft).
@@ -382,6 +387,8 @@ def load_backbone(
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    if kind == "classifier" and config.num_labels > 2:
+        raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -389,4 +396,3 @@ def load_backbone(
             hint="use a checkpoint with its language-model head",
         )
     return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)
-

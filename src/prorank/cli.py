@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,10 @@ _state = {"debug": False}
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 CollectionArgument = Annotated[str, typer.Argument(help="Folder in BEIR layout, bundled name or hub data set.")]
+Passages = Annotated[
+    Literal["max", "mean", "first"] | None,
+    typer.Option(help="Score documents that do not fit by passages; default: cut them."),
+]
 MODEL_HELP = "Checkpoint folder, model folder, hub name, or `embedded`."
 
 
@@ -104,6 +108,7 @@ def evaluate(
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
+    passages: Passages = None,
     seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
     output: Annotated[Path | None, typer.Option(help="Folder for run, per-query file and summary.")] = None,
     force: Force = False,
@@ -127,6 +132,7 @@ def evaluate(
         max_queries=max_queries,
         prompt=prompt,
         max_length=max_length,
+        passages=passages,
         seed=seed,
         output=output,
         strict=strict,
@@ -152,6 +158,7 @@ def rerank(
     top_k: Annotated[int | None, typer.Option(help="Print only so many.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     instruction: Annotated[str | None, typer.Option(help="A line that tells the model what to prefer.")] = None,
+    passages: Passages = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -167,13 +174,13 @@ def rerank(
         refuse_overwrite(output, force)
         lists, texts = read_run(run), load_collection(collection)
         _check_ids(lists, texts, run)
-        reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction)
+        reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
         write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
         return
     if query is None:
         raise ProrankError("no query", hint='prorank rerank MODEL "a query" "a document" "another"')
     found: list[Any] = list(documents or []) or list(_read_documents(file))
-    reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction)
+    reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
     results = reranker.rank(query, found, top_k=top_k, return_documents=True)
     if as_json:
         _print_json(results)
@@ -335,7 +342,7 @@ def report(
 @app.command()
 def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson = False) -> None:
     """Show what a checkpoint is: model, prompt, answers, where it came from."""
-    from prorank.reranker import describe
+    from prorank.checkpoint import describe
 
     description = describe(model)
     if as_json:

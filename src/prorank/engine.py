@@ -20,8 +20,8 @@ from rich.progress import Progress
 
 from prorank.backbone import Backbone
 from prorank.packing import Pack, plan_packs
-from prorank.prompts import Batch, Truncation
 from prorank.scores import SCORES, ScoreKind
+from prorank.tokenization import Batch, Truncation
 
 logger = logging.getLogger(__name__)
 CPU_TOKENS = 2_048  # about what the caches hold; measured best for models of 22M and 0.5B parameters

@@ -11,7 +11,7 @@ This module knows tokens, positions and attention. It knows nothing of prompts, 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -92,7 +92,7 @@ class Pack:
         )
 
 
-def shared_length(sequences: Sequence[Sequence[int]]) -> int:
+def shared_length(sequences: Sequence[list[int]]) -> int:
     """Length of the longest common prefix, at least one token short of the shortest sequence.
 
     The least and the greatest sequence in lexicographic order differ first where any two do.
@@ -238,6 +238,7 @@ def _mask(tokens: int, prefix: int, causal: bool, window: int | None, device: to
     return allowed & ((query - key).abs() < window)  # the window counts the token itself
 
 
+@torch.compiler.disable
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -317,7 +318,7 @@ def _varlen_attention(
     cumulative_queries, cumulative_keys, longest_query, longest_key = pack.bounds
     reach = -1 if sliding_window is None else sliding_window - 1  # -1: no limit
     window = (reach, 0 if pack.causal else reach)
-    output = varlen_attn(
+    output: Any = varlen_attn(
         queries.contiguous(),
         keys.contiguous(),
         values.contiguous(),
@@ -345,39 +346,47 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    feed_forward = _last_feed_forward(model) if slots is not None else None
+    feed_forward = _last_feed_forward(model)
     with _lock:
         before = model.config._attn_implementation
         model.config._attn_implementation = ATTENTION
-        if feed_forward is not None:
-            owner, name = feed_forward
-            whole = getattr(owner, name)
-
-            def at_slots(hidden: torch.Tensor) -> torch.Tensor:  # (1, N, H), but (B, H) matter
-                kept = torch.zeros_like(hidden)
-                kept[:, slots] = whole(hidden[:, slots]).to(kept.dtype)
-                return kept
-
-            setattr(owner, name, at_slots)
+        if slots is not None and feed_forward is not None:
+            setattr(*feed_forward, _only_at(slots, getattr(*feed_forward)))
         try:
             yield
         finally:
             model.config._attn_implementation = before
-            if feed_forward is not None:
+            if slots is not None and feed_forward is not None:
                 delattr(*feed_forward)  # the class's own method shows again
 
 
-def _last_feed_forward(model: Any) -> tuple[Any, str] | None:
-    """Owner and name of the token-wise feed-forward function of the last layer, where its place is known."""
+def _only_at(slots: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A token-wise function that runs at the slots and gives zeros elsewhere; (1, N, H) -> (1, N, H)."""
+
+    def at_slots(hidden: torch.Tensor) -> torch.Tensor:
+        kept = torch.zeros_like(hidden)
+        kept[:, slots] = function(hidden[:, slots]).to(kept.dtype)
+        return kept
+
+    return at_slots
+
+
+def layers_of(model: Any) -> Any:
+    """The layers of a transformers base model, or an empty list where their place is not known."""
     for path in ("layers", "encoder.layer", "h"):
         layers: Any = model
         for name in path.split("."):
             layers = getattr(layers, name, None)
-        if layers is None:
-            continue
-        layer = layers[-1]
-        if hasattr(layer, "feed_forward_chunk"):
-            return layer, "feed_forward_chunk"
-        if hasattr(layer, "mlp"):
-            return layer.mlp, "forward"
+        if layers is not None:
+            return layers
+    return []
+
+
+def _last_feed_forward(model: Any) -> tuple[Any, str] | None:
+    """Owner and name of the token-wise feed-forward function of the last layer, where its place is known."""
+    layers = layers_of(model)
+    if len(layers) and hasattr(layers[-1], "feed_forward_chunk"):
+        return layers[-1], "feed_forward_chunk"
+    if len(layers) and hasattr(layers[-1], "mlp"):
+        return layers[-1].mlp, "forward"
     return None

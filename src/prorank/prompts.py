@@ -1,29 +1,20 @@
-"""Prompts, answer sets, and the tokenisation of query-document pairs.
+"""Prompts and answer sets: the words that ask a model whether a document is relevant.
 
-A prompt is a list of segments. Each segment is tokenised apart and the ids are joined, so a long query or
-document can be cut without touching the template, and a text can never merge with or imitate a part of the
-template (special tokens written inside a text stay plain text). The place where the answer is predicted is
-the *answer slot*: the last token of the prompt for causal models, the mask token for masked ones.
-
-This module knows tokenizers, but no models, no weights and no training.
+A prompt is a list of segments, tokenised apart (see `prorank.tokenization`). This module knows words and chat
+templates, but no token ids, no models and no training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from prorank.errors import PromptError
 
 Family = Literal["causal", "masked", "classifier"]  # the last: other people's cross-encoders
-QUERY_SHARE = 0.75  # a query may take this share of the free tokens (as the published ProRank code does)
-MIN_FREE_TOKENS = 16  # a prompt that leaves less room than this for query and document is refused
 
 # The published ProRank checkpoints were trained with exactly this chat format (Qwen2.5's).
 QWEN_SYSTEM = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -47,6 +38,11 @@ class Prompt(BaseModel):
             `instruction: ...` when an instruction is given, nothing otherwise.
         answers: the answer set from worst to best; each must be one token after the prompt.
         system: system turn for chat models; None means the tokenizer's own default.
+        frame: text before and after the prompt, to the letter, in place of a chat template.
+        instruction_line: how an instruction is written where `{instruction}` stands.
+        default_instruction: the instruction when none is given.
+        joined: tokenise the whole prompt as one text and cut its end, as some published code does. A query's
+            and a document's tokens then depend on each other a little.
 
     >>> PROMPTS["prorank"].answers
     ('0', '1')
@@ -60,6 +56,10 @@ class Prompt(BaseModel):
     segments: tuple[str, ...]
     answers: tuple[str, ...] = ("0", "1")
     system: str | None = None
+    frame: tuple[str, str] | None = None
+    instruction_line: str = "instruction: {instruction}\n"
+    default_instruction: str | None = None
+    joined: bool = False
 
     @field_validator("answers")
     @classmethod
@@ -78,23 +78,37 @@ class Prompt(BaseModel):
             raise ValueError("{query} and {document} must stand in different segments")
         if any("{instruction}" in segment and "{query}" not in segment for segment in segments):
             raise ValueError("{instruction} must stand in the segment of {query}")
-        if any("{query}" in segment or "{document}" in segment for segment in segments[-1:]):
-            raise ValueError("the last segment must be fixed text that asks for the answer")
         return segments
+
+    @model_validator(mode="after")
+    def _something_asks(self) -> Prompt:
+        last = self.segments[-1]
+        if ("{query}" in last or "{document}" in last) and self.frame is None:
+            raise ValueError("the last segment must be fixed text that asks for the answer")
+        if self.joined and "{document}" not in last:
+            raise ValueError("a joined prompt must end with the document: its end may be cut")
+        if "{instruction}" not in self.instruction_line:
+            raise ValueError("instruction_line must hold {instruction}")
+        return self
 
     def render(self, query: str, document: str, instruction: str | None = None) -> str:
         """The whole prompt as plain text, before any chat template; for people to read."""
-        return "".join(fill(segment, query, document, instruction) for segment in self.segments)
+        return "".join(self.fill(segment, query, document, instruction) for segment in self.segments)
+
+    def fill(self, segment: str, query: str, document: str, instruction: str | None = None) -> str:
+        """Put the texts into one segment; see `fill`."""
+        chosen = instruction if instruction is not None else self.default_instruction
+        before, _, after = self.instruction_line.partition("{instruction}")
+        return fill(segment, query, document, f"{before}{chosen}{after}" if chosen else "")
 
 
-def fill(segment: str, query: str, document: str, instruction: str | None = None) -> str:
+def fill(segment: str, query: str, document: str, line: str = "") -> str:
     """Put the texts into one segment; braces inside the texts are left alone.
 
-    >>> fill("{instruction}query: {query}", "a {document}", "", "be strict")
+    >>> fill("{instruction}query: {query}", "a {document}", "", "instruction: be strict\\n")
     'instruction: be strict\\nquery: a {document}'
     """
     if "{query}" in segment:
-        line = f"instruction: {instruction}\n" if instruction else ""
         before, after = segment.split("{query}")
         return before.replace("{instruction}", line) + query + after.replace("{instruction}", line)
     before, slot, after = segment.partition("{document}")
@@ -119,6 +133,35 @@ PROMPTS: dict[str, Prompt] = {
             "Does the document answer the query? Reply with yes or no.\nAnswer:",
         ),
         answers=("no", "yes"),
+    ),
+    # Instruction and query stand before the document, so that all documents of a query share nearly everything but
+    # themselves: several times faster on short documents. For newly trained models.
+    "instruction-first": Prompt(
+        name="instruction-first",
+        segments=(
+            _RELEVANCE_TASK.removesuffix("\nRelevance:"),
+            "\n",
+            "{instruction}query: {query}",
+            "\n",
+            "document: {document}",
+            "\nRelevance:",
+        ),
+        answers=("0", "1"),
+        system=QWEN_SYSTEM,
+    ),
+    # Text of the published Qwen3-Reranker checkpoints (Qwen, Apache-2.0): a baseline.
+    "qwen3-reranker": Prompt(
+        name="qwen3-reranker",
+        segments=("{instruction}<Query>: {query}", "\n<Document>: {document}"),
+        answers=("no", "yes"),
+        frame=(
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+            'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+            "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        ),
+        instruction_line="<Instruct>: {instruction}\n",
+        default_instruction="Given a web search query, retrieve relevant passages that answer the query",
+        joined=True,
     ),
     # The same answers with a short question: a small masked model gains nothing from a long instruction,
     # and every pair is about 60 tokens cheaper.
@@ -167,6 +210,8 @@ def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, st
     Raises:
         PromptError: the template changes or drops the user's text.
     """
+    if prompt.frame is not None:
+        return prompt.frame
     template = getattr(tokenizer, "chat_template", None)
     if model_type == "qwen2" and "<|im_start|>" in tokenizer.get_vocab():
         return QWEN_PREFIX.format(system=prompt.system or QWEN_SYSTEM), QWEN_SUFFIX
@@ -182,198 +227,3 @@ def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, st
         raise PromptError("the tokenizer's chat template does not keep the user's text as it is")
     prefix, _, suffix = text.partition(marker)
     return prefix, suffix
-
-
-class Truncation(NamedTuple):
-    """What was cut: pairs whose query or document was shortened, and the longest text met, in tokens."""
-
-    pairs: int
-    longest: int
-
-
-@dataclass
-class Batch:
-    """Padded pairs. `input_ids`, `attention_mask`: (B, T) int64; `slot`: (B,) position of the answer slot;
-    `type_ids`: (B, T) token types, for the models that have them."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    slot: torch.Tensor
-    type_ids: torch.Tensor | None = None
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        types = None if self.type_ids is None else self.type_ids.to(device)
-        return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device), types)
-
-
-@dataclass
-class PairTokenizer:
-    """Turns (query, document) into token ids with the answer slot.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        prompt: the template and answer set.
-        family: `causal` (slot = last token) or `masked` (slot = the mask token).
-        frame: (prefix, suffix) from `chat_frame`.
-        max_length: tokens of a whole sequence, template included.
-        instruction: optional line for the prompt's `{instruction}`.
-
-    Raises:
-        PromptError: an answer is not exactly one token after the prompt, the template leaves no room under
-            `max_length`, or a masked tokenizer has no mask token.
-    """
-
-    tokenizer: Any
-    prompt: Prompt
-    family: Family
-    frame: tuple[str, str] = ("", "")
-    max_length: int = 512
-    instruction: str | None = None
-    fixed: list[list[int]] = field(init=False, repr=False)  # ids of each fixed segment; [] for query, document
-    answer_ids: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
-        self.prefix_ids = self._template_ids(self.frame[0])
-        self.suffix_ids = self._template_ids(self.frame[1])
-        start, end = self._boundary_ids()
-        self.prefix_ids = start + self.prefix_ids
-        if self.family == "masked":
-            if self.tokenizer.mask_token_id is None:
-                raise PromptError("a masked backbone needs a tokenizer with a mask token")
-            self.suffix_ids = [*self.suffix_ids, self.tokenizer.mask_token_id, *end]
-        self.slot_from_end = len(end) + 1 if self.family == "masked" else 1
-        self.fixed = [
-            [] if "{query}" in segment or "{document}" in segment else self._template_ids(segment)
-            for segment in self.prompt.segments
-        ]
-        self.query_segment = next(s for s in self.prompt.segments if "{query}" in s)
-        self.document_segment = next(s for s in self.prompt.segments if "{document}" in s)
-        self.answer_ids = [self._answer_id(answer) for answer in self.prompt.answers]
-        if len(set(self.answer_ids)) != len(self.answer_ids):
-            raise PromptError(
-                f"the answers {list(self.prompt.answers)} share a token in this tokenizer",
-                hint="choose answers that the tokenizer tells apart",
-            )
-        self._check_room()
-
-    @property
-    def budget(self) -> int:
-        """Tokens free for query and document."""
-        return self.max_length - self.template_length
-
-    @property
-    def template_length(self) -> int:
-        """Tokens of the template alone."""
-        return len(self.prefix_ids) + len(self.suffix_ids) + sum(map(len, self.fixed))
-
-    def _check_room(self) -> None:
-        labels = len(self._text_ids([self.document_segment.replace("{document}", "")])[0])
-        labels += len(self._text_ids([fill(self.query_segment, "", "", self.instruction)])[0])
-        if self.budget < labels + MIN_FREE_TOKENS:
-            raise PromptError(
-                f"max_length {self.max_length} leaves no room: the prompt '{self.prompt.name}' itself takes "
-                f"{self.template_length + labels} tokens",
-                hint=f"use max_length >= {self.template_length + labels + MIN_FREE_TOKENS}",
-            )
-
-    def _template_ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    def _boundary_ids(self) -> tuple[list[int], list[int]]:
-        """Special tokens that this tokenizer puts around a plain text, e.g. [CLS] and [SEP], or <s>."""
-        if self.frame != ("", ""):
-            return [], []  # the chat template has written its own
-        plain = self._template_ids("a")
-        whole = list(self.tokenizer("a")["input_ids"])
-        if len(whole) == len(plain):
-            return [], []
-        at = next(i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
-        end = whole[at + len(plain) :]
-        return whole[:at], end if self.family == "masked" else []  # a causal prompt must stay open
-
-    def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of users' texts: markers such as `<|im_end|>` or `[MASK]` inside them are ordinary characters."""
-        if not texts:
-            return []
-        backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        before = backend.encode_special_tokens
-        backend.encode_special_tokens = True
-        try:
-            return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
-        finally:
-            backend.encode_special_tokens = before
-
-    def _answer_id(self, answer: str) -> int:
-        """The one token that `answer` is after the prompt, or a PromptError that shows the pieces."""
-        alone = self._text_ids([answer])[0]
-        if self.family == "causal":
-            tail = self.frame[1] or self.prompt.segments[-1]
-            before, joined = self._template_ids(tail), self._template_ids(tail + answer)
-            if joined[:-1] == before:  # a tokenizer that marks word starts has another token in mid-line
-                alone = joined[-1:]
-        unknown = self.tokenizer.unk_token_id
-        if len(alone) != 1 or (unknown is not None and alone[0] == unknown):
-            pieces = self.tokenizer.convert_ids_to_tokens(alone)
-            raise PromptError(
-                f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: {pieces}",
-                hint="choose answers that are single tokens of this tokenizer",
-            )
-        return alone[0]
-
-    def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
-        """Uncut ids of each query's segment."""
-        return self._text_ids([fill(self.query_segment, query, "", self.instruction) for query in queries])
-
-    def document_ids(self, documents: Sequence[str]) -> list[list[int]]:
-        """Uncut ids of each document's segment."""
-        return self._text_ids([fill(self.document_segment, "", document) for document in documents])
-
-    def join(self, query: list[int], document: list[int]) -> tuple[list[int], bool]:
-        """One sequence from a query's and a document's ids.
-
-        The query keeps at most 3/4 of the budget, the document what is left; the template is never cut.
-
-        Returns:
-            (ids, cut): the sequence, and whether anything was cut.
-        """
-        kept_query = query[: int(self.budget * QUERY_SHARE)]
-        kept_document = document[: self.budget - len(kept_query)]
-        ids = list(self.prefix_ids)
-        for segment, fixed in zip(self.prompt.segments, self.fixed):
-            ids += kept_query if "{query}" in segment else kept_document if "{document}" in segment else fixed
-        return ids + self.suffix_ids, len(kept_query) < len(query) or len(kept_document) < len(document)
-
-    def encode(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
-        """Sequences of all pairs, in order; each distinct query and document is tokenised once.
-
-        Args:
-            pairs: (query, document) texts.
-
-        Returns:
-            (sequences, truncation).
-        """
-        queries = list(dict.fromkeys(query for query, _ in pairs))
-        documents = list(dict.fromkeys(document for _, document in pairs))
-        by_query = dict(zip(queries, self.query_ids(queries)))
-        by_document = dict(zip(documents, self.document_ids(documents)))
-        joined = [self.join(by_query[query], by_document[document]) for query, document in pairs]
-        longest = max((len(ids) for ids in [*by_query.values(), *by_document.values()]), default=0)
-        return [ids for ids, _ in joined], Truncation(sum(cut for _, cut in joined), longest)
-
-    def type_ids(self, sequences: Sequence[list[int]]) -> None:
-        """Prompts have no token types."""
-        return None
-
-    def collate(self, sequences: Sequence[list[int]]) -> Batch:
-        """Pad sequences on the right to the longest one."""
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        longest = int(lengths.max())
-        input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sequences])  # (B, T)
-        attention_mask = (torch.arange(longest)[None, :] < lengths[:, None]).long()  # (B, T)
-        return Batch(input_ids, attention_mask, lengths - self.slot_from_end)

@@ -12,39 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prorank import __version__
-from prorank.backbone import Backbone, Precision, detect_family, load_backbone, resolve_source
+from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
+from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, read_settings
+from prorank.crossencoder import CrossEncoderTokenizer
 from prorank.engine import ScoredPairs, score_pairs
 from prorank.errors import CheckpointError
-from prorank.files import atomic_writer, read_json, write_json
-from prorank.prompts import Family, PairTokenizer, Prompt, chat_frame, load_prompt
+from prorank.files import atomic_writer, write_json
+from prorank.passages import Aggregation, aggregate, split_passages
+from prorank.prompts import Family, Prompt, chat_frame, load_prompt
+from prorank.published import recognise
 from prorank.scores import ScoreKind
+from prorank.tokenization import PairTokenizer
 
 logger = logging.getLogger(__name__)
-SETTINGS_FILE = "prorank.json"
+DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
 
 Document = str | Mapping[str, Any]
-
-
-class CheckpointSettings(BaseModel):
-    """What `prorank.json` holds: how a pair becomes a score, and where the weights came from."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    prorank_version: str = __version__
-    prompt: Prompt
-    frame: tuple[str, str] = Field(description="text before and after the prompt (chat template), or empty")
-    answer_ids: list[int]
-    family: Family
-    max_length: int = Field(ge=1)
-    instruction: str | None = None
-    score: ScoreKind = "logit_difference"
-    calibration: dict[str, float] | None = None
-    base_model: str = ""
-    recipe: dict[str, Any] | None = None
-    data_fingerprint: str | None = None
 
 
 class Reranker:
@@ -56,10 +40,17 @@ class Reranker:
         backbone: the model.
         tokenizer: turns pairs into token ids.
         settings: what `prorank.json` records.
+        passages: how over-long documents are scored, see `from_pretrained`.
     """
 
-    def __init__(self, backbone: Backbone, tokenizer: PairTokenizer, settings: CheckpointSettings) -> None:
-        self.backbone, self.tokenizer, self.settings = backbone, tokenizer, settings
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: PairTokenizer | CrossEncoderTokenizer,
+        settings: CheckpointSettings,
+        passages: Aggregation | None = None,
+    ) -> None:
+        self.backbone, self.tokenizer, self.settings, self.passages = backbone, tokenizer, settings, passages
 
     @classmethod
     def from_pretrained(
@@ -73,20 +64,30 @@ class Reranker:
         family: Family | None = None,
         device: str = "auto",
         precision: Precision = "auto",
+        passages: Aggregation | None = None,
+        token_budget: int | None = None,
+        compile_layers: bool = False,
         for_training: bool = False,
         trust_remote_code: bool = False,
     ) -> Reranker:
-        """Load a prorank checkpoint, or any causal or masked language model as a zero-shot reranker.
+        """Load a prorank checkpoint, a published reranker, or any causal or masked language model (zero-shot).
+
+        Published rerankers are known by name: mxbai-rerank-base-v2 and -large-v2, Qwen3-Reranker. A cross-encoder
+        with a classification head (sentence-transformers') loads too, for comparison.
 
         Args:
             path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
             prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
-                (default `prorank`).
+                (default: the published checkpoint's, else `prorank`).
             max_length: tokens of a pair, template included; default the checkpoint's, else 512.
             instruction: line for the prompt; default the checkpoint's.
             score, family: as for `prompt`: a checkpoint brings its own.
             device: `auto`, `cpu`, `cuda`, ...
             precision: `auto` (bf16 where fast), `fp32` or `bf16`.
+            passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
+                `first`; None cuts the document.
+            token_budget: tokens of one forward pass; None chooses by device and free memory.
+            compile_layers: compile the layers with `torch.compile` on first use.
             for_training: keep float32 weights.
             trust_remote_code: run the checkpoint's own Python code; off unless you say so.
 
@@ -94,9 +95,11 @@ class Reranker:
             CheckpointError, PromptError: what does not fit, and how to mend it.
         """
         source = resolve_source(path_or_name)
-        saved = _read_settings(source)
+        saved = read_settings(source)
         if saved is not None and prompt is not None:
             raise CheckpointError(f"{path_or_name} brings its own prompt", hint="leave out `prompt`")
+        if token_budget is not None and token_budget < 1:
+            raise ValueError(f"token_budget must be at least 1, got {token_budget}")
         backbone = load_backbone(
             source,
             family=saved.family if saved else family,
@@ -105,45 +108,31 @@ class Reranker:
             for_training=for_training,
             trust_remote_code=trust_remote_code,
         )
+        backbone.token_budget = token_budget
+        if compile_layers:
+            backbone.compile_layers()
         if saved is None:
-            if backbone.tied_head:
-                logger.warning(
-                    "%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name
-                )
-            chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt or "prorank")
-            saved = CheckpointSettings(
-                prompt=chosen,
-                frame=chat_frame(backbone.tokenizer, chosen, backbone.config.model_type),
-                answer_ids=[],
-                family=backbone.family,
-                max_length=max_length or 512,
-                instruction=instruction,
-                score=score,
-                base_model=str(path_or_name),
-            )
+            saved = _fresh_settings(path_or_name, backbone, prompt, instruction, score)
         settings = saved.model_copy(
             update={
                 "max_length": _fitting_length(max_length or saved.max_length, backbone),
                 "instruction": instruction if instruction is not None else saved.instruction,
             }
         )
-        tokenizer = PairTokenizer(
-            backbone.tokenizer,
-            settings.prompt,
-            backbone.family,
-            settings.frame,
-            settings.max_length,
-            settings.instruction,
-        )
+        tokenizer = _tokenizer(backbone, settings)
         if settings.answer_ids and settings.answer_ids != tokenizer.answer_ids:
             raise CheckpointError(
                 f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_ids} are not those in "
                 f"{SETTINGS_FILE}: {settings.answer_ids}",
                 hint="the folder mixes files of two models",
             )
-        return cls(backbone, tokenizer, settings.model_copy(update={"answer_ids": tokenizer.answer_ids}))
+        return cls(backbone, tokenizer, settings.model_copy(update={"answer_ids": tokenizer.answer_ids}), passages)
 
-    def score_detailed(self, pairs: Sequence[tuple[str, Document]], progress: str | None = None) -> ScoredPairs:
+    def score_detailed(
+        self,
+        pairs: Sequence[tuple[str, Document]],
+        progress: str | None = None,
+    ) -> ScoredPairs:
         """Scores of pairs together with what was cut to fit.
 
         Args:
@@ -155,6 +144,11 @@ class Reranker:
             ValueError: an empty query.
         """
         texts = [(_query_text(query), document_text(document)) for query, document in pairs]
+        owners = list(range(len(texts)))
+        if self.passages is not None:
+            pieces = [self._passages(query, document) for query, document in texts]
+            owners = [i for i, own in enumerate(pieces) for _ in own]
+            texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = score_pairs(self.backbone, self.tokenizer, texts, kind=self.settings.score, progress=progress)
         if result.truncation.pairs:
             logger.warning(
@@ -164,7 +158,28 @@ class Reranker:
                 self.settings.max_length,
                 result.truncation.longest,
             )
-        return result
+        if self.passages is None:
+            return result
+        return result._replace(scores=aggregate(result.scores, owners, len(pairs), self.passages))
+
+    @property
+    def pair_tokenizer(self) -> PairTokenizer:
+        """The prompt's tokenizer.
+
+        Raises:
+            CheckpointError: the model is a classifier and has no prompt.
+        """
+        if isinstance(self.tokenizer, PairTokenizer):
+            return self.tokenizer
+        raise CheckpointError(
+            f"'{self.settings.base_model}' is a classifier without a prompt: it can score, but not be trained here",
+            hint="start from a causal or masked language model",
+        )
+
+    def _passages(self, query: str, document: str) -> list[str]:
+        """The document in windows that fit beside the query, an eighth of each repeated in the next."""
+        size = self.tokenizer.document_room(query)
+        return split_passages(self.tokenizer.tokenizer, document, size, size // 8)
 
     def score(self, pairs: Sequence[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.
@@ -286,97 +301,52 @@ def _query_text(query: object) -> str:
 def _fitting_length(wanted: int, backbone: Backbone) -> int:
     """The wanted length, or the model's own limit where that is shorter (said aloud)."""
     limit = getattr(backbone.config, "max_position_embeddings", None)
-    if limit and backbone.config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        limit -= backbone.config.pad_token_id + 1  # these count positions from behind the padding id
+    if limit:
+        limit -= backbone.position_offset
     if limit and wanted > limit:
         logger.warning("max_length %d is beyond the model's %d positions; using %d.", wanted, limit, limit)
         return int(limit)
     return wanted
 
 
-def _read_settings(source: str) -> CheckpointSettings | None:
-    """Settings of a prorank checkpoint (folder or hub), or None for any other model."""
-    path = Path(source) / SETTINGS_FILE
-    if not Path(source).is_dir():
-        from transformers.utils import cached_file
-
-        try:
-            found = cached_file(source, SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            return None  # offline or no such model: loading the weights will say what is wrong
-        if found is None:
-            return None
-        path = Path(found)
-    if not path.is_file():
-        return None
-    try:
-        return CheckpointSettings.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
-
-
-def describe(path_or_name: str | Path) -> dict[str, Any]:
-    """What a checkpoint is, without loading its weights.
-
-    Args:
-        path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
-
-    Returns:
-        Model type, size, family, prompt, answers, lengths, score, and where it came from.
-
-    Raises:
-        CheckpointError: no such model.
-    """
-    from safetensors import safe_open
-    from transformers import AutoConfig
-
-    source = resolve_source(path_or_name)
-    settings = _read_settings(source)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no model at '{path_or_name}'", hint="give a checkpoint folder or a hub name") from error
-    parameters = 0
-    for file in sorted(Path(source).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
-                parameters += int(np.prod(tensors.get_slice(key).get_shape()))
-    description: dict[str, Any] = {
-        "model": str(path_or_name),
-        "type": config.model_type,
-        "family": settings.family if settings else detect_family(config),
-        "parameters": parameters or None,
-        "prorank checkpoint": settings is not None,
+def _fresh_settings(
+    path_or_name: str | Path,
+    backbone: Backbone,
+    prompt: str | Path | Prompt | None,
+    instruction: str | None,
+    score: ScoreKind,
+) -> CheckpointSettings:
+    """Settings of a model that is no prorank checkpoint."""
+    shared: dict[str, Any] = {
+        "answer_ids": [],
+        "family": backbone.family,
+        "instruction": instruction,
+        "score": score,
+        "base_model": str(path_or_name),
     }
-    if settings is not None:
-        recipe = settings.recipe or {}
-        description |= {
-            "base model": settings.base_model,
-            "prompt": settings.prompt.name,
-            "answers": dict(zip(settings.prompt.answers, settings.answer_ids)),
-            "score": settings.score,
-            "max length": settings.max_length,
-            "instruction": settings.instruction,
-            "recipe": recipe.get("name"),
-            "seed": recipe.get("seed"),
-            "collection": (recipe.get("data") or {}).get("collection"),
-            "data fingerprint": settings.data_fingerprint,
-            "made with prorank": settings.prorank_version,
-        }
-    return description
+    if backbone.family == "classifier":
+        if prompt is not None:
+            raise CheckpointError(f"'{path_or_name}' is a classifier: it takes no prompt", hint="leave out `prompt`")
+        return CheckpointSettings(prompt=None, frame=("", ""), max_length=DEFAULT_LENGTH, **shared)
+    if backbone.tied_head:
+        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name)
+    published = recognise(str(path_or_name), backbone.config, backbone.tokenizer) if prompt is None else None
+    if prompt is None:
+        prompt = published.prompt if published else "prorank"
+    chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt)
+    frame = chat_frame(backbone.tokenizer, chosen, backbone.config.model_type)
+    length = published.max_length if published else DEFAULT_LENGTH
+    return CheckpointSettings(prompt=chosen, frame=frame, max_length=length, **shared)
 
 
-def plain_card(settings: CheckpointSettings) -> str:
-    """A model card with what the settings know."""
-    return (
-        "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
-        "# Reranker\n\n"
-        f"Fine-tuned from `{settings.base_model}` with prorank {settings.prorank_version}. The score of a pair is "
-        f"`{settings.score}` over the answers {', '.join(settings.prompt.answers)} to the prompt "
-        f"`{settings.prompt.name}`.\n\n"
-        "```python\nfrom prorank import Reranker\n\n"
-        'reranker = Reranker.from_pretrained("path/to/this/folder")\n'
-        'reranker.rank("a query", ["a document", "another"])\n```\n'
+def _tokenizer(backbone: Backbone, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:
+    if settings.prompt is None:
+        return CrossEncoderTokenizer(backbone.tokenizer, settings.max_length)
+    return PairTokenizer(
+        backbone.tokenizer,
+        settings.prompt,
+        backbone.family,
+        settings.frame,
+        settings.max_length,
+        settings.instruction,
     )

@@ -14,6 +14,7 @@ from prorank.evaluation.evaluate import evaluate_run, write_evaluation
 from prorank.evaluation.hybrid import hybrid_run
 from prorank.evaluation.stages import lists_of, rerank_collection, row_of, sample_queries
 from prorank.files import write_json
+from prorank.passages import Aggregation
 from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
 from prorank.retrieval import BM25Index
@@ -30,6 +31,7 @@ def evaluate_model(
     max_queries: int | None = None,
     prompt: str | None = None,
     max_length: int | None = None,
+    passages: Aggregation | None = None,
     seed: int = 13,
     output: Path | None = None,
     strict: bool = False,
@@ -44,7 +46,9 @@ def evaluate_model(
         run_file: first-stage TREC run; None means BM25.
         hybrid: the first stage's share of a further, hybrid row.
         max_queries: a seeded sample of the queries.
-        prompt, max_length: for a model that is no prorank checkpoint.
+        prompt: for a model that is no prorank checkpoint.
+        max_length: tokens of a pair; None takes the checkpoint's.
+        passages: how documents that do not fit are scored; None cuts them.
         seed: of made splits and samples.
         output: folder for `reranked/` (run, per-query file, summary), `hybrid/` and `summary.json`.
         strict: doubtful data are errors.
@@ -60,7 +64,7 @@ def evaluate_model(
         loaded = with_splits(loaded, seed=seed)
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
     lists, first = first_stage_lists(loaded.documents, {q: loaded.queries[q] for q in qrels}, qrels, run_file, depth)
-    reranker = Reranker.from_pretrained(model, prompt=prompt, max_length=max_length)
+    reranker = Reranker.from_pretrained(model, prompt=prompt, max_length=max_length, passages=passages)
     baseline = evaluate_run(lists, qrels)
     reranked = rerank_collection(reranker, loaded, lists, depth, f"rerank {len(qrels)} queries")
     evaluation = evaluate_run(reranked, qrels)

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run
-from prorank.prompts import PairTokenizer
 from prorank.retrieval import BM25Index
+from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
 from prorank.training.recipe import Recipe
 from prorank.training.score_learning import ListItem

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prorank.backbone import Precision
 from prorank.errors import RecipeError
-from prorank.prompts import Family
 from prorank.scores import ScoreKind
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -40,7 +39,7 @@ class BackboneSection(Section):
     """The model and how a pair is shown to it."""
 
     model: str = "embedded"
-    family: Family | None = None
+    family: Literal["causal", "masked"] | None = None
     precision: Precision = "auto"
     lora: Lora | None = None
     trust_remote_code: bool = False

@@ -251,10 +251,10 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     reranker = load_reranker(setting, recipe.backbone.model, for_training=True)
     trainer = WarmupTrainer(
         ready_to_train(reranker.backbone, recipe),
-        reranker.tokenizer,
+        reranker.pair_tokenizer,
         section,
-        pair_items(setting, reranker.tokenizer, recipe.data.train, section.steps * section.pairs_per_step),
-        pair_items(setting, reranker.tokenizer, recipe.data.dev, section.held_out_pairs),
+        pair_items(setting, reranker.pair_tokenizer, recipe.data.train, section.steps * section.pairs_per_step),
+        pair_items(setting, reranker.pair_tokenizer, recipe.data.dev, section.held_out_pairs),
         folder / "training",
         recipe.seed,
         setting.console,
@@ -285,10 +285,10 @@ def train_scores(setting: Setting, model: str) -> str:
     reranker = load_reranker(setting, model, for_training=True)
     trainer = ScoreTrainer(
         ready_to_train(reranker.backbone, recipe),
-        reranker.tokenizer,
+        reranker.pair_tokenizer,
         section,
         recipe.backbone.score,
-        list_items(setting, reranker.tokenizer),
+        list_items(setting, reranker.pair_tokenizer),
         dev_measure(setting, reranker),
         folder / "training",
         recipe.seed,
@@ -311,10 +311,13 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     depth = recipe.evaluation.rerank
     ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
     texts = setting.texts()
-    sequences, _ = reranker.tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
+    tokenizer = reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
+    numbers = {query: number for number, query in enumerate(lists)}
+    groups = [numbers[query] for query, _ in ids]
 
     def measure() -> float:
-        logits = slot_logits(reranker.backbone, reranker.tokenizer, sequences, reranker.tokenizer.answer_ids)
+        logits = slot_logits(reranker.backbone, tokenizer, sequences, tokenizer.answer_ids, groups=groups)
         scores: Run = {query: {} for query in lists}
         for (query, document), value in zip(ids, SCORES[recipe.backbone.score](logits).tolist()):
             scores[query][document] = value

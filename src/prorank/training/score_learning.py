@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from prorank.backbone import Backbone
-from prorank.prompts import PairTokenizer
 from prorank.scores import SCORES, ScoreKind
+from prorank.tokenization import PairTokenizer
 from prorank.training.losses import LABEL_LOSSES, TEACHER_LOSSES
 from prorank.training.recipe import ScoreLearningSection
 from prorank.training.trainer import SlotTrainer

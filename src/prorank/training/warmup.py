@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from prorank.backbone import Backbone
 from prorank.engine import slot_logits
-from prorank.prompts import PairTokenizer
+from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, rewards
 from prorank.training.recipe import WarmupSection
 from prorank.training.trainer import SlotTrainer
