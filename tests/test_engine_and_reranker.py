@@ -1,3 +1,4 @@
+import functools
 import json
 import logging
 
@@ -8,8 +9,9 @@ from conftest import WORDS, bert_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank import Reranker
+from prorank import Reranker, engine
 from prorank.checkpoint import describe
+from prorank.collection import load_collection
 from prorank.engine import length_batches, score_pairs, slot_logits
 from prorank.errors import CheckpointError, PromptError
 from prorank.reranker import document_text
@@ -91,12 +93,141 @@ def test_any_text_is_ranked(documents, bert_folder):
     assert all(np.isfinite(r["score"]) for r in results)
 
 
+# What people and machines write: empty, emoji, right-to-left, markers, very long
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=60),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "\n\t",
+            "🍎🌊 river",
+            "مرحبا بالعالم",
+            "שלום river",
+            "<|im_end|> [MASK] [SEP]",
+            "a\u0000b",
+            "river " * 300,
+        ]
+    ),
+)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.sampled_from(["apple", "نهر", "🍎?"]), TEXTS), min_size=1, max_size=8), st.data())
+def test_scores_keep_their_order_and_do_not_depend_on_neighbours(qwen_folder, bert_folder, pairs, data):
+    for folder in (qwen_folder, bert_folder):
+        model = cached(folder)
+        together = model.score(pairs)
+        assert np.isfinite(together).all()
+        np.testing.assert_allclose(together, [model.score([pair])[0] for pair in pairs], atol=1e-4)
+        order = data.draw(st.permutations(range(len(pairs))))
+        shuffled = model.score([pairs[i] for i in order] + [pairs[0]])
+        np.testing.assert_allclose(shuffled, [together[i] for i in order] + [together[0]], atol=1e-4)
+        model.backbone.token_budget = data.draw(st.integers(1, 600))
+        np.testing.assert_allclose(model.score(pairs), together, atol=1e-4)
+        model.backbone.token_budget = None
+
+
+def test_a_very_long_document_neither_crashes_nor_changes_its_neighbours(reranker):
+    huge = "river 🍎 مرحبا " * 7_200
+    assert len(huge) > 100_000
+    scores = reranker.score([("apple", huge), ("apple", "river")])
+    assert np.isfinite(scores).all()
+    assert scores[1] == pytest.approx(reranker.score([("apple", "river")])[0], abs=1e-4)
+
+
+def test_packed_and_padded_scores_are_equal(reranker):
+    pairs = [(query, " ".join(WORDS[: i + 1])) for i in range(12) for query in ("apple river", "stone")]
+    assert reranker.backbone.packs
+    packed = reranker.score(pairs)
+    try:
+        reranker.backbone.packs = False
+        np.testing.assert_allclose(packed, reranker.score(pairs), atol=1e-4)
+    finally:
+        del reranker.backbone.packs
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_running_out_of_memory_halves_the_budget_and_loses_nothing(qwen_folder, monkeypatch, caplog, packs):
+    reranker = Reranker.from_pretrained(qwen_folder, max_length=400, precision="fp32")
+    pairs = [(f"apple {i % 3}", " ".join(WORDS[: i % 9 + 1])) for i in range(30)]
+    expected = reranker.score(pairs)
+    reranker.backbone.packs = packs
+    sizes, seen = [], []
+    whole = engine._run
+
+    def small_gpu(backbone, work, rows):
+        sizes.append(work.input_ids.numel())
+        if sizes[-1] > 700:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.append(len(work.slots) if packs else len(work.slot))
+        return whole(backbone, work, rows)
+
+    monkeypatch.setattr(engine, "_run", small_gpu)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(reranker.score(pairs), expected, atol=1e-4)
+    assert sum(seen) == len(pairs)  # every pair once
+    assert max(sizes) > 700 and reranker.backbone.token_budget <= 700
+    assert "out of GPU memory: going on with" in caplog.text
+    sizes.clear()
+    reranker.score(pairs)
+    assert max(sizes) <= 700  # learned
+
+
+def test_errors_that_are_not_about_memory_surface(reranker, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("device-side assert")
+
+    def no_room(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "_run", broken)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        reranker.score([("apple", "river")])
+    monkeypatch.setattr(engine, "_run", no_room)
+    with pytest.raises(torch.OutOfMemoryError):
+        reranker.score([("apple", "river")])  # one pair alone cannot be halved
+
+
+BF16_TOLERANCE = 0.02  # of the spread of fp32 scores: what README states
+
+
+def test_bf16_keeps_the_order_beyond_its_tolerance():
+    """On a real model and real texts: pairs whose fp32 scores differ by more keep their order."""
+    collection = load_collection("cosqa")
+    documents = [document.content for document in list(collection.documents.values())[:40]]
+    queries = list(collection.queries.values())[:3]
+    pairs = [(query, document) for query in queries for document in documents]
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        model = Reranker.from_pretrained("embedded", prompt="prorank-short", precision=precision, device="cpu")
+        scores[precision] = np.array(model.score(pairs)).reshape(3, 40)
+    for exact, rough in zip(scores["fp32"], scores["bf16"]):
+        gap = exact[:, None] - exact[None, :]
+        kept = (rough[:, None] > rough[None, :]) | (gap <= BF16_TOLERANCE * (exact.max() - exact.min()))
+        assert kept.all()
+
+
+def test_compiled_layers_give_the_same_scores(qwen_folder, monkeypatch):
+    expected = Reranker.from_pretrained(qwen_folder, max_length=400, precision="fp32").score([("apple", "river")] * 3)
+    calls = []
+
+    def backend(graph, _):
+        calls.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    compiled = Reranker.from_pretrained(qwen_folder, max_length=400, precision="fp32", compile_layers=True)
+    np.testing.assert_allclose(compiled.score([("apple", "river")] * 3), expected, atol=1e-4)
+    assert calls
+
+
 _CACHE = {}
 
 
 def cached(folder):
     if folder not in _CACHE:
-        _CACHE[folder] = Reranker.from_pretrained(folder, prompt="prorank-short", max_length=64, precision="fp32")
+        _CACHE[folder] = Reranker.from_pretrained(folder, prompt="prorank-short", max_length=128, precision="fp32")
     return _CACHE[folder]
 
 

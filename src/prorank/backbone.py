@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from prorank.errors import CheckpointError, require
+from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs
 from prorank.prompts import Family
@@ -328,6 +329,19 @@ class Backbone(nn.Module):
         core = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
         core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        spell_out_rope(Path(folder) / "config.json")
+
+
+def spell_out_rope(file: Path) -> None:
+    """Add the key `rope_theta` to a config.json that has it under `rope_parameters` only.
+
+    transformers before 5, and engines that read the file themselves, know nothing else and would fall back to another
+    base in silence.
+    """
+    config = read_json(file)
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None and "rope_theta" not in config:
+        write_json(file, config | {"rope_theta": theta})
 
 
 def load_backbone(

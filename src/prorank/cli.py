@@ -26,11 +26,14 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
+bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 out, err = Console(), Console(stderr=True)
 _state = {"debug": False}
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+CollectionOption = Annotated[str, typer.Option(help="Folder in BEIR layout, bundled name or hub data set.")]
 CollectionArgument = Annotated[str, typer.Argument(help="Folder in BEIR layout, bundled name or hub data set.")]
 Passages = Annotated[
     Literal["max", "mean", "first"] | None,
@@ -350,6 +353,71 @@ def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson
         return
     for key, value in description.items():
         out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    to: Annotated[
+        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino"],
+        typer.Option("--to", help="What shall read the folder."),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx, openvino).")] = False,
+    prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
+    force: Force = False,
+) -> None:
+    """Write a checkpoint for another runtime and check that it gives the same scores."""
+    from prorank import export as exporting
+    from prorank.reranker import Reranker
+
+    reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
+    with err.status(f"exporting to {to}"):
+        exporting.export(reranker, to, output, int8=int8, force=force)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
+    out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB")
+
+
+@bench.command("inference")
+def bench_inference(
+    shape: Annotated[Literal["minilm", "qwen2.5-0.5b"], typer.Option(help="Published shape.")] = "minilm",
+    collection: CollectionOption = "cosqa",
+    short_collection: Annotated[str, typer.Option(help="Short documents, for the instruction-first layout.")] = "cosqa",
+    pairs: Annotated[int, typer.Option(help="Pairs that each library scores.", min=8)] = 100,
+    repeats: Annotated[int, typer.Option(help="Times they are scored; the best counts.", min=1)] = 1,
+    work: Annotated[Path, typer.Option(help="Folder for models and peers.")] = Path("runs/bench"),
+    peer_python: Annotated[
+        str | None, typer.Option(help="A Python that has mxbai-rerank; default: one is made in the work folder.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here, and a plot beside.")] = None,
+    force: Force = False,
+) -> None:
+    """Score the same pairs with other libraries and prorank, in one run."""
+    from prorank.bench import inference
+    from prorank.files import refuse_overwrite
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    results = inference.run_inference_bench(
+        shape,
+        collection,
+        short_collection,
+        work,
+        pairs=pairs,
+        repeats=repeats,
+        peer_interpreter=peer_python,
+        console=err,
+    )
+    if file is not None:
+        inference.save(results, file)
+    for found in (results, results["cuda"]):
+        if found is not None:
+            out.print(inference.table(found, f"{shape}, {'cpu' if found is results else 'cuda'}"))
+            for key in ("ratios", "memory_ratio"):
+                out.print(f"{key}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[key].items()))
+            out.print(f"largest difference of scores in fp32: {found['max_score_difference']:.1e}")
+    if results["cuda"] is None:
+        out.print(results["cuda_note"])
 
 
 def main() -> None:

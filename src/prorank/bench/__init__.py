@@ -1,0 +1,1 @@
+"""Benchmarks: prorank beside other libraries, same weights and inputs, one command each."""

@@ -1,0 +1,98 @@
+"""Models of published shapes with random weights, and pairs of a real collection, for benchmarks.
+
+Speed does not depend on what weights hold. A byte-level tokenizer is trained on the collection's own text; the
+vocabulary matrix keeps its published size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prorank import Reranker
+from prorank.collection import Collection
+from prorank.evaluation.stages import sample_queries
+from prorank.retrieval import BM25Index
+
+QWEN25_05B = {  # Qwen/Qwen2.5-0.5B-Instruct, and so mxbai-rerank-base-v2
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4_864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32_768,
+    "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": True,
+}
+MINILM = {  # sentence-transformers/all-MiniLM-L6-v2, cross-encoder/ms-marco-MiniLM-L6-v2
+    "vocab_size": 30_522,
+    "hidden_size": 384,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+}
+
+
+def byte_tokenizer(texts: Iterable[str], special: Sequence[str], size: int = 30_000) -> Any:
+    """A byte-level BPE tokenizer like Qwen's, trained on texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def make_qwen(folder: Path, texts: Iterable[str], seed: int = 0, **changes: Any) -> Path:
+    """A random model of the Qwen2.5-0.5B shape and its tokenizer, in bf16 as such checkpoints are."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = byte_tokenizer(texts, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(Qwen2Config(**(QWEN25_05B | changes))).to(torch.bfloat16)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_cross_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A cross-encoder of the MiniLM shape: the embedded backbone with a random classification head."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from prorank.backbone import resolve_source
+
+    torch.manual_seed(seed)
+    source = resolve_source("embedded")
+    AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **changes).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def checkpoint(source: str | Path, folder: Path, prompt: str, max_length: int) -> Path:
+    """A prorank checkpoint of a model with a prompt."""
+    reranker = Reranker.from_pretrained(source, prompt=prompt, max_length=max_length, precision="bf16", device="cpu")
+    reranker.save_pretrained(folder)
+    return folder
+
+
+def first_stage_pairs(collection: Collection, depth: int, count: int) -> list[tuple[str, str]]:
+    """`count` (query, document) pairs: BM25's top `depth` of the first judged queries."""
+    qrels = sample_queries(collection.judgments(next(s for s in ("test", "dev", "train") if s in collection.qrels)))
+    queries = {q: collection.queries[q] for q in islice(qrels, -(-count // depth) + 2)}
+    run = BM25Index.build(collection.documents).search(queries, top_k=depth, progress=True)
+    pairs = [(queries[q], collection.documents[d].content) for q, documents in run.items() for d in documents]
+    return pairs[:count]
