@@ -195,7 +195,7 @@ class Backbone(nn.Module):
                     input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest], **types
                 ).last_hidden_state  # (b, t, H)
                 pieces.append(states[torch.arange(len(rows), device=states.device), slot[rows]])
-        return self._transformed(torch.cat(pieces).float()[order.argsort()])  # (B, H), input order again
+        return self.transformed(torch.cat(pieces).float()[order.argsort()])  # (B, H), input order again
 
     def packed_hidden(self, pack: Pack, *, every_state: bool = False) -> torch.Tensor:
         """Hidden states at the answer slots of a pack, ready for the vocabulary matrix.
@@ -214,9 +214,9 @@ class Backbone(nn.Module):
             states = base(
                 input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **cache
             ).last_hidden_state  # (1, N, H)
-        return self._transformed(states[0, pack.slots].float())
+        return self.transformed(states[0, pack.slots].float())
 
-    def _transformed(self, hidden: torch.Tensor) -> torch.Tensor:
+    def transformed(self, hidden: torch.Tensor) -> torch.Tensor:
         """A masked model's transform before its vocabulary matrix; (B, H) -> (B, H)."""
         if self.family != "masked" or self.tied_head:
             return hidden

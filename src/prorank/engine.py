@@ -90,7 +90,11 @@ def token_budget(backbone: Backbone) -> int:
 
 
 def _plan(
-    backbone: Backbone, tokenizer: Tokenizer, sequences: Sequence[list[int]], groups: Sequence[int], budget: int
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    sequences: Sequence[list[int]],
+    groups: Sequence[int],
+    budget: int,
 ) -> Iterator[tuple[list[int], Pack | Batch]]:
     """Forward passes that together cover all sequences, each with the places of its sequences."""
     if backbone.packs:

@@ -22,7 +22,9 @@ from prorank.files import atomic_writer, write_json
 from prorank.passages import Aggregation, aggregate, split_passages
 from prorank.prompts import Family, Prompt, chat_frame, load_prompt
 from prorank.published import recognise
+from prorank.runtime import RuntimeBackbone, is_exported
 from prorank.scores import ScoreKind
+from prorank.st_files import write_sentence_transformers_files
 from prorank.tokenization import PairTokenizer
 
 logger = logging.getLogger(__name__)
@@ -100,17 +102,22 @@ class Reranker:
             raise CheckpointError(f"{path_or_name} brings its own prompt", hint="leave out `prompt`")
         if token_budget is not None and token_budget < 1:
             raise ValueError(f"token_budget must be at least 1, got {token_budget}")
-        backbone = load_backbone(
-            source,
-            family=saved.family if saved else family,
-            device=device,
-            precision=precision,
-            for_training=for_training,
-            trust_remote_code=trust_remote_code,
-        )
+        if saved is not None and is_exported(source):
+            if for_training:
+                raise CheckpointError(f"{path_or_name} is an export: it can score, but not be trained")
+            backbone: Backbone = RuntimeBackbone(source, saved.family, precision)
+        else:
+            backbone = load_backbone(
+                source,
+                family=saved.family if saved else family,
+                device=device,
+                precision=precision,
+                for_training=for_training,
+                trust_remote_code=trust_remote_code,
+            )
+            if compile_layers:
+                backbone.compile_layers()
         backbone.token_budget = token_budget
-        if compile_layers:
-            backbone.compile_layers()
         if saved is None:
             saved = _fresh_settings(path_or_name, backbone, prompt, instruction, score)
         settings = saved.model_copy(
@@ -241,10 +248,20 @@ class Reranker:
         Args:
             folder: where; made if absent, files of the same name are replaced.
             card: text of README.md; None writes a plain one.
+
+        Causal checkpoints also get the files that sentence-transformers reads: `CrossEncoder(folder)` gives the
+        same scores.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.save(folder)
+        if self.settings.family == "causal" and self.settings.score == "logit_difference":
+            try:
+                write_sentence_transformers_files(
+                    folder, self.pair_tokenizer, self.settings.frame, self.settings.max_length
+                )
+            except CheckpointError as error:
+                logger.warning("%s", error)
         with atomic_writer(folder / "README.md") as file:
             file.write(card or plain_card(self.settings))
         write_json(folder / SETTINGS_FILE, self.settings.model_dump(mode="json"))  # last: marks the folder whole

@@ -60,7 +60,7 @@ def prorank(spec: dict[str, Any]) -> Score:
     """prorank's Reranker."""
     from prorank import Reranker
 
-    precision = {"default": "auto", "float32": "fp32", "bfloat16": "bf16"}[spec["dtype"]]
+    precision: Any = {"default": "auto", "float32": "fp32", "bfloat16": "bf16"}[spec["dtype"]]
     model = Reranker.from_pretrained(
         spec["folder"], device=spec["device"], precision=precision, compile_layers=spec.get("compile", False)
     )

@@ -1,0 +1,275 @@
+"""Checkpoints for other runtimes: sentence-transformers, sequence classification, ONNX Runtime, OpenVINO.
+
+Every export is read back and compared with the reranker it came from before it counts; a folder that would score
+otherwise is not left behind. Knows rerankers and file formats; nothing of training.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from prorank.backbone import Backbone
+from prorank.checkpoint import SETTINGS_FILE
+from prorank.engine import length_batches
+from prorank.errors import CheckpointError, require
+from prorank.files import atomic_writer, refuse_overwrite, write_json
+from prorank.reranker import Reranker
+from prorank.runtime import ONNX_FILE, OPENVINO_FILE, Graph, RuntimeBackbone, onnx_graph, openvino_graph
+from prorank.tokenization import PairTokenizer
+
+Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino"]
+TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
+INT8_BLOCK = 128  # weights that share a scale in ONNX int8
+PROBES = [
+    ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
+    ("river", ""),
+    ("käse 🧀", "Der Käse kommt aus der Schweiz. " * 12),
+    ("what is a stone?", "Rivers flow."),
+]
+
+
+def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool = False, force: bool = False) -> Path:
+    """Write a reranker for another runtime, and check that its scores there are the same.
+
+    Args:
+        reranker: a causal or masked reranker, loaded in fp32 on the CPU.
+        target: `sentence-transformers` (a CrossEncoder folder) and `sequence-classification` (one label) for causal
+            models; `onnx` and `openvino` (a graph to the answers' logits, loaded by `Reranker.from_pretrained`) for
+            both families.
+        folder: where to write.
+        int8: 8-bit weights; `onnx` and `openvino` only. Scores then differ a little; ranks hardly.
+        force: replace what is in the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: this model cannot be written so, or would score otherwise.
+        MissingExtraError: the runtime is not installed.
+    """
+    folder = Path(folder)
+    if int8 and target not in ("onnx", "openvino"):
+        raise CheckpointError(f"int8 is for onnx and openvino, not for {target}")
+    backbone, tokenizer = reranker.backbone, reranker.pair_tokenizer
+    if isinstance(backbone, RuntimeBackbone):
+        raise CheckpointError("this is an export already", hint="export from the checkpoint it was made from")
+    if backbone.device.type != "cpu" or backbone.compute_dtype != torch.float32:
+        raise CheckpointError("export needs the model in fp32 on the CPU", hint='precision="fp32", device="cpu"')
+    refuse_overwrite(folder, force)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    try:
+        if target == "sentence-transformers":
+            _to_sentence_transformers(reranker, folder)
+        elif target == "sequence-classification":
+            _to_sequence_classification(reranker, backbone, folder)
+        else:
+            _to_graph(reranker, backbone, tokenizer, target, folder, int8)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _expected(reranker: Reranker) -> np.ndarray:
+    return np.array(reranker.score(PROBES))
+
+
+def _compare(found: np.ndarray, expected: np.ndarray, runtime: str, scale: float = 1.0) -> None:
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE * max(1.0, scale):  # also when it is not a number
+        raise CheckpointError(f"{runtime} gives scores that differ by {difference:.2g}", hint="the export is not kept")
+
+
+def _causal_only(reranker: Reranker, what: str) -> None:
+    if reranker.settings.family != "causal":
+        raise CheckpointError(
+            f"{what} reads a model's last token; this one answers at its mask token", hint="export to onnx or openvino"
+        )
+    if reranker.settings.score != "logit_difference":
+        raise CheckpointError(f"{what} knows no '{reranker.settings.score}' scores", hint="export to onnx or openvino")
+
+
+def _to_sentence_transformers(reranker: Reranker, folder: Path) -> None:
+    """A causal checkpoint is such a folder already; read it with that library and compare."""
+    library = require("sentence_transformers", "train")
+    _causal_only(reranker, "sentence-transformers' LogitScore")
+    reranker.save_pretrained(folder)
+    if not (folder / "modules.json").is_file():  # said as a warning when saving
+        raise CheckpointError(
+            "sentence-transformers would tokenise this prompt otherwise", hint="export to onnx or openvino instead"
+        )
+    theirs = library.CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    found = theirs.predict(PROBES, show_progress_bar=False)
+    _compare(np.asarray(found), _expected(reranker), "sentence-transformers")
+
+
+def _to_sequence_classification(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
+    """`AutoModelForSequenceClassification` with the one row w(best) - w(worst); its texts are whole prompts."""
+    from transformers import AutoModelForSequenceClassification
+
+    _causal_only(reranker, "a causal sequence classifier")
+    config = copy.deepcopy(backbone.config)
+    weight, bias = backbone.head()
+    worst, best = reranker.settings.answer_ids[0], reranker.settings.answer_ids[-1]
+    row = (weight[best].float() - weight[worst].float()).detach()
+    if bias is not None and float(bias[best] - bias[worst]) != 0.0:
+        raise CheckpointError("the head has a bias, a sequence classifier has none", hint="export to onnx")
+    if getattr(config, "final_logit_softcapping", None):
+        raise CheckpointError("this model caps its logits, which a classifier's row cannot", hint="export to onnx")
+    row = row * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    config.num_labels, config.problem_type = 1, "regression"
+    config.pad_token_id = backbone.tokenizer.pad_token_id
+    if config.pad_token_id is None:
+        raise CheckpointError("a sequence classifier finds the last token by padding: the tokenizer has no pad token")
+    try:
+        model = AutoModelForSequenceClassification.from_config(config).float()
+    except ValueError as error:
+        raise CheckpointError(f"no sequence classifier of type {config.model_type} is known") from error
+    model.base_model.load_state_dict(backbone.core.base_model.state_dict())
+    with torch.no_grad():
+        model.score.weight.copy_(row[None])
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    _card(reranker, folder, "AutoModelForSequenceClassification; its input is the whole prompt, rendered")
+    again = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    batch = reranker.tokenizer.collate(reranker.tokenizer.encode(PROBES)[0])
+    with torch.inference_mode():
+        found = again(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0].numpy()
+    _compare(found, _expected(reranker), "the sequence classifier")
+
+
+class SlotLogits(torch.nn.Module):
+    """(input_ids, attention_mask), both (B, T) and padded on the right, -> logits of the answers (B, K)."""
+
+    def __init__(self, backbone: Backbone, tokenizer: PairTokenizer) -> None:
+        super().__init__()
+        self.backbone, self.rows, self.slot_from_end = backbone, tokenizer.answer_ids, tokenizer.slot_from_end
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Answer logits at the slot."""
+        base = self.backbone.core.base_model
+        states = base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, H)
+        slot = attention_mask.sum(-1) - self.slot_from_end  # (B,)
+        hidden = states.gather(1, slot[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
+        return self.backbone.project(self.backbone.transformed(hidden.float()), self.rows)
+
+
+@contextmanager
+def _quietly() -> Any:
+    """Exporters print and warn about what they leave out on the way; the comparison afterwards is what counts."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _to_graph(
+    reranker: Reranker, backbone: Backbone, tokenizer: PairTokenizer, target: str, folder: Path, int8: bool
+) -> None:
+    """`model.onnx` or `openvino_model.xml` with tokenizer, settings and card."""
+    require("onnx", "export")
+    require("onnxscript", "export")
+    folder.mkdir(parents=True)
+    onnx_file = folder / ONNX_FILE
+    batch = tokenizer.collate(tokenizer.encode(PROBES)[0])
+    dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=65_536)}
+    with _quietly(), torch.no_grad():
+        torch.onnx.export(
+            SlotLogits(backbone, tokenizer).eval(),
+            (batch.input_ids, batch.attention_mask),
+            str(onnx_file),
+            dynamo=True,
+            dynamic_shapes=(dynamic, dynamic),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            external_data=sum(p.numel() for p in backbone.parameters()) * 4 > 2**31 - 2**20,  # protobuf's limit
+        )
+    graph = onnx_graph(onnx_file)
+    expected = _expected(reranker)
+    _compare(_graph_scores(reranker, graph, PROBES), expected, "ONNX Runtime")
+    if target == "onnx" and int8:
+        _onnx_int8(onnx_file)
+        graph = onnx_graph(onnx_file)
+    if target == "openvino":
+        _to_openvino(onnx_file, folder / OPENVINO_FILE, int8)
+        graph = openvino_graph(folder / OPENVINO_FILE, "fp32")
+        for file in folder.glob(f"{ONNX_FILE}*"):
+            file.unlink()
+    found = _graph_scores(reranker, graph, PROBES)
+    if not int8:
+        _compare(found, expected, target)
+    elif not np.isfinite(found).all():
+        raise CheckpointError(f"{target} int8 gives scores that are not numbers")
+    backbone.config.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{', 8-bit weights' if int8 else ''}"
+    _card(reranker, folder, f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K)")
+    write_json(folder / SETTINGS_FILE, reranker.settings.model_dump(mode="json"))
+
+
+def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Scores by a graph, in batches of several shapes."""
+    from prorank.scores import SCORES
+
+    sequences, _ = reranker.tokenizer.encode(pairs)
+    found = np.zeros(len(sequences), dtype=np.float32)
+    longest = max(map(len, sequences))
+    for indices in length_batches([len(ids) for ids in sequences], 2 * longest):
+        batch = reranker.tokenizer.collate([sequences[i] for i in indices])
+        logits = torch.from_numpy(graph(batch.input_ids.numpy(), batch.attention_mask.numpy()))
+        found[indices] = SCORES[reranker.settings.score](logits).numpy()
+    return found
+
+
+def _onnx_int8(file: Path) -> None:
+    """8-bit weights in blocks; activations are quantised block by block on the way (docs/log.md compares)."""
+    onnx = require("onnx", "export")
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _quietly():
+        model = onnx.load(str(file))
+        quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=INT8_BLOCK, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        for old in file.parent.glob(f"{file.name}*"):
+            old.unlink()
+        quantizer.model.save_model_to_file(str(file), use_external_data_format=False)
+
+
+def _to_openvino(onnx_file: Path, file: Path, int8: bool) -> None:
+    openvino = require("openvino", "export")
+    with _quietly():
+        model = openvino.Core().read_model(str(onnx_file))
+        if int8:
+            nncf = require("nncf", "export")
+            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+        openvino.save_model(model, str(file), compress_to_fp16=False)
+        del model
+
+
+def _card(reranker: Reranker, folder: Path, what: str) -> None:
+    prompt = reranker.pair_tokenizer.prompt
+    with atomic_writer(folder / "README.md") as file:
+        file.write(
+            "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
+            f"# Exported reranker\n\n{what}. Made from `{reranker.settings.base_model}`; the answers of the prompt "
+            f"`{prompt.name}` are {', '.join(prompt.answers)}, worst to best, and the score is "
+            f"`{reranker.settings.score}`.\n"
+        )

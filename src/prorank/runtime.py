@@ -1,0 +1,98 @@
+"""Exported checkpoints: ONNX Runtime and OpenVINO behind the face of a backbone.
+
+An export holds one graph, (input_ids, attention_mask) -> answer logits (B, K), beside the tokenizer and
+`prorank.json`. This module runs such graphs; it knows nothing of prompts, scores or how they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prorank.backbone import Backbone, Precision
+from prorank.errors import CheckpointError, require
+from prorank.prompts import Family
+
+ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds an exported graph."""
+    return any((Path(folder) / name).is_file() for name in (ONNX_FILE, OPENVINO_FILE))
+
+
+def onnx_graph(file: Path) -> Graph:
+    """A graph run by ONNX Runtime on the CPU, with as many threads as torch uses."""
+    runtime = require("onnxruntime", "export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def openvino_graph(file: Path, precision: str = "auto") -> Graph:
+    """A graph run by OpenVINO on the CPU; `fp32` keeps it from computing in bf16 where that is fast."""
+    openvino = require("openvino", "export")
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    if precision == "fp32":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(str(file)), "CPU", settings).create_infer_request()
+    return lambda ids, mask: request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+
+
+class RuntimeBackbone(Backbone):
+    """A backbone whose forward pass is an exported graph: it scores, and does nothing else.
+
+    Args:
+        folder: what `prorank export --to onnx` or `openvino` wrote.
+        family: of the model that was exported.
+        precision: `auto` or `fp32`.
+
+    Raises:
+        CheckpointError: bf16 was asked for; a graph has the precision it was written with.
+    """
+
+    packs = False  # the graph takes padded batches
+
+    def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
+        from transformers import AutoConfig, AutoTokenizer
+
+        folder = Path(folder)
+        if precision == "bf16":
+            raise CheckpointError(f"{folder} is an exported graph", hint="use precision auto or fp32")
+        super().__init__(torch.nn.Identity(), AutoTokenizer.from_pretrained(folder), family)
+        file = folder / ONNX_FILE
+        self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
+        self.settings = AutoConfig.from_pretrained(folder)
+        self.eval()
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config of the model that was exported."""
+        return self.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Graphs run on the CPU."""
+        return torch.device("cpu")
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        slot: torch.Tensor,
+        rows: Sequence[int] | None = None,
+        type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Answer logits (B, K), float32; the graph knows slot and answers."""
+        return torch.from_numpy(np.asarray(self.graph(input_ids.numpy(), attention_mask.numpy()), dtype=np.float32))
+
+    def save(self, folder: str | Path) -> None:
+        """Exported graphs are copied as folders, not saved again."""
+        raise CheckpointError("an exported graph cannot be saved again", hint="copy its folder")

@@ -1,0 +1,205 @@
+"""Every export is reloaded in its own runtime and compared with the reranker it came from."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
+from scipy.stats import kendalltau
+
+from prorank import Reranker
+from prorank import export as exporting
+from prorank.cli import app
+from prorank.collection import load_collection
+from prorank.errors import CheckpointError
+from prorank.export import export
+
+PAIRS = [
+    ("what is a river?", "a stone.\n\n"),
+    ("apple", ""),
+    ("käse 🧀 river", "мир apple"),
+    ("apple river", "stone cloud " * 14),
+    ("tiger ", " \n candle <|im_end|>x"[:9]),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, qwen_folder, bert_folder, encoder_folder):
+    torch.manual_seed(5)
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, **SIZE)
+    qwen3 = save(transformers.Qwen3ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen3"))
+    return {"qwen2": qwen_folder, "qwen3": qwen3, "bert": bert_folder, "encoder": encoder_folder}
+
+
+def load(folders, name, **changes):
+    masked = name in ("bert", "encoder")
+    prompt = "prorank-short" if masked else "prorank"
+    options = {"prompt": prompt, "max_length": 100 if masked else 420, "precision": "fp32", "device": "cpu"}
+    return Reranker.from_pretrained(folders[name], **(options | changes))
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "bert", "encoder"])
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_graphs_give_equal_scores_in_their_own_runtime(folders, tmp_path, name, target):
+    reranker = load(folders, name)
+    folder = export(reranker, target, tmp_path / "export")
+    again = Reranker.from_pretrained(folder, precision="fp32")
+    expected = reranker.score(PAIRS)
+    np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
+    again.backbone.token_budget = 1  # one pair at a time: other shapes than the traced ones
+    np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
+    assert [r["corpus_id"] for r in again.rank("river", ["stone", "river"])] == [
+        r["corpus_id"] for r in reranker.rank("river", ["stone", "river"])
+    ]
+    if target == "onnx":  # and without prorank
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        batch = reranker.tokenizer.collate(reranker.tokenizer.encode(PAIRS[:3])[0])
+        feed = {"input_ids": batch.input_ids.numpy(), "attention_mask": batch.attention_mask.numpy()}
+        (logits,) = session.run(None, feed)
+        assert logits.shape == (3, 2)  # the answers only, never the vocabulary
+        np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected[:3], atol=1e-3)
+    with pytest.raises(CheckpointError, match="export already"):
+        export(again, "onnx", tmp_path / "twice")
+    with pytest.raises(CheckpointError, match="cannot be saved again"):
+        again.save_pretrained(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match="not be trained"):
+        Reranker.from_pretrained(folder, for_training=True)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("prompt", ["prorank", "instruction-first", "yesno", "qwen3-reranker"])
+def test_sentence_transformers_gives_equal_scores(folders, tmp_path, name, prompt):
+    from sentence_transformers import CrossEncoder
+
+    reranker = load(folders, name, prompt=prompt, max_length=600, instruction="be strict")
+    folder = export(reranker, "sentence-transformers", tmp_path / "export")
+    theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    np.testing.assert_allclose(theirs.predict(PAIRS), reranker.score(PAIRS), atol=1e-3)
+    ranked = theirs.rank("river", ["stone cloud", "river"])
+    ours = reranker.rank("river", ["stone cloud", "river"])
+    assert [r["corpus_id"] for r in ranked] == [r["corpus_id"] for r in ours]
+    again = Reranker.from_pretrained(folder, precision="fp32")  # the folder is a prorank checkpoint too
+    np.testing.assert_allclose(again.score(PAIRS), reranker.score(PAIRS), atol=1e-5)
+
+
+def test_a_saved_causal_checkpoint_is_a_cross_encoder_folder(folders, tmp_path):
+    load(folders, "qwen2").save_pretrained(tmp_path)
+    again = Reranker.from_pretrained(tmp_path, precision="fp32")
+    again.save_pretrained(tmp_path / "second")  # and stays one
+    from sentence_transformers import CrossEncoder
+
+    theirs = CrossEncoder(str(tmp_path / "second"), device="cpu", model_kwargs={"dtype": torch.float32})
+    np.testing.assert_allclose(theirs.predict(PAIRS), again.score(PAIRS), atol=1e-3)
+
+
+def test_a_prompt_that_would_be_tokenised_otherwise_is_refused(folders, tmp_path, caplog):
+    from prorank.prompts import Prompt
+
+    segments = ("query: {query}", " rele", "vance: {document}", "\nRelevant?")  # a seam inside a word
+    reranker = load(folders, "qwen2", prompt=Prompt(name="odd", segments=segments, frame=("", "")))
+    with pytest.raises(CheckpointError, match="would tokenise this prompt otherwise"):
+        export(reranker, "sentence-transformers", tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_a_sequence_classifier_gives_equal_scores(folders, tmp_path, name):
+    reranker = load(folders, name)
+    folder = export(reranker, "sequence-classification", tmp_path / "export")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_labels == 1
+    batch = reranker.tokenizer.collate(reranker.tokenizer.encode(PAIRS)[0])
+    with torch.no_grad():
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    np.testing.assert_allclose(logits, reranker.score(PAIRS), atol=1e-3)
+
+
+def test_what_cannot_be_exported_is_refused(folders, tmp_path):
+    masked = load(folders, "bert")
+    for target in ("sentence-transformers", "sequence-classification"):
+        with pytest.raises(CheckpointError, match="answers at its mask token"):
+            export(masked, target, tmp_path / "export")
+    graded = load(folders, "qwen2", score="expected_grade")
+    with pytest.raises(CheckpointError, match="knows no 'expected_grade'"):
+        export(graded, "sequence-classification", tmp_path / "export")
+    with pytest.raises(CheckpointError, match="int8 is for onnx and openvino"):
+        export(load(folders, "qwen2"), "sequence-classification", tmp_path / "export", int8=True)
+    with pytest.raises(CheckpointError, match="fp32 on the CPU"):
+        export(load(folders, "qwen2", precision="bf16"), "onnx", tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "onnx_graph", lambda file: lambda ids, mask: np.ones((len(ids), 2), np.float32))
+    with pytest.raises(CheckpointError, match="differ by"):
+        export(load(folders, "bert"), "onnx", tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """The embedded backbone after some seconds of plain training on CoSQA: its scores mean something then."""
+    torch.manual_seed(0)
+    options = {"prompt": "prorank-short", "max_length": 64, "precision": "fp32", "device": "cpu"}
+    reranker = Reranker.from_pretrained("embedded", **options)
+    collection, chance = load_collection("cosqa"), random.Random(0)
+    documents = [document.content for document in collection.documents.values()]
+    right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]
+    optimizer = torch.optim.AdamW(reranker.backbone.parameters(), lr=2e-4)
+    for _ in range(16):
+        chosen = chance.sample(right, 8)
+        pairs = [*chosen, *((query, chance.choice(documents)) for query, _ in chosen)]
+        batch = reranker.tokenizer.collate(reranker.tokenizer.encode(pairs)[0])
+        logits = reranker.backbone(batch.input_ids, batch.attention_mask, batch.slot, reranker.tokenizer.answer_ids)
+        labels = torch.tensor([1.0] * 8 + [0.0] * 8)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    lists = [(query, chance.sample(documents, 20)) for query in list(collection.queries.values())[:10]]
+    return reranker, [(query, document) for query, sample in lists for document in sample]
+
+
+def train(collection):
+    return list(collection.judgments("train").items())[:200]
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
+    """Kendall's tau within a query, mean over ten queries of CoSQA."""
+    reranker, pairs = tuned
+    small = export(reranker, target, tmp_path / "int8", int8=True)
+    size = sum(file.stat().st_size for file in small.glob("*model.*"))
+    assert size < 0.75 * 4 * sum(parameter.numel() for parameter in reranker.backbone.parameters())
+    exact = np.array(reranker.score(pairs)).reshape(10, 20)
+    rough = np.array(Reranker.from_pretrained(small).score(pairs)).reshape(10, 20)
+    assert np.mean([kendalltau(a, b).statistic for a, b in zip(exact, rough)]) >= 0.95
+
+
+def test_the_command_exports(folders, tmp_path, capsys, monkeypatch):
+    from typer.testing import CliRunner
+
+    load(folders, "bert").save_pretrained(tmp_path / "checkpoint")
+    command = ["export", str(tmp_path / "checkpoint"), "--to", "onnx", "--output", str(tmp_path / "onnx")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and "onnx in" in result.output
+    assert json.loads((tmp_path / "onnx" / "prorank.json").read_text())["prompt"]["name"] == "prorank-short"
+    assert CliRunner().invoke(app, command).exit_code != 0  # not overwritten without --force
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+def test_a_tokenizer_without_padding_token_cannot_be_a_classifier(tmp_path):
+    tokenizer = bert_tokenizer()
+    assert tokenizer.pad_token_id is not None
+    causal = byte_tokenizer()
+    causal.pad_token = None
+    config = transformers.LlamaConfig(vocab_size=len(causal), num_key_value_heads=2, **SIZE)
+    save(transformers.LlamaForCausalLM(config), causal, tmp_path / "llama")
+    reranker = Reranker.from_pretrained(tmp_path / "llama", max_length=420, precision="fp32", device="cpu")
+    with pytest.raises(CheckpointError, match="no pad token"):
+        export(reranker, "sequence-classification", tmp_path / "export")
