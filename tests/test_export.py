@@ -22,7 +22,7 @@ PAIRS = [
     ("apple", ""),
     ("käse 🧀 river", "мир apple"),
     ("apple river", "stone cloud " * 14),
-    ("tiger ", " \n candle <|im_end|>x"[:9]),
+    ("tiger ", " \n candle"),
 ]
 
 
@@ -133,6 +133,39 @@ def test_what_cannot_be_exported_is_refused(folders, tmp_path):
     with pytest.raises(CheckpointError, match="fp32 on the CPU"):
         export(load(folders, "qwen2", precision="bf16"), "onnx", tmp_path / "export")
     assert not (tmp_path / "export").exists()
+
+
+def test_a_refused_export_leaves_what_was_there(folders, tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="answers at its mask token"):
+        export(load(folders, "bert"), "sequence-classification", tmp_path / "kept", force=True)
+    assert (tmp_path / "kept" / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]  # no half-made folder beside it
+    load(folders, "bert").save_pretrained(tmp_path / "checkpoint")
+    reranker = Reranker.from_pretrained(tmp_path / "checkpoint", precision="fp32", device="cpu")
+    with pytest.raises(CheckpointError, match="own folder"):
+        export(reranker, "onnx", tmp_path / "checkpoint", force=True)
+
+
+def test_the_graph_holds_no_vocabulary_matrix_of_an_untied_head(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2Config(vocab_size=5_000, num_key_value_heads=2, tie_word_embeddings=False, **SIZE)
+    save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path / "untied")
+    options = {"max_length": 420, "precision": "fp32", "device": "cpu", "passages": "max"}
+    folder = export(Reranker.from_pretrained(tmp_path / "untied", **options), "onnx", tmp_path / "onnx")
+    import onnx
+
+    matrices = [i for i in onnx.load(folder / "model.onnx").graph.initializer if 5_000 in i.dims]
+    assert len(matrices) == 1  # the embeddings
+
+
+def test_adapters_are_to_be_merged_first(folders, tmp_path):
+    reranker = load(folders, "qwen2")
+    reranker.backbone.add_lora(2, 4)
+    with pytest.raises(CheckpointError, match="LoRA"):
+        export(reranker, "onnx", tmp_path / "export")
 
 
 def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):

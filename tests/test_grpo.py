@@ -73,7 +73,8 @@ def one_sample_gradients(scale, samples=20_000, group=8):
     verdict = rewards.verdicts(tokens, answers)
     r = rewards.format_reward(verdict) + rewards.relevance_reward(verdict, label)
     log_prob = log_probs.gather(-1, tokens)
-    grpo.sampled_loss(log_prob, log_prob.detach(), r, scale=scale).backward()
+    flat = log_prob.reshape(-1, 1)
+    grpo.policy_loss(flat, flat.detach(), grpo.group_advantages(r, scale).reshape(-1)).loss.backward()
     return exact[0], logits.grad.sum(0)
 
 
@@ -96,11 +97,14 @@ def test_exact_loss_raises_the_rewarded_answer():
 
 
 def test_beta_needs_a_reference():
-    x = torch.zeros(1, 2)
+    x, nothing = torch.zeros(2, 1), torch.zeros(2)
     with pytest.raises(ValueError, match="ref_log_prob"):
-        grpo.sampled_loss(x, x, x, beta=0.1)
-    with_kl = grpo.sampled_loss(x, x, x, beta=0.5, ref_log_prob=x + 1.0)
-    assert with_kl.item() == pytest.approx(0.5 * (math.e - 2))
+        grpo.policy_loss(x, x, nothing, beta=0.1)
+    with pytest.raises(ValueError, match="max_length"):
+        grpo.policy_loss(x, x, nothing, reduction="dr_grpo")
+    with_kl = grpo.policy_loss(x, x, nothing, beta=0.5, ref_log_prob=x + 1.0)
+    assert with_kl.loss.item() == pytest.approx(0.5 * (math.e - 2))
+    assert with_kl.kl.item() == pytest.approx(math.e - 2)
 
 
 def test_rewards_and_verdicts():

@@ -66,6 +66,19 @@ def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_stat
     return torch.stack([found[i] for i in range(len(sequences))])
 
 
+@pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "modernbert with windows"])
+def test_long_spans_are_attended_block_by_block(name, monkeypatch):
+    from prorank import packing
+
+    backbone = backbone_of(name)
+    sequences = [[*range(10, 40), *(5 + (7 * i + j) % 90 for i in range(40))] for j in range(3)]
+    with torch.inference_mode():
+        expected = packed_hidden(backbone, sequences, [0] * 3, 999, 1)
+        monkeypatch.setattr(packing, "QUERY_BLOCK", 16)
+        found = packed_hidden(backbone, sequences, [0] * 3, 999, 1)
+    torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_states_equal_the_models_own(name):
     backbone = backbone_of(name)

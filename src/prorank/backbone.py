@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from prorank.errors import CheckpointError, require
 from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
-from prorank.packing import Pack, layers_of, packed_layers, plan_packs
+from prorank.packing import Pack, layers_of, packed_layers, plan_packs, whole_pack
 from prorank.prompts import Family
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -280,9 +280,9 @@ class Backbone(nn.Module):
             weight, bias = weight[index], None if bias is None else bias[index]
         with torch.autocast(hidden.device.type, enabled=False):
             logits = F.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
-        return self._rescale(logits)
+        return self.rescale(logits)
 
-    def _rescale(self, logits: torch.Tensor) -> torch.Tensor:
+    def rescale(self, logits: torch.Tensor) -> torch.Tensor:
         """What some families do after the head: Cohere's factor, Granite's divisor, Gemma's soft cap."""
         config = self.config
         logits = logits * (getattr(config, "logit_scale", None) or 1.0)
@@ -297,9 +297,23 @@ class Backbone(nn.Module):
         slot: torch.Tensor,
         rows: Sequence[int] | None = None,
         type_ids: torch.Tensor | None = None,
+        *,
+        pack: Pack | None = None,
     ) -> torch.Tensor:
-        """Logits at the answer slot: (B, V), or (B, len(rows)) for the tokens in `rows`; float32."""
-        return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
+        """Logits at the answer slot: (B, V), or (B, len(rows)) for the tokens in `rows`; float32.
+
+        Rows padded on the right are packed end to end where the model allows it (`packs`): same values, no padding.
+        With a `pack` of one's own the result is the hidden states (B, H) at its slots instead, every layer whole;
+        this is here so that wrappers for several processes see one forward.
+        """
+        if pack is not None:
+            return self.packed_hidden(pack, every_state=True)
+        if not self.packs or type_ids is not None:
+            return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
+        lengths = attention_mask.sum(-1).tolist()
+        sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths)]
+        pack = whole_pack(sequences, slot.tolist(), causal=self.family == "causal", offset=self.position_offset)
+        return self.project(self.packed_hidden(pack.to(input_ids.device)), rows)
 
     def compile_layers(self) -> None:
         """Compile each layer with `torch.compile` on first use; attention over a pack's spans stays as it is."""

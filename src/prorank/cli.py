@@ -420,6 +420,33 @@ def bench_inference(
         out.print(results["cuda_note"])
 
 
+@bench.command("warmup")
+def bench_warmup(
+    shape: Annotated[Literal["small", "qwen2.5-0.5b"], typer.Option(help="Model of random weights.")] = "small",
+    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 8,
+    prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 200,
+    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 5,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    force: Force = False,
+) -> None:
+    """Time a warmup step beside TRL's GRPOTrainer and beside plain supervised training."""
+    from prorank.bench.warmup import run_warmup_bench
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    results = run_warmup_bench(
+        shape, prompts=prompts, prompt_tokens=prompt_tokens, steps=steps, device=device, console=err
+    )
+    if file is not None:
+        write_json(file, results)
+    for key in ("speed_ratio", "speed_ratio_sampled", "memory_ratio", "memory_ratio_sampled"):
+        out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
+    out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
+    out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
+
+
 def main() -> None:
     """Entry point: run the command; print errors on one line; exit with 2 for bad input."""
     try:

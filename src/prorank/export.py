@@ -1,13 +1,13 @@
 """Checkpoints for other runtimes: sentence-transformers, sequence classification, ONNX Runtime, OpenVINO.
 
-Every export is read back and compared with the reranker it came from before it counts; a folder that would score
-otherwise is not left behind. Knows rerankers and file formats; nothing of training.
+Every export is made in a folder of its own, read back and compared with the reranker it came from, and only then put
+where it belongs; what was there before goes last. Knows rerankers and file formats; nothing of training.
 """
 
 from __future__ import annotations
 
 import copy
-import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,7 +20,7 @@ import torch
 
 from prorank.backbone import Backbone
 from prorank.checkpoint import SETTINGS_FILE
-from prorank.engine import length_batches
+from prorank.engine import length_batches, score_pairs
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
 from prorank.reranker import Reranker
@@ -65,24 +65,28 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
         raise CheckpointError("this is an export already", hint="export from the checkpoint it was made from")
     if backbone.device.type != "cpu" or backbone.compute_dtype != torch.float32:
         raise CheckpointError("export needs the model in fp32 on the CPU", hint='precision="fp32", device="cpu"')
+    if backbone.has_lora:
+        raise CheckpointError("the model has LoRA adapters attached", hint="save the checkpoint and export that")
+    if Path(str(backbone.config._name_or_path)).resolve() == folder.resolve():
+        raise CheckpointError(f"{folder} is the model's own folder", hint="export to another one")
     refuse_overwrite(folder, force)
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+        fresh = Path(place) / "export"
         if target == "sentence-transformers":
-            _to_sentence_transformers(reranker, folder)
+            _to_sentence_transformers(reranker, fresh)
         elif target == "sequence-classification":
-            _to_sequence_classification(reranker, backbone, folder)
+            _to_sequence_classification(reranker, backbone, fresh)
         else:
-            _to_graph(reranker, backbone, tokenizer, target, folder, int8)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+            _to_graph(reranker, backbone, tokenizer, target, fresh, int8)
+        if folder.exists():  # only now, with the new one whole and verified
+            folder.rename(Path(place) / "old")
+        fresh.rename(folder)
     return folder
 
 
 def _expected(reranker: Reranker) -> np.ndarray:
-    return np.array(reranker.score(PROBES))
+    return score_pairs(reranker.backbone, reranker.tokenizer, PROBES, kind=reranker.settings.score).scores
 
 
 def _compare(found: np.ndarray, expected: np.ndarray, runtime: str, scale: float = 1.0) -> None:
@@ -142,7 +146,12 @@ def _to_sequence_classification(reranker: Reranker, backbone: Backbone, folder: 
     folder.mkdir(parents=True)
     model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
-    _card(reranker, folder, "AutoModelForSequenceClassification; its input is the whole prompt, rendered")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)  # its input is no chat
+    before, after = reranker.settings.frame
+    whole = (
+        before + reranker.pair_tokenizer.prompt.render("{query}", "{document}", reranker.settings.instruction) + after
+    )
+    _card(reranker, folder, f"`AutoModelForSequenceClassification` over this text:\n\n```text\n{whole}\n```\n\n")
     again = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     batch = reranker.tokenizer.collate(reranker.tokenizer.encode(PROBES)[0])
     with torch.inference_mode():
@@ -155,7 +164,11 @@ class SlotLogits(torch.nn.Module):
 
     def __init__(self, backbone: Backbone, tokenizer: PairTokenizer) -> None:
         super().__init__()
-        self.backbone, self.rows, self.slot_from_end = backbone, tokenizer.answer_ids, tokenizer.slot_from_end
+        self.backbone, self.slot_from_end = backbone, tokenizer.slot_from_end
+        weight, bias = backbone.head()
+        rows = torch.tensor(tokenizer.answer_ids)
+        self.weight = weight[rows].detach().float()  # (K, H): the rest of the vocabulary stays out of the graph
+        self.bias = None if bias is None else bias[rows].detach().float()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Answer logits at the slot."""
@@ -163,7 +176,8 @@ class SlotLogits(torch.nn.Module):
         states = base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, H)
         slot = attention_mask.sum(-1) - self.slot_from_end  # (B,)
         hidden = states.gather(1, slot[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
-        return self.backbone.project(self.backbone.transformed(hidden.float()), self.rows)
+        logits = torch.nn.functional.linear(self.backbone.transformed(hidden.float()), self.weight, self.bias)
+        return self.backbone.rescale(logits)
 
 
 @contextmanager
@@ -187,8 +201,10 @@ def _to_graph(
     """`model.onnx` or `openvino_model.xml` with tokenizer, settings and card."""
     require("onnx", "export")
     require("onnxscript", "export")
+    expected = _expected(reranker)  # a model that cannot run is found out here, with a plain message
     folder.mkdir(parents=True)
     onnx_file = folder / ONNX_FILE
+    large = sum(p.numel() for p in backbone.parameters()) * 4 > 2**31 - 2**20  # protobuf's limit
     batch = tokenizer.collate(tokenizer.encode(PROBES)[0])
     dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=65_536)}
     with _quietly(), torch.no_grad():
@@ -200,13 +216,12 @@ def _to_graph(
             dynamic_shapes=(dynamic, dynamic),
             input_names=["input_ids", "attention_mask"],
             output_names=["logits"],
-            external_data=sum(p.numel() for p in backbone.parameters()) * 4 > 2**31 - 2**20,  # protobuf's limit
+            external_data=large,
         )
     graph = onnx_graph(onnx_file)
-    expected = _expected(reranker)
     _compare(_graph_scores(reranker, graph, PROBES), expected, "ONNX Runtime")
     if target == "onnx" and int8:
-        _onnx_int8(onnx_file)
+        _onnx_int8(onnx_file, large)
         graph = onnx_graph(onnx_file)
     if target == "openvino":
         _to_openvino(onnx_file, folder / OPENVINO_FILE, int8)
@@ -239,7 +254,7 @@ def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, s
     return found
 
 
-def _onnx_int8(file: Path) -> None:
+def _onnx_int8(file: Path, large: bool) -> None:
     """8-bit weights in blocks; activations are quantised block by block on the way (docs/log.md compares)."""
     onnx = require("onnx", "export")
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -250,7 +265,7 @@ def _onnx_int8(file: Path) -> None:
         quantizer.process()
         for old in file.parent.glob(f"{file.name}*"):
             old.unlink()
-        quantizer.model.save_model_to_file(str(file), use_external_data_format=False)
+        quantizer.model.save_model_to_file(str(file), use_external_data_format=large)
 
 
 def _to_openvino(onnx_file: Path, file: Path, int8: bool) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 MIN_SHARED = 8  # a shorter common prefix is not worth a mask
+QUERY_BLOCK = 512  # queries that share a mask
 MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 _lock = threading.Lock()  # the attention function is a switch on the model's config
 
@@ -157,6 +158,33 @@ def plan_packs(
         yield builder.finish()
 
 
+def whole_pack(sequences: Sequence[list[int]], slots: Sequence[int], *, causal: bool, offset: int = 0) -> Pack:
+    """All sequences in one pack in their order, nothing shared: what a training step computes.
+
+    Args:
+        sequences: token ids.
+        slots: each sequence's answer slot, counted from its first token.
+        causal: whether the model is causal.
+        offset: what the model adds to positions (RoBERTa).
+
+    >>> pack = whole_pack([[5, 6], [7]], [1, 0], causal=True)
+    >>> pack.input_ids.tolist(), pack.slots.tolist()
+    ([[5, 6, 7]], [1, 2])
+    """
+    spans, at = [], 0
+    for ids in sequences:
+        spans.append(Span(at, at + len(ids)))
+        at += len(ids)
+    return Pack(
+        torch.tensor([[token for ids in sequences for token in ids]]),
+        torch.tensor([[i + offset for ids in sequences for i in range(len(ids))]]),
+        spans,
+        torch.tensor([span.start + slot for span, slot in zip(spans, slots)]),
+        list(range(len(sequences))),
+        causal,
+    )
+
+
 class _Builder:
     """A pack in the making."""
 
@@ -277,27 +305,33 @@ def packed_attention(
         longest[prefix] = max(longest.get(prefix, 0), span.stop - span.start)
     pieces = []
     for start, stop, prefix_start, prefix_stop in pack.spans:
-        keys, values, mask = key[:, :, start:stop], value[:, :, start:stop], None
+        keys, values = key[:, :, start:stop], value[:, :, start:stop]
         tokens, prefix = stop - start, prefix_stop - prefix_start
         if prefix:
             keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
             values = torch.cat([value[:, :, prefix_start:prefix_stop], values], 2)
         windowed = sliding_window is not None and prefix + tokens > sliding_window
-        if (prefix and pack.causal and tokens > 1) or windowed:
-            window = sliding_window if windowed else None
-            mask = _mask(longest[prefix], prefix, pack.causal, window, query.device)[:tokens, : prefix + tokens]
-        pieces.append(
-            F.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                keys,
-                values,
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=pack.causal and mask is None and not prefix,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
+        masked = (prefix and pack.causal and tokens > 1) or windowed
+        block = QUERY_BLOCK if masked and pack.causal else tokens  # what lies behind a block is not even looked at
+        for first in range(0, tokens, block):
+            last = min(first + block, tokens)
+            seen = prefix + (last if masked and pack.causal else tokens)
+            mask = None
+            if masked:
+                window = sliding_window if windowed else None
+                mask = _mask(longest[prefix], prefix, pack.causal, window, query.device)[first:last, :seen]
+            pieces.append(
+                F.scaled_dot_product_attention(
+                    query[:, :, start + first : start + last],
+                    keys[:, :, :seen],
+                    values[:, :, :seen],
+                    attn_mask=mask,
+                    dropout_p=dropout,
+                    is_causal=pack.causal and mask is None and not prefix,
+                    scale=scaling,
+                    enable_gqa=query.shape[1] != key.shape[1],
+                )
             )
-        )
     return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
 
 

@@ -15,6 +15,7 @@ import torch
 
 from prorank.backbone import Backbone, Precision
 from prorank.errors import CheckpointError, require
+from prorank.packing import Pack
 from prorank.prompts import Family
 
 ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
@@ -89,6 +90,8 @@ class RuntimeBackbone(Backbone):
         slot: torch.Tensor,
         rows: Sequence[int] | None = None,
         type_ids: torch.Tensor | None = None,
+        *,
+        pack: Pack | None = None,
     ) -> torch.Tensor:
         """Answer logits (B, K), float32; the graph knows slot and answers."""
         return torch.from_numpy(np.asarray(self.graph(input_ids.numpy(), attention_mask.numpy()), dtype=np.float32))

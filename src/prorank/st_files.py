@@ -5,6 +5,9 @@ That library renders a chat template and tokenises the text as a whole, while a 
 token (byte-level tokenizers call it U+010A) is declared special, and the template writes that name where a part of
 the prompt begins with a newline: the text is split there, and the same ids come out. This module writes text files;
 it loads no weights.
+
+What it cannot do: that library reads special tokens inside users' texts (`<|im_end|>`, and the newline token's name)
+as such, where prorank takes them as plain characters. Scores of texts that contain them differ.
 """
 
 from __future__ import annotations

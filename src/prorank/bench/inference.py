@@ -141,13 +141,15 @@ def minilm_contenders(work: Path, collection: Collection, pairs: int) -> tuple[l
     """(timed, agreement) contenders at the MiniLM shape."""
     classifier = models.make_cross_encoder(work / "classifier")
     masked = models.checkpoint("embedded", work / "prorank", "prorank-short", MAX_LENGTH["minilm"])
-    int8 = export(_load(masked), "onnx", work / "int8", int8=True)
+    onnx = export(_load(masked), "onnx", work / "onnx", int8=True)
+    openvino = export(_load(masked), "openvino", work / "openvino", int8=True)
     chosen = models.first_stage_pairs(collection, 100, pairs)
     timed = [
         Contender("prorank", "prorank", classifier, "float32", chosen),
         Contender("sentence-transformers", "sentence-transformers", classifier, "float32", chosen),
         Contender("prorank (defaults)", "prorank", classifier, "default", chosen),
-        Contender("prorank (int8)", "prorank", int8, "default", chosen),
+        Contender("prorank (int8, OpenVINO)", "prorank", openvino, "default", chosen),
+        Contender("prorank (int8, ONNX)", "prorank", onnx, "default", chosen),
     ]
     few = [*chosen[:16], *chosen[-16:]]
     agreement = [
@@ -161,38 +163,46 @@ def _load(folder: Path) -> Reranker:
     return Reranker.from_pretrained(folder, precision="fp32", device="cpu")
 
 
-# peer's row -> (our row it is compared with, name of the ratio)
+# name of a ratio -> (the peer's row, our row it is compared with)
 COMPARED = {
-    "mxbai-rerank": ("prorank", "mxbai-rerank"),
-    "mxbai-rerank (defaults)": ("prorank (defaults)", "mxbai-rerank-defaults"),
-    "sentence-transformers": ("prorank", "sentence-transformers"),
-    "sentence-transformers (instruction-first, short)": (
+    "mxbai-rerank": ("mxbai-rerank", "prorank"),
+    "mxbai-rerank-defaults": ("mxbai-rerank (defaults)", "prorank (defaults)"),
+    "sentence-transformers": ("sentence-transformers", "prorank"),
+    "sentence-transformers-defaults": ("sentence-transformers (defaults)", "prorank (defaults)"),
+    "sentence-transformers-instruction-first": (
+        "sentence-transformers (instruction-first, short)",
         "prorank (instruction-first, short)",
-        "sentence-transformers-instruction-first",
     ),
+    "sentence-transformers-int8": ("sentence-transformers (defaults)", "prorank (int8, OpenVINO)"),
+    "sentence-transformers-int8-onnx": ("sentence-transformers (defaults)", "prorank (int8, ONNX)"),
 }
 
 
 def ratios(rows: Sequence[dict[str, Any]], key: str = "seconds") -> dict[str, float]:
-    """Peer over prorank for each compared pair of rows; for `extra_bytes` prorank over peer.
+    """Peer over prorank for each compared pair of rows that were measured; for `extra_bytes` prorank over peer.
 
-    On hardware where bf16 is fast prorank's default is its bf16 row.
+    >>> ratios([{"name": "prorank", "seconds": 2.0}, {"name": "mxbai-rerank", "seconds": 5.0}])
+    {'mxbai-rerank': 2.5}
     """
-    by_name = {row["name"]: row for row in rows}
-    by_name.setdefault("prorank (defaults)", by_name.get("prorank", {}))
-    pairs = {name: (theirs, ours) for theirs, (ours, name) in COMPARED.items()}
-    pairs["sentence-transformers-defaults"] = ("sentence-transformers", "prorank (defaults)")
-    pairs["sentence-transformers-int8"] = ("sentence-transformers", "prorank (int8)")
+    by_name = {row["name"]: row[key] for row in rows if row.get(key)}
     found = {}
-    for name, (theirs, ours) in pairs.items():
-        a, b = by_name.get(theirs, {}).get(key), by_name.get(ours, {}).get(key)
-        if a and b and not (name.endswith("-defaults") and theirs == "sentence-transformers" and _same(by_name, ours)):
+    for name, (theirs, ours) in COMPARED.items():
+        if theirs in by_name and ours in by_name:
+            a, b = by_name[theirs], by_name[ours]
             found[name] = a / b if key == "seconds" else b / a
     return found
 
 
-def _same(by_name: dict[str, Any], ours: str) -> bool:
-    return by_name[ours] is by_name.get("prorank")
+def _is_default(row: dict[str, Any], rows: Sequence[dict[str, Any]], device: str) -> bool:
+    """Whether a row already shows what a library does by default, so that it need not run twice.
+
+    prorank's default is bf16 where that is fast; sentence-transformers takes the checkpoint's type.
+    """
+    if f"{row['name']} (defaults)" in {other["name"] for other in rows}:
+        return False
+    default = {"prorank": "bfloat16" if fast_bf16(torch.device(device)) else "float32"}
+    default["sentence-transformers"] = "float32" if row["name"] == "sentence-transformers" else ""
+    return row["name"] in default and row["dtype"] == default[row["name"]]
 
 
 def difference(rows: Sequence[dict[str, Any]]) -> float:
@@ -201,8 +211,8 @@ def difference(rows: Sequence[dict[str, Any]]) -> float:
     return max(float(np.abs(np.array(row["scores"]) - first).max()) for row in rows[1:])
 
 
-def scaling(reranker: Reranker, shape: Shape, seconds_budget: float = 60.0) -> dict[str, list[list[float]]]:
-    """Seconds against candidates of 64 tokens, and against the length of 8 documents.
+def scaling(reranker: Reranker, seconds_budget: float = 60.0) -> dict[str, list[list[float]]]:
+    """Seconds against candidates of 64 tokens, and against the length of 8 documents (by passages where too long).
 
     A point that would go beyond the budget, judged by the one before, is left out.
 
@@ -213,10 +223,9 @@ def scaling(reranker: Reranker, shape: Shape, seconds_budget: float = 60.0) -> d
 
     word = " stone"
     curves: dict[str, list[list[float]]] = {"candidates": [], "lengths": []}
-    limit = reranker.settings.max_length - 128
     plans = {
         "candidates": [(count, count, 64) for count in CANDIDATES],
-        "lengths": [(length, 8, length) for length in LENGTHS if length <= limit],
+        "lengths": [(length, 8, length) for length in LENGTHS],
     }
     for curve, points in plans.items():
         cost = 0.0
@@ -300,14 +309,15 @@ def run_inference_bench(
         results: dict[str, Any] = {"shape": shape, "collection": loaded.name, "pairs": pairs, "repeats": repeats}
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
             rows = [measure(contender, device, repeats, console) for contender in timed]
+            rows += [row | {"name": f"{row['name']} (defaults)"} for row in rows if _is_default(row, rows, device)]
             agreeing = [measure(contender, device, 1, console) for contender in agreement]
-            reranker = Reranker.from_pretrained(timed[0].folder, device=device)
+            reranker = Reranker.from_pretrained(timed[0].folder, device=device, passages="max")
             found: dict[str, Any] = {
                 "ratios": ratios(rows),
                 "memory_ratio": ratios(rows, "extra_bytes"),
                 "max_score_difference": difference(agreeing),
                 "rows": [{k: v for k, v in row.items() if k != "scores"} for row in rows],
-                "scaling": scaling(reranker, shape),
+                "scaling": scaling(reranker),
             }
             if fast_bf16(torch.device(device)):
                 peak = matmul_rate(device)
@@ -336,14 +346,16 @@ def plot(results: dict[str, Any], file: Path) -> None:
     pyplot = require("matplotlib.pyplot", "eval")
     figure, (bars, candidates, lengths) = pyplot.subplots(1, 3, figsize=(15, 4.2))
     rows = results["rows"][::-1]
-    bars.barh([row["name"] for row in rows], [row["pairs_per_second"] for row in rows], color="#3b6ea5")
+    colours = ["#3b6ea5" if row["library"] == "prorank" else "#b0b0b0" for row in rows]
+    bars.barh([row["name"] for row in rows], [row["pairs_per_second"] for row in rows], color=colours)
     bars.set_xlabel("pairs a second")
     bars.set_title(f"{results['shape']}, {results['collection']}")
-    for axis, key, label in ((candidates, "candidates", "candidates of 64 tokens"), (lengths, "lengths", "tokens")):
+    curves = ((candidates, "candidates", "candidates of 64 tokens"), (lengths, "lengths", "tokens, 8 documents"))
+    for axis, key, label in curves:
         points = np.array(results["scaling"][key])
         axis.loglog(points[:, 0], points[:, 1], "o-", color="#3b6ea5", label="measured")
-        axis.loglog(points[:, 0], points[0, 1] * points[:, 0] / points[0, 0], ":", color="gray", label="linear")
-        axis.set_xlabel(label if key == "candidates" else "tokens a document (8 documents)")
+        axis.loglog(points[:, 0], points[-1, 1] * points[:, 0] / points[-1, 0], ":", color="gray", label="linear")
+        axis.set_xlabel(label)
         axis.set_ylabel("seconds a query")
         axis.legend(frameon=False)
     figure.tight_layout()

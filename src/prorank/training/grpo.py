@@ -1,18 +1,23 @@
-"""GRPO for one-token verdicts: pure functions of tensors, one formula each.
+"""GRPO: pure functions of tensors, one formula each.
 
-A group is the G verdicts sampled for one prompt. Because a verdict is one token, a single forward pass gives
-the distribution that all G samples come from. So the expectation over samples can also be taken exactly: the
-limit G -> infinity of the same objective, without sampling noise.
+A group is the G completions sampled for one prompt. When a verdict is one token, a single forward pass gives the
+distribution that all G samples come from. So the expectation over samples can also be taken exactly: the limit
+G -> infinity of the same objective, without sampling noise.
 
 Sources: GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3 and 4), PPO's clipped surrogate (arXiv 1707.06347, eq. 7),
-Dr. GRPO without std scaling (arXiv 2503.20783, sec. 3), KL estimator (Schulman, "Approximating KL divergence").
-This module knows nothing of models, prompts or trainers.
+Dr. GRPO without std scaling and with a constant length (arXiv 2503.20783, sec. 3), DAPO's token mean and higher
+upper clip (arXiv 2503.14476, sec. 3), the sequence-level ratio (GSPO, arXiv 2507.18071, eq. 7), KL estimator
+(Schulman, "Approximating KL divergence"). This module knows nothing of models, prompts or trainers.
 """
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 
+Reduction = Literal["grpo", "dr_grpo", "dapo"]
+Level = Literal["token", "sequence"]
 EPS = 1e-4  # keeps the division finite where all rewards of a group are equal
 
 
@@ -35,9 +40,15 @@ def group_advantages(rewards: torch.Tensor, scale: bool = True) -> torch.Tensor:
 
 
 def clipped_surrogate(
-    log_prob: torch.Tensor, old_log_prob: torch.Tensor, advantages: torch.Tensor, epsilon: float = 0.2
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
 ) -> torch.Tensor:
-    """-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon) * A), ratio = pi / pi_old. Same shape as the inputs.
+    """-min(ratio * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A), ratio = pi / pi_old. Same shape as the inputs.
+
+    `epsilon_high` None is the symmetric clip; above `epsilon` it lets unlikely tokens rise further (DAPO).
 
     >>> at_two = torch.log(torch.tensor(2.0))
     >>> clipped_surrogate(at_two, torch.tensor(0.0), torch.tensor(1.0))
@@ -46,7 +57,7 @@ def clipped_surrogate(
     tensor(2.)
     """
     ratio = torch.exp(log_prob - old_log_prob)
-    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    clipped = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
@@ -79,34 +90,99 @@ def exact_kl(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tens
     return (log_probs.exp() * (log_probs - ref_log_probs)).sum(-1)
 
 
-def sampled_loss(
-    log_prob: torch.Tensor,
-    old_log_prob: torch.Tensor,
-    rewards: torch.Tensor,
-    *,
-    scale: bool = True,
-    epsilon: float = 0.2,
-    beta: float = 0.0,
-    ref_log_prob: torch.Tensor | None = None,
+def sequence_log_ratio(log_ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of a completion's token log-ratios: one ratio a sequence (GSPO). (N, L), (N, L) -> (N, 1).
+
+    >>> sequence_log_ratio(torch.tensor([[0.2, 0.4, 9.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
+    tensor([[0.3000]])
+    """
+    return ((log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0))[:, None]
+
+
+def reduce_tokens(
+    values: torch.Tensor, mask: torch.Tensor, reduction: Reduction, max_length: int | None = None
 ) -> torch.Tensor:
-    """GRPO loss over sampled one-token verdicts: mean of surrogate + beta * KL estimate.
+    """Token losses -> scalar. The three differ in what a token of a long completion weighs.
+
+    grpo: mean over sequences of the mean over their tokens. dr_grpo: sum over tokens / (N * max_length), a constant.
+    dapo: mean over all tokens.
 
     Args:
-        log_prob, old_log_prob: (B, G) log-probabilities of the samples, now and when they were drawn.
-        rewards: (B, G).
-        scale: divide advantages by the group's standard deviation.
-        epsilon: clip range.
-        beta: weight of the KL estimate; needs `ref_log_prob` (B, G) when above 0.
+        values: (N, L) or (N, 1), one value for all tokens of a sequence.
+        mask: (N, L), 1 for tokens that count.
+        reduction: which.
+        max_length: tokens a completion may have; needed by dr_grpo.
 
-    Returns:
-        Scalar.
+    >>> values, mask = torch.tensor([[1.0, 1.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    >>> [round(reduce_tokens(values, mask, kind, 4).item(), 3) for kind in ("grpo", "dr_grpo", "dapo")]
+    [2.5, 0.75, 2.0]
     """
-    loss = clipped_surrogate(log_prob, old_log_prob, group_advantages(rewards, scale), epsilon)
+    summed = (values * mask).sum(-1)  # (N,)
+    if reduction == "grpo":
+        return (summed / mask.sum(-1).clamp(min=1.0)).mean()
+    if reduction == "dapo":
+        return summed.sum() / mask.sum().clamp(min=1.0)
+    if max_length is None:
+        raise ValueError("dr_grpo needs max_length")
+    return summed.sum() / (len(values) * max_length)
+
+
+class PolicyLoss(NamedTuple):
+    """Loss with gradient, and what is logged: mean KL estimate, share of clipped tokens (both detached)."""
+
+    loss: torch.Tensor
+    kl: torch.Tensor
+    clip_fraction: torch.Tensor
+
+
+def policy_loss(
+    log_prob: torch.Tensor,
+    old_log_prob: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    level: Level = "token",
+    reduction: Reduction = "grpo",
+    epsilon: float = 0.2,
+    epsilon_high: float | None = None,
+    max_length: int | None = None,
+    beta: float = 0.0,
+    ref_log_prob: torch.Tensor | None = None,
+) -> PolicyLoss:
+    """GRPO loss over sampled completions: reduced surrogate + beta * KL estimate.
+
+    Args:
+        log_prob, old_log_prob: (N, L) token log-probabilities, now and when they were drawn.
+        advantages: (N,) one a completion, from `group_advantages`.
+        mask: (N, L), 1 for tokens that count; None counts all.
+        level: ratio of each token, or one of the sequence.
+        reduction: see `reduce_tokens`.
+        epsilon, epsilon_high: clip range.
+        max_length: for dr_grpo.
+        beta: weight of the KL estimate; needs `ref_log_prob` (N, L) when above 0.
+
+    Raises:
+        ValueError: beta without ref_log_prob, or dr_grpo without max_length.
+    """
+    mask = torch.ones_like(log_prob) if mask is None else mask.to(log_prob.dtype)
+    log_ratio = log_prob - old_log_prob
+    if level == "sequence":
+        log_ratio = sequence_log_ratio(log_ratio, mask)
+    advantage = advantages[:, None].expand_as(log_ratio)
+    surrogate = clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantage, epsilon, epsilon_high)
+    kl = torch.zeros_like(log_prob)
     if beta > 0:
         if ref_log_prob is None:
             raise ValueError("beta > 0 needs ref_log_prob")
-        loss = loss + beta * kl_low_variance(log_prob, ref_log_prob)
-    return loss.mean()
+        kl = kl_low_variance(log_prob, ref_log_prob)
+    loss = reduce_tokens(surrogate + beta * kl, mask, reduction, max_length)
+    with torch.no_grad():
+        ratio = log_ratio.exp()
+        high = 1 + (epsilon if epsilon_high is None else epsilon_high)
+        clipped = ((ratio < 1 - epsilon) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
+        clip_fraction = reduce_tokens(clipped.to(mask.dtype).expand_as(mask), mask, "dapo")
+        mean_kl = reduce_tokens(kl, mask, "dapo")
+    return PolicyLoss(loss, mean_kl, clip_fraction)
 
 
 def exact_loss(log_probs: torch.Tensor, rewards: torch.Tensor, *, scale: bool = True) -> torch.Tensor:
@@ -157,3 +233,13 @@ def answer_outcomes(logits: torch.Tensor, answer_ids: torch.Tensor) -> torch.Ten
     masked = logits.masked_fill(~others, -torch.inf)
     outcomes = torch.cat([logits[:, answer_ids], masked.logsumexp(-1, keepdim=True)], dim=-1)
     return outcomes - logits.logsumexp(-1, keepdim=True)
+
+
+def either_way(log_prob: torch.Tensor) -> torch.Tensor:
+    """log p -> log-probabilities of happening and of not happening; (...,) -> (..., 2).
+
+    >>> either_way(torch.tensor([0.25]).log()).exp()
+    tensor([[0.2500, 0.7500]])
+    """
+    # log(1 - p) without loss of digits; p = 1 to the last bit would be -inf, whose gradient is not a number
+    return torch.stack([log_prob, torch.log(-torch.expm1(log_prob.clamp(max=-1e-7)))], dim=-1)

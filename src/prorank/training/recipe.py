@@ -108,6 +108,8 @@ class WarmupSection(Optimisation):
     samples: int | Literal["exact"] = Field("exact", description="G verdicts a prompt, or the exact expectation")
     scale_advantages: bool = Field(True, description="divide by the group's standard deviation")
     epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; None is epsilon")
+    end_of_turn: bool = Field(True, description="causal models: a verdict counts only if the turn ends after it")
     kl: float = Field(0.0, ge=0, description="weight of KL to the starting model")
     entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
     format_weight: float = Field(1.0, ge=0)

@@ -25,13 +25,23 @@ def verdicts(tokens: torch.Tensor, answer_ids: torch.Tensor) -> torch.Tensor:
     return torch.where(match.any(-1), match.long().argmax(-1), -1)
 
 
-def format_reward(verdict: torch.Tensor) -> torch.Tensor:
-    """1 where the token is a member of the answer set, else 0 (ProRank, prompt warmup).
+def format_reward(verdict: torch.Tensor, ended: torch.Tensor | None = None) -> torch.Tensor:
+    """1 for exactly one member of the answer set and then the end of the turn, else 0 (ProRank, prompt warmup).
+
+    Half of it is for the answer and half for ending after it, so that a model that does neither can learn one after
+    the other. Figures on held-out pairs ask for both.
+
+    Args:
+        verdict: answer index or -1.
+        ended: whether the turn ends after the answer; None where there is no turn (masked models).
 
     >>> format_reward(torch.tensor([0, 1, -1]))
     tensor([1., 1., 0.])
+    >>> format_reward(torch.tensor([0, 1, -1]), torch.tensor([True, False, True]))
+    tensor([1.0000, 0.5000, 0.0000])
     """
-    return (verdict >= 0).float()
+    answered = (verdict >= 0).float()
+    return answered if ended is None else answered * (1.0 + ended.float()) / 2.0
 
 
 def relevance_reward(verdict: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -62,23 +72,23 @@ def faded_format_weight(format_rate: float, weight: float = 1.0) -> float:
     return weight * (1.0 - min(max(format_rate, 0.0), 1.0))
 
 
-def balance_factors(outcomes: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
-    """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's well-formed answers.
+def balance_factors(answers: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
+    """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's answers.
 
     A policy gradient moves each answer in proportion to its probability, so the likelier answer runs away with
     the format reward before relevance is learned. Weighting by the inverse share takes that lead away: a verdict
     that is hardly given earns more when it is right. Our guard, not in the papers.
 
     Args:
-        outcomes: (B, K + 1) log-probabilities of the answers and of anything else.
+        answers: (B, K) logits or log-probabilities of the answers; they are renormalised over the answer set.
         limit: largest factor.
 
     Returns:
-        (K + 1,) factors; 1 for "anything else".
+        (K + 1,) factors; 1 for anything that is no answer.
 
-    >>> balance_factors(torch.tensor([[0.3, 0.1, 0.6]]).log())
+    >>> balance_factors(torch.tensor([[0.3, 0.1]]).log())
     tensor([0.6667, 2.0000, 1.0000])
     """
-    answers = outcomes[:, :-1].softmax(-1)  # (B, K), renormalised over the answer set
-    factors = (1.0 / (answers.shape[1] * answers.mean(0))).clamp(max=limit)
+    share = answers.softmax(-1).mean(0)  # (K,)
+    factors = (1.0 / (len(share) * share)).clamp(max=limit)
     return torch.cat([factors, factors.new_ones(1)])

@@ -1,0 +1,92 @@
+"""A warmup step beside TRL's GRPOTrainer and beside plain supervised training: time and memory.
+
+Same model, same prompts, same group size, completions of two tokens (an answer and the end of the turn). Each
+contender runs alone in a process and reports seconds a step and memory over the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from prorank.backbone import fast_bf16
+from prorank.errors import ProrankError
+from prorank.provenance import hardware, versions
+
+GROUP_SIZES = (8, 16)
+LONG = 64  # tokens of a completion in the comparison of the general path
+
+
+def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Run one contender (`prorank.bench.warmup_worker`) in its own process."""
+    with tempfile.TemporaryDirectory() as folder, console.status(f"{spec['contender']}, G={spec.get('group')}"):
+        file, result = Path(folder) / "spec.json", Path(folder) / "result.json"
+        file.write_text(json.dumps(spec), encoding="utf-8")
+        command = [sys.executable, "-m", "prorank.bench.warmup_worker", str(file), str(result)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ProrankError(f"benchmark of {spec['contender']} failed: {last}")
+        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    row = {key: spec[key] for key in ("contender", "group", "tokens")} | found
+    console.print(f"{row['contender']}, G={row['group']}, {row['tokens']} tokens: {row['seconds']:.3f} s a step")
+    return row
+
+
+def run_warmup_bench(
+    shape: str, *, prompts: int, prompt_tokens: int, steps: int, device: str, console: Console
+) -> dict[str, Any]:
+    """The whole comparison.
+
+    Args:
+        shape: `small` (a 4-layer Qwen2 of 256) or `qwen2.5-0.5b`.
+        prompts: prompts a step.
+        prompt_tokens: tokens of a prompt.
+        steps: timed steps; the median counts.
+        device: `cpu` or `cuda`.
+        console: where progress goes.
+
+    Returns:
+        `speed_ratio` and `memory_ratio` by group size (TRL over prorank), `supervised_ratio` (our step over a plain
+        supervised one), `general_ratio` (TRL over our general path with long completions), and all rows.
+    """
+    base = {"shape": shape, "prompts": prompts, "prompt_tokens": prompt_tokens, "steps": steps, "device": device}
+    base |= {"bf16": fast_bf16(torch.device(device))}
+    rows = []
+    for group in GROUP_SIZES:
+        for contender in ("prorank-exact", "prorank-sampled", "trl"):
+            rows.append(measure(base | {"contender": contender, "group": group, "tokens": 2}, console))
+    rows.append(measure(base | {"contender": "supervised", "group": 1, "tokens": 2}, console))
+    for contender in ("prorank-general", "trl"):
+        rows.append(measure(base | {"contender": contender, "group": GROUP_SIZES[0], "tokens": LONG}, console))
+
+    def value(contender: str, group: int, tokens: int, key: str) -> float:
+        return next(
+            float(row[key])
+            for row in rows
+            if (row["contender"], row["group"], row["tokens"]) == (contender, group, tokens)
+        )
+
+    def over(key: str, ours: str, group: int, tokens: int = 2) -> float:
+        return value("trl", group, tokens, key) / value(ours, group, tokens, key)
+
+    first = GROUP_SIZES[0]
+    return {
+        "speed_ratio": {str(g): over("seconds", "prorank-exact", g) for g in GROUP_SIZES},
+        "speed_ratio_sampled": {str(g): over("seconds", "prorank-sampled", g) for g in GROUP_SIZES},
+        "memory_ratio": {str(g): 1 / over("extra_bytes", "prorank-exact", g) for g in GROUP_SIZES},
+        "memory_ratio_sampled": {str(g): 1 / over("extra_bytes", "prorank-sampled", g) for g in GROUP_SIZES},
+        "supervised_ratio": value("prorank-exact", first, 2, "seconds") / value("supervised", 1, 2, "seconds"),
+        "general_ratio": over("seconds", "prorank-general", first, LONG),
+        "rows": rows,
+        "setting": base,
+        "hardware": hardware(),
+        "versions": versions(),
+    }
