@@ -423,9 +423,9 @@ def bench_inference(
 @bench.command("warmup")
 def bench_warmup(
     shape: Annotated[Literal["small", "qwen2.5-0.5b"], typer.Option(help="Model of random weights.")] = "small",
-    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 8,
-    prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 200,
-    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 5,
+    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 4,
+    prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 120,
+    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
     file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
     force: Force = False,
