@@ -110,6 +110,24 @@ def test_gradients_through_a_pack_equal_those_through_padding():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-4, rtol=1e-3, msg=name)
 
 
+def test_gradient_checkpointing_runs_padded():
+    """Its second run of the layers happens in the backward pass, where nothing is packed any more."""
+    from prorank.errors import CheckpointError
+
+    ids, mask = torch.tensor([[10, 11, 12, 13], [20, 21, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    gradients = []
+    for recompute in (False, True):
+        backbone = backbone_of("qwen2").train()
+        if recompute:
+            backbone.model.gradient_checkpointing_enable()
+        backbone(ids, mask, mask.sum(-1) - 1, [3, 4]).pow(2).sum().backward()
+        gradients.append(backbone.model.model.layers[0].self_attn.v_proj.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)
+    (pack,) = plan_packs([[10, 11, 12]], [0], 9, causal=True)
+    with pytest.raises(CheckpointError, match="gradient checkpointing"):
+        backbone.packed_hidden(pack)
+
+
 @pytest.mark.parametrize(
     "config, model",
     [

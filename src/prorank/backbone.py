@@ -207,6 +207,11 @@ class Backbone(nn.Module):
         Returns:
             (B, H) float32, in the order of `pack.slots`.
         """
+        if torch.is_grad_enabled() and self.recomputes:
+            raise CheckpointError(
+                "packed rows and gradient checkpointing do not go together: the layers would run again unpacked",
+                hint="switch gradient checkpointing off",
+            )
         base = self.core.base_model
         types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
         cache = {"use_cache": False} if self.family == "causal" else {}
@@ -221,6 +226,11 @@ class Backbone(nn.Module):
         if self.family != "masked" or self.tied_head:
             return hidden
         return masked_transform(self.core)(hidden.to(self.device, next(self.core.parameters()).dtype)).float()
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether gradient checkpointing is on: layers run a second time in the backward pass."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.core.modules())
 
     @cached_property
     def packs(self) -> bool:
@@ -308,7 +318,7 @@ class Backbone(nn.Module):
         """
         if pack is not None:
             return self.packed_hidden(pack, every_state=True)
-        if not self.packs or type_ids is not None:
+        if not self.packs or type_ids is not None or (torch.is_grad_enabled() and self.recomputes):
             return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
         lengths = attention_mask.sum(-1).tolist()
         sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths)]
