@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from prorank.errors import CheckpointError, require
 from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
-from prorank.packing import Pack, layers_of, packed_layers, plan_packs, whole_pack
+from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -320,8 +320,7 @@ class Backbone(nn.Module):
             return self.packed_hidden(pack, every_state=True)
         if not self.packs or type_ids is not None or (torch.is_grad_enabled() and self.recomputes):
             return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
-        lengths = attention_mask.sum(-1).tolist()
-        sequences = [row[:length] for row, length in zip(input_ids.tolist(), lengths)]
+        sequences = unpadded(input_ids, attention_mask)
         pack = whole_pack(sequences, slot.tolist(), causal=self.family == "causal", offset=self.position_offset)
         return self.project(self.packed_hidden(pack.to(input_ids.device)), rows)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from prorank.errors import PromptError
-from prorank.tokenization import Batch, Truncation, plain_ids
+from prorank.tokenization import Batch, Truncation, pad_right, plain_ids, require_fast
 
 
 def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -46,8 +46,7 @@ class CrossEncoderTokenizer:
     slot_from_end: int = 0  # the first token
 
     def __post_init__(self) -> None:
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
+        require_fast(self.tokenizer)
         a, b = (plain_ids(self.tokenizer, [text])[0] for text in ("a", "b"))
         whole = self.tokenizer("a", "b")
         ids = list(whole["input_ids"])
@@ -83,11 +82,8 @@ class CrossEncoderTokenizer:
 
     def collate(self, sequences: Sequence[list[int]]) -> Batch:
         """Pad sequences on the right to the longest one."""
-        pad = self.tokenizer.pad_token_id or 0
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        longest = int(lengths.max())
-        input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sequences])  # (B, T)
-        attention_mask = (torch.arange(longest)[None, :] < lengths[:, None]).long()  # (B, T)
+        input_ids, lengths = pad_right(sequences, self.tokenizer.pad_token_id or 0)  # (B, T), (B,)
+        attention_mask = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()  # (B, T)
         types = self.type_ids(sequences)
-        typed = None if types is None else torch.tensor([row + [0] * (longest - len(row)) for row in types])
+        typed = None if types is None else pad_right(types, 0)[0]
         return Batch(input_ids, attention_mask, torch.zeros_like(lengths), typed)

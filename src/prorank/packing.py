@@ -71,6 +71,15 @@ class Pack:
         )
 
     @cached_property
+    def longest_spans(self) -> dict[int, int]:
+        """Longest span after a prefix of each length: its mask serves the shorter ones."""
+        longest: dict[int, int] = {}
+        for start, stop, prefix_start, prefix_stop in self.spans:
+            prefix = prefix_stop - prefix_start
+            longest[prefix] = max(longest.get(prefix, 0), stop - start)
+        return longest
+
+    @cached_property
     def key_index(self) -> torch.Tensor | None:
         """Where the keys of all spans lie, prefix first, span after span; None when they lie so already."""
         if all(span.prefix_start == span.prefix_stop for span in self.spans):
@@ -156,6 +165,15 @@ def plan_packs(
             builder.add(i, prefix)
     if builder.length:
         yield builder.finish()
+
+
+def unpadded(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[list[int]]:
+    """Token ids of each row of a batch padded on the right, (B, T) and (B, T), without the padding.
+
+    >>> unpadded(torch.tensor([[5, 6], [7, 0]]), torch.tensor([[1, 1], [1, 0]]))
+    [[5, 6], [7]]
+    """
+    return [row[:length] for row, length in zip(input_ids.tolist(), attention_mask.sum(-1).tolist())]
 
 
 def whole_pack(sequences: Sequence[list[int]], slots: Sequence[int], *, causal: bool, offset: int = 0) -> Pack:
@@ -299,10 +317,6 @@ def packed_attention(
         raise NotImplementedError("packed attention has no soft cap and no sinks")
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout:
         return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
-    longest: dict[int, int] = {}  # the longest span of each prefix length: its mask serves the shorter ones
-    for span in pack.spans:
-        prefix = span.prefix_stop - span.prefix_start
-        longest[prefix] = max(longest.get(prefix, 0), span.stop - span.start)
     pieces = []
     for start, stop, prefix_start, prefix_stop in pack.spans:
         keys, values = key[:, :, start:stop], value[:, :, start:stop]
@@ -319,7 +333,7 @@ def packed_attention(
             mask = None
             if masked:
                 window = sliding_window if windowed else None
-                mask = _mask(longest[prefix], prefix, pack.causal, window, query.device)[first:last, :seen]
+                mask = _mask(pack.longest_spans[prefix], prefix, pack.causal, window, query.device)[first:last, :seen]
             pieces.append(
                 F.scaled_dot_product_attention(
                     query[:, :, start + first : start + last],

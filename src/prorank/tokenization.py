@@ -46,6 +46,24 @@ class Batch:
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device), types)
 
 
+def require_fast(tokenizer: Any) -> None:
+    """Refuse a slow tokenizer (PromptError)."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
+
+
+def pad_right(sequences: Sequence[list[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences padded to the longest one (B, T), and their lengths (B,).
+
+    >>> pad_right([[5, 6], [7]], 0)
+    (tensor([[5, 6],
+            [7, 0]]), tensor([2, 1]))
+    """
+    lengths = torch.tensor([len(ids) for ids in sequences])
+    longest = int(lengths.max())
+    return torch.tensor([ids + [padding] * (longest - len(ids)) for ids in sequences]), lengths
+
+
 def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Ids of users' texts: markers such as `<|im_end|>` or `[MASK]` inside them are ordinary characters."""
     if not texts:
@@ -88,8 +106,7 @@ class PairTokenizer:
     answer_ids: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
+        require_fast(self.tokenizer)
         self.prefix_ids = self._template_ids(self.frame[0])
         self.suffix_ids = self._template_ids(self.frame[1])
         start, end = self._boundary_ids()
@@ -233,9 +250,6 @@ class PairTokenizer:
 
     def collate(self, sequences: Sequence[list[int]]) -> Batch:
         """Pad sequences on the right to the longest one."""
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        lengths = torch.tensor([len(ids) for ids in sequences])
-        longest = int(lengths.max())
-        input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in sequences])  # (B, T)
-        attention_mask = (torch.arange(longest)[None, :] < lengths[:, None]).long()  # (B, T)
+        input_ids, lengths = pad_right(sequences, self.tokenizer.pad_token_id or 0)  # (B, T), (B,)
+        attention_mask = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()  # (B, T)
         return Batch(input_ids, attention_mask, lengths - self.slot_from_end)

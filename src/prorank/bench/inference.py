@@ -200,9 +200,8 @@ def _is_default(row: dict[str, Any], rows: Sequence[dict[str, Any]], device: str
     """
     if f"{row['name']} (defaults)" in {other["name"] for other in rows}:
         return False
-    default = {"prorank": "bfloat16" if fast_bf16(torch.device(device)) else "float32"}
-    default["sentence-transformers"] = "float32" if row["name"] == "sentence-transformers" else ""
-    return row["name"] in default and row["dtype"] == default[row["name"]]
+    fast = "bfloat16" if fast_bf16(torch.device(device)) else "float32"
+    return row["dtype"] == {"prorank": fast, "sentence-transformers": "float32"}.get(row["name"])
 
 
 def difference(rows: Sequence[dict[str, Any]]) -> float:

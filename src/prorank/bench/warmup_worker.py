@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from prorank.backbone import Backbone
 from prorank.bench.models import QWEN25_05B, byte_tokenizer
 from prorank.bench.worker import Memory
+from prorank.packing import unpadded
 from prorank.prompts import load_prompt
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, rewards
@@ -84,7 +85,11 @@ class Supervised(WarmupTrainer):
         """Mean cross-entropy of the two tokens."""
         answers = self.answer_ids[inputs["label"]].tolist()
         end = int(self.end_id or 0)
-        tree = build_tree(self._prompts(inputs), [[[answer, end]] for answer in answers], self.backbone.device)
+        tree = build_tree(
+            unpadded(inputs["input_ids"], inputs["attention_mask"]),
+            [[[answer, end]] for answer in answers],
+            self.backbone.device,
+        )
         hidden = model(inputs["input_ids"], inputs["attention_mask"], inputs["slot"], pack=tree.pack)
         return -token_log_probs(self.backbone, hidden, tree.targets).mean()
 
@@ -96,7 +101,7 @@ class General(WarmupTrainer):
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """GRPO over whole completions; the reward is that of the first token."""
-        prompts = self._prompts(inputs)
+        prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
         completions = draw(self.backbone, prompts, self.group, self.tokens, [int(self.end_id or 0)])
         log_prob, mask = completion_log_probs(self.backbone, prompts, completions)
         first = torch.tensor([[row[0] for row in rows] for rows in completions], device=log_prob.device)

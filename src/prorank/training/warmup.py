@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from prorank.backbone import Backbone
 from prorank.engine import slot_logits
 from prorank.errors import TrainingError
+from prorank.packing import unpadded
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, rewards
 from prorank.training.completions import build_tree, token_log_probs
@@ -215,7 +216,7 @@ class WarmupTrainer(SlotTrainer):
         if self.end_id is None:
             logits = model(*arguments)
         else:
-            prompts = self._prompts(inputs)
+            prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
             branches = [[answer, self.end_id] for answer in self.answer_ids.tolist()]
             tree = build_tree(prompts, [branches] * len(prompts), inputs["input_ids"].device)
             hidden = model(*arguments, pack=tree.pack)
@@ -263,11 +264,6 @@ class WarmupTrainer(SlotTrainer):
             reward = reward * rewards.balance_factors(answers)[verdict]  # verdict -1 takes the last factor, which is 1
         return reward
 
-    @staticmethod
-    def _prompts(inputs: dict[str, Any]) -> list[list[int]]:
-        lengths = inputs["attention_mask"].sum(-1).tolist()
-        return [row[:length] for row, length in zip(inputs["input_ids"].tolist(), lengths)]
-
     def _sampled(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, V) at the slot and GRPO loss over G drawn verdicts a prompt."""
         settings, count = self.settings, int(self.settings.samples)
@@ -314,7 +310,11 @@ class WarmupTrainer(SlotTrainer):
             first = torch.multinomial(self.backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
         distinct = [list(dict.fromkeys(row)) for row in first.tolist()]
         # the second token of a branch only marks the place whose logits are wanted
-        tree = build_tree(self._prompts(inputs), [[[token, 0] for token in row] for row in distinct], first.device)
+        tree = build_tree(
+            unpadded(inputs["input_ids"], inputs["attention_mask"]),
+            [[[token, 0] for token in row] for row in distinct],
+            first.device,
+        )
         hidden = model(*arguments, pack=tree.pack)
         hidden = hidden.view(-1, 2, hidden.shape[-1])  # (D, 2, H): after the prompt, after the verdict
         starts = torch.tensor([0, *(len(row) for row in distinct[:-1])], device=first.device).cumsum(0)  # (B,)
