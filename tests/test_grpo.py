@@ -13,7 +13,7 @@ def test_advantages_by_hand():
     std = math.sqrt(2 / 3)
     expected = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
     torch.testing.assert_close(grpo.group_advantages(r), expected / (std + grpo.EPS))
-    torch.testing.assert_close(grpo.group_advantages(r, scale=False), expected)
+    torch.testing.assert_close(grpo.group_advantages(r, scale="none"), expected)
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=8))
@@ -79,13 +79,13 @@ def one_sample_gradients(scale, samples=20_000, group=8):
 
 
 def test_sampled_gradient_converges_to_the_exact_one():
-    exact, sampled = one_sample_gradients(scale=False)
+    exact, sampled = one_sample_gradients(scale="none")
     # Subtracting the group's own mean shrinks the expected gradient by (G - 1) / G.
     torch.testing.assert_close(sampled * 8 / 7, exact, atol=0.006, rtol=0.03)
 
 
 def test_scaled_exact_gradient_is_the_limit_of_large_groups():
-    exact, sampled = one_sample_gradients(scale=True, samples=2_000, group=256)
+    exact, sampled = one_sample_gradients(scale="std", samples=2_000, group=256)
     torch.testing.assert_close(sampled, exact, atol=0.01, rtol=0.03)
 
 

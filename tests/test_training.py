@@ -15,10 +15,10 @@ from conftest import SIZE, byte_tokenizer, save
 from safetensors.torch import load_file
 
 from prorank.errors import ProrankError, RecipeError, TrainingError
+from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.training.run import run_recipe
 from prorank.training.trainer import COMPLETE, last_checkpoint
-from prorank.training.warmup import VerdictFigures, diagnosis
 
 
 def tiny(model, collection, **changes):
@@ -154,7 +154,7 @@ def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path)
     "changes",
     [
         {"warmup__samples": 8, "warmup__kl": 0.05, "warmup__supervised_weight": 1.0},
-        {"warmup__kl": 0.05, "warmup__scale_advantages": False, "warmup__fade_format": False},
+        {"warmup__kl": 0.05, "warmup__scale_advantages": "none", "warmup__fade_format": False},
         {"backbone__lora": {"rank": 2, "alpha": 4}, "warmup__kl": 0.05},
         {"score_learning__loss": "pointwise", "score_learning__patience": 1},
         {"score_learning__loss": "pairwise"},

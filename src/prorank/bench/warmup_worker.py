@@ -105,9 +105,10 @@ class General(WarmupTrainer):
         completions = draw(self.backbone, prompts, self.group, self.tokens, [int(self.end_id or 0)])
         log_prob, mask = completion_log_probs(self.backbone, prompts, completions)
         first = torch.tensor([[row[0] for row in rows] for rows in completions], device=log_prob.device)
-        even = log_prob.new_zeros(len(prompts), len(self.answer_ids))
-        reward = self._reward(rewards.verdicts(first, self.answer_ids), None, inputs["label"], even, met=0.0)
-        advantages = grpo.group_advantages(reward).flatten()
+        even = log_prob.new_full((len(self.answer_ids),), 1 / len(self.answer_ids))
+        verdict = rewards.verdicts(first, self.answer_ids)
+        reward = self.reward(verdict, None, inputs["label"], even, met=torch.zeros(()))
+        advantages = grpo.group_advantages(reward.format + reward.relevance).flatten()
         return grpo.policy_loss(log_prob, log_prob.detach(), advantages, mask).loss
 
 

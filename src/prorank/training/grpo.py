@@ -5,7 +5,8 @@ distribution that all G samples come from. So the expectation over samples can a
 G -> infinity of the same objective, without sampling noise.
 
 Sources: GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3 and 4), PPO's clipped surrogate (arXiv 1707.06347, eq. 7),
-Dr. GRPO without std scaling and with a constant length (arXiv 2503.20783, sec. 3), DAPO's token mean and higher
+Dr. GRPO without std scaling and with a constant length (arXiv 2503.20783, sec. 3), MaxRL's mean in place of the
+standard deviation (arXiv 2602.02710, algorithm 1), DAPO's token mean and higher
 upper clip (arXiv 2503.14476, sec. 3), the sequence-level ratio (GSPO, arXiv 2507.18071, eq. 7), KL estimator
 (Schulman, "Approximating KL divergence"). This module knows nothing of models, prompts or trainers.
 """
@@ -18,25 +19,37 @@ import torch
 
 Reduction = Literal["grpo", "dr_grpo", "dapo"]
 Level = Literal["token", "sequence"]
+Scale = Literal["std", "mean", "none"]
 EPS = 1e-4  # keeps the division finite where all rewards of a group are equal
 
 
-def group_advantages(rewards: torch.Tensor, scale: bool = True) -> torch.Tensor:
-    """A = (r - mean) / (std + eps) within the group; without `scale` only r - mean (Dr. GRPO).
+def group_advantages(rewards: torch.Tensor, scale: Scale = "std") -> torch.Tensor:
+    """A = (r - mean) / d within the group.
 
-    The standard deviation is the sample one (G - 1), as in TRL.
+    d is std + eps (GRPO; the sample standard deviation over G - 1, as in TRL), mean + eps (MaxRL, whose limit is
+    maximum likelihood), or 1 (Dr. GRPO).
 
     Args:
-        rewards: (B, G), G >= 2.
+        rewards: (B, G), G >= 2; not negative for `mean`.
+        scale: which d.
 
     Returns:
         (B, G).
 
-    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), scale=False)
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), scale="none")
     tensor([[ 0.5000, -0.5000, -0.5000,  0.5000]])
     """
-    centred = rewards - rewards.mean(-1, keepdim=True)
-    return centred / (rewards.std(-1, keepdim=True) + EPS) if scale else centred
+    mean = rewards.mean(-1, keepdim=True)
+    return (rewards - mean) / _divisor(mean, rewards.std(-1, keepdim=True), scale)
+
+
+def _divisor(mean: torch.Tensor, std: torch.Tensor, scale: Scale) -> torch.Tensor:
+    """What centred rewards are divided by; MaxRL's mean is a share of successes and cannot be negative."""
+    if scale == "none":
+        return torch.ones_like(mean)
+    if scale == "mean" and (mean < 0).any():
+        raise ValueError("scale='mean' needs rewards whose mean is not negative")
+    return (std if scale == "std" else mean) + EPS
 
 
 def clipped_surrogate(
@@ -185,32 +198,31 @@ def policy_loss(
     return PolicyLoss(loss, mean_kl, clip_fraction)
 
 
-def exact_loss(log_probs: torch.Tensor, rewards: torch.Tensor, *, scale: bool = True) -> torch.Tensor:
+def exact_loss(log_probs: torch.Tensor, rewards: torch.Tensor, *, scale: Scale = "std") -> torch.Tensor:
     """The on-policy GRPO loss with G -> infinity: -E_pi[A], gradient -sum of pi * A * grad log pi.
 
     With the probabilities p of all outcomes at hand, the group's mean and standard deviation are exact,
-    mean = sum p r, var = sum p (r - mean)^2, and enter A as constants, as the sampled ones do.
+    mean = sum p r, var = sum p (r - mean)^2, and enter A as constants, as the sampled ones do. With `mean` and a reward
+    of 0 or 1 the gradient is that of -log p(r = 1): maximum likelihood.
 
     Args:
         log_probs: (B, K) log-probabilities of all distinct outcomes; they sum to 1 over K.
         rewards: (B, K) reward of each outcome.
-        scale: divide by the standard deviation.
+        scale: see `group_advantages`.
 
     Returns:
         Scalar; its value is near 0 by construction, its gradient is what matters.
 
     >>> p = torch.tensor([[0.25, 0.75]], requires_grad=True)
-    >>> exact_loss(p.log(), torch.tensor([[1.0, 0.0]]), scale=False).backward()
+    >>> exact_loss(p.log(), torch.tensor([[1.0, 0.0]]), scale="none").backward()
     >>> p.grad
     tensor([[-0.7500,  0.2500]])
     """
     p = log_probs.exp()
     fixed = p.detach()
-    centred = rewards - (fixed * rewards).sum(-1, keepdim=True)
-    if scale:
-        std = (fixed * centred**2).sum(-1, keepdim=True).sqrt()
-        centred = centred / (std + EPS)
-    return -(p * centred).sum(-1).mean()
+    mean = (fixed * rewards).sum(-1, keepdim=True)
+    std = (fixed * (rewards - mean) ** 2).sum(-1, keepdim=True).sqrt()
+    return -(p * (rewards - mean) / _divisor(mean, std, scale)).sum(-1).mean()
 
 
 def answer_outcomes(logits: torch.Tensor, answer_ids: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ from prorank.collection import Collection, Qrels, Run
 from prorank.retrieval import BM25Index
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
-from prorank.training.recipe import Recipe
+from prorank.training.groups import LabelledPair
+from prorank.training.recipe import Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.teacher import biencoder_scores
 from prorank.training.warmup import PairItem
@@ -30,22 +31,54 @@ class Setting:
     collection: Collection
     first_stage: Run
     console: Console
+    log_to: tuple[str, ...] = ()
 
     def texts(self) -> Mapping[str, str]:
         """Document id -> the text that the model reads."""
         return {document.id: document.content for document in self.collection.documents.values()}
 
 
-def pair_items(setting: Setting, tokenizer: PairTokenizer, split: str, count: int) -> list[PairItem]:
-    """Balanced tokenised pairs of a split for warmup."""
-    section, recipe = setting.recipe.warmup, setting.recipe
+# Negatives from easy to hard, one kind a query in each third of the run.
+CURRICULUM = (
+    Quotas(hard=0, medium=0, easy=0, random=1),
+    Quotas(hard=0, medium=0, easy=1, random=0),
+    Quotas(hard=1, medium=1, easy=0, random=0),
+)
+
+
+def training_pairs(setting: Setting, tokenizer: PairTokenizer) -> list[PairItem]:
+    """Warmup's pairs in training order; with a curriculum the negatives get harder by thirds of the batches."""
+    section = setting.recipe.warmup
     assert section is not None
-    qrels = setting.collection.judgments(split)
-    lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, section.negatives, recipe.seed)
-    pairs = grouping.balanced_pairs(lists, count, recipe.seed)
+    split, size = setting.recipe.data.train, section.pairs_per_step
+    if not section.curriculum:
+        return encoded(setting, tokenizer, labelled_pairs(setting, split, section.batches * size, section.negatives))
+    marks = [section.batches * part // len(CURRICULUM) * size for part in range(len(CURRICULUM) + 1)]
+    pairs: list[LabelledPair] = []
+    for negatives, start, stop in zip(CURRICULUM, marks, marks[1:]):  # queries go on in one order
+        pairs += labelled_pairs(setting, split, stop, negatives)[start:]
+    return encoded(setting, tokenizer, pairs)
+
+
+def held_out_pairs(setting: Setting, tokenizer: PairTokenizer, split: str, count: int) -> list[PairItem]:
+    """Pairs of another split, with the recipe's negatives (those of the first third under a curriculum)."""
+    section = setting.recipe.warmup
+    assert section is not None
+    negatives = CURRICULUM[0] if section.curriculum else section.negatives
+    return encoded(setting, tokenizer, labelled_pairs(setting, split, count, negatives))
+
+
+def labelled_pairs(setting: Setting, split: str, count: int, negatives: Quotas) -> list[LabelledPair]:
+    """`count` balanced pairs of a split."""
+    qrels, seed = setting.collection.judgments(split), setting.recipe.seed
+    lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, negatives, seed)
+    return grouping.balanced_pairs(lists, count, seed)
+
+
+def encoded(setting: Setting, tokenizer: PairTokenizer, pairs: Sequence[LabelledPair]) -> list[PairItem]:
+    """Token ids of labelled pairs."""
     texts = setting.texts()
-    encoded = [(setting.collection.queries[pair.query_id], texts[pair.document_id]) for pair in pairs]
-    sequences, _ = tokenizer.encode(encoded)
+    sequences, _ = tokenizer.encode([(setting.collection.queries[p.query_id], texts[p.document_id]) for p in pairs])
     best = len(tokenizer.answer_ids) - 1
     return [PairItem(ids, best if pair.relevant else 0) for ids, pair in zip(sequences, pairs)]
 

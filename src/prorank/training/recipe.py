@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prorank.backbone import Precision
 from prorank.errors import RecipeError
 from prorank.scores import ScoreKind
+from prorank.training.grpo import Scale
 
 RECIPES = Path(__file__).parent / "recipes"
+CURRICULUM_DEPTH = 1000  # its easy negatives stand at ranks 101 to 1000
 
 
 class Section(BaseModel):
@@ -106,7 +108,8 @@ class WarmupSection(Optimisation):
     pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
     negatives: Quotas = Quotas(hard=0, medium=0, easy=0, random=1)
     samples: int | Literal["exact"] = Field("exact", description="G verdicts a prompt, or the exact expectation")
-    scale_advantages: bool = Field(True, description="divide by the group's standard deviation")
+    scale_advantages: Scale = Field("std", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
+    separate_rewards: bool = Field(False, description="format and relevance are scaled apart, then added (GDPO)")
     epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
     epsilon_high: float | None = Field(None, gt=0, description="upper clip range; None is epsilon")
     end_of_turn: bool = Field(True, description="causal models: a verdict counts only if the turn ends after it")
@@ -115,9 +118,27 @@ class WarmupSection(Optimisation):
     format_weight: float = Field(1.0, ge=0)
     fade_format: bool = Field(True, description="format reward fades as format is met")
     balance_verdicts: bool = Field(True, description="a verdict given less often earns more")
+    policy_weight: float = Field(1.0, ge=0, description="weight of the GRPO loss; 0 leaves supervised training")
     supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
-    supervised_share: float = Field(0.3, gt=0, le=1, description="share of the steps in which it anneals")
+    supervised_share: float | None = Field(0.3, gt=0, le=1, description="part in which it anneals; None: never")
+    epochs: int = Field(1, ge=1, description="passes over a set of drawn verdicts")
+    rollout_batches: int = Field(1, ge=1, description="batches in such a set")
+    max_staleness: int | None = Field(None, ge=0, description="steps after which verdicts are drawn anew")
+    curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
     held_out_pairs: int = Field(200, ge=10)
+
+    @model_validator(mode="after")
+    def _only_drawn_verdicts_are_kept(self) -> WarmupSection:
+        if self.samples == "exact" and (self.epochs > 1 or self.rollout_batches > 1):
+            raise ValueError("the exact expectation draws nothing that could be used again; set samples, e.g. 16")
+        if self.policy_weight == 0 and self.supervised_weight == 0:
+            raise ValueError("policy_weight and supervised_weight are both 0: nothing would be trained")
+        return self
+
+    @property
+    def batches(self) -> int:
+        """Distinct batches of the run."""
+        return -(-self.steps // (self.epochs * self.rollout_batches)) * self.rollout_batches
 
 
 class TeacherSection(Section):
@@ -162,6 +183,12 @@ class Recipe(Section):
     warmup: WarmupSection | None = WarmupSection()
     score_learning: ScoreLearningSection | None = ScoreLearningSection()
     evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _curriculum_has_its_ranks(self) -> Recipe:
+        if self.warmup is not None and self.warmup.curriculum and self.first_stage.depth < CURRICULUM_DEPTH:
+            raise ValueError(f"warmup.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
+        return self
 
 
 def shipped_recipes() -> dict[str, Path]:

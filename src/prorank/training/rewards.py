@@ -72,7 +72,7 @@ def faded_format_weight(format_rate: float, weight: float = 1.0) -> float:
     return weight * (1.0 - min(max(format_rate, 0.0), 1.0))
 
 
-def balance_factors(answers: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
+def balance_factors(share: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
     """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's answers.
 
     A policy gradient moves each answer in proportion to its probability, so the likelier answer runs away with
@@ -80,15 +80,14 @@ def balance_factors(answers: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
     that is hardly given earns more when it is right. Our guard, not in the papers.
 
     Args:
-        answers: (B, K) logits or log-probabilities of the answers; they are renormalised over the answer set.
+        share: (K,) sums to 1.
         limit: largest factor.
 
     Returns:
         (K + 1,) factors; 1 for anything that is no answer.
 
-    >>> balance_factors(torch.tensor([[0.3, 0.1]]).log())
+    >>> balance_factors(torch.tensor([0.75, 0.25]))
     tensor([0.6667, 2.0000, 1.0000])
     """
-    share = answers.softmax(-1).mean(0)  # (K,)
     factors = (1.0 / (len(share) * share)).clamp(max=limit)
     return torch.cat([factors, factors.new_ones(1)])

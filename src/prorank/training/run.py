@@ -1,13 +1,15 @@
 """A whole training run, top to bottom: data, first stage, zero-shot, warmup, score learning, report.
 
 Each step leaves its result in the run's folder and is skipped when a resumed run finds it there. Between the
-stages the model is always read back from its folder, so a resumed run goes the same way as an undisturbed one.
+stages the model is always read back from its folder, so a resumed run goes the same way as an undisturbed one. Under a
+launcher every process walks through the same steps; files are the first one's business (see `processes`).
 """
 
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from rich.console import Console
 from prorank.backbone import Backbone
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
 from prorank.engine import slot_logits
-from prorank.errors import ProrankError, RecipeError
+from prorank.errors import ProrankError, RecipeError, require
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_curves, plot_stages, results_table
@@ -29,10 +31,12 @@ from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
 from prorank.retrieval import BM25Index, candidate_run, dense_run
 from prorank.scores import SCORES
-from prorank.training.items import Setting, list_items, pair_items
+from prorank.training import processes
+from prorank.training.figures import diagnosis
+from prorank.training.items import Setting, held_out_pairs, list_items, training_pairs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.score_learning import ScoreTrainer
-from prorank.training.warmup import WarmupTrainer, diagnosis
+from prorank.training.warmup import WarmupTrainer
 
 DEV_QUERIES = 200
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
@@ -45,6 +49,7 @@ def run_recipe(
     force: bool = False,
     resume: bool = False,
     console: Console | None = None,
+    log_to: Sequence[str] = ("tensorboard",),
 ) -> dict[str, Any]:
     """Run a recipe from data to report.
 
@@ -55,6 +60,8 @@ def run_recipe(
         force: start over in a folder that is taken (its old contents are deleted).
         resume: go on where an interrupted run of the same recipe stopped.
         console: where to print.
+        log_to: where training logs go besides console and `log.json`: `tensorboard` (in each stage's `training/`
+            folder), `wandb`.
 
     Returns:
         The contents of `results.json`.
@@ -63,13 +70,15 @@ def run_recipe(
         ProrankError: the folder is taken, or holds a run of another recipe.
     """
     start = time.monotonic()
-    folder, console = Path(folder), console or Console()
-    prepare_folder(recipe, folder, force, resume)
+    for package in log_to:
+        require(package, "train")
+    folder, console = Path(folder), (console or Console()) if processes.is_first() else Console(quiet=True)
+    processes.first_only(lambda: prepare_folder(recipe, folder, force, resume))
     if (folder / "results.json").is_file():  # a finished run is reported again, not repeated
         results = dict(read_json(folder / "results.json"))
         console.print(results_table(results["rows"]))
         return results
-    setting = prepare_data(recipe, folder, console)
+    setting = prepare_data(recipe, folder, console, log_to)
 
     rows = [first_stage_row(setting)]
     model = recipe.backbone.model
@@ -81,7 +90,7 @@ def run_recipe(
     if recipe.score_learning is not None:
         model = train_scores(setting, model)
         rows.append(evaluate_stage(setting, "score-learning", model))
-    publish(setting, model)
+    processes.first_only(lambda: publish(setting, model))
     rows.append(hybrid_row(setting, rows[-1]["stage"]))
 
     results = {
@@ -96,11 +105,13 @@ def run_recipe(
         "resumed": resume,
         "versions": versions(),
         "hardware": hardware(),
+        "processes": processes.count(),
         "data_fingerprint": setting.collection.fingerprint,
         "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
     }
-    write_json(folder / "results.json", results)
-    plot_stages(rows, folder / "stages.png")
+    if processes.is_first():
+        write_json(folder / "results.json", results)
+        plot_stages(rows, folder / "stages.png")
     console.print(results_table(rows))
     return results
 
@@ -124,7 +135,7 @@ def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> N
         file.write(text)
 
 
-def prepare_data(recipe: Recipe, folder: Path, console: Console) -> Setting:
+def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequence[str] = ()) -> Setting:
     """Collection with splits, and the first-stage run of all its queries."""
     collection = with_splits(load_collection(recipe.data.collection, strict=recipe.data.strict), seed=recipe.seed)
     for problem in collection.problems[:3]:
@@ -134,9 +145,13 @@ def prepare_data(recipe: Recipe, folder: Path, console: Console) -> Setting:
     splits = {name: len(collection.judgments(name)) for name in (recipe.data.train, recipe.data.dev, recipe.data.test)}
     console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
     saved = folder / "first_stage.run"
-    if not saved.is_file():
-        write_run(first_stage(recipe, collection), saved, tag=recipe.first_stage.method)
-    return Setting(recipe, folder, collection, read_run(saved), console)
+
+    def search() -> None:
+        if not saved.is_file():
+            write_run(first_stage(recipe, collection), saved, tag=recipe.first_stage.method)
+
+    processes.first_only(search)
+    return Setting(recipe, folder, collection, read_run(saved), console, tuple(log_to))
 
 
 def first_stage(recipe: Recipe, collection: Collection) -> Run:
@@ -206,20 +221,31 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     qrels, dev = test_qrels(setting), dev_qrels(setting)
     reranker = load_reranker(setting, model)
     lists = lists_of(setting.first_stage, qrels)
-    run = rerank_collection(reranker, setting.collection, lists, depth, f"evaluate {stage}")
+    run = rerank_shared(reranker, setting, lists, depth, f"evaluate {stage}")
     evaluation = evaluate_run(run, qrels)
     row = row_of(stage, evaluation, first_stage_evaluation(setting))
     row["seconds"] = round(time.monotonic() - start, 1)
-    write_evaluation(folder, run, evaluation, row, force=True)
-    lists = lists_of(setting.first_stage, dev)
-    dev_run = rerank_collection(reranker, setting.collection, lists, depth, f"{stage} on dev")
-    write_run(dev_run, folder / "dev.run", tag=stage)
-    write_json(folder / "row.json", row)
+    dev_run = rerank_shared(reranker, setting, lists_of(setting.first_stage, dev), depth, f"{stage} on dev")
+
+    def write() -> None:
+        write_evaluation(folder, run, evaluation, row, force=True)
+        write_run(dev_run, folder / "dev.run", tag=stage)
+        write_json(folder / "row.json", row)
+
+    processes.first_only(write)
     setting.console.print(
         f"[bold]{stage}[/bold]: NDCG@10 {row[PRIMARY]:.3f} "
         f"(first stage {row[PRIMARY] - row['difference']:.3f}, p = {row['p_value']:.4f})"
     )
     return row
+
+
+def rerank_shared(reranker: Reranker, setting: Setting, lists: Run, depth: int, progress: str) -> Run:
+    """`rerank_collection`, the queries shared out over the processes."""
+    mine = {query: lists[query] for query in processes.share(list(lists))}
+    bar = progress if processes.is_first() else None
+    parts = dict(processes.gathered(list(rerank_collection(reranker, setting.collection, mine, depth, bar).items())))
+    return {query: parts[query] for query in lists}
 
 
 def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
@@ -235,7 +261,7 @@ def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
     run = hybrid_run(lists_of(setting.first_stage, qrels), read_run(results / "run.trec"), float(weight), depth)
     evaluation = evaluate_run(run, qrels)
     row = row_of("hybrid", evaluation, first_stage_evaluation(setting)) | {"first_stage_weight": float(weight)}
-    write_evaluation(folder, run, evaluation, row, force=True)
+    processes.first_only(lambda: write_evaluation(folder, run, evaluation, row, force=True))
     return row
 
 
@@ -253,23 +279,28 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
         ready_to_train(reranker.backbone, recipe),
         reranker.pair_tokenizer,
         section,
-        pair_items(setting, reranker.pair_tokenizer, recipe.data.train, section.steps * section.pairs_per_step),
-        pair_items(setting, reranker.pair_tokenizer, recipe.data.dev, section.held_out_pairs),
+        training_pairs(setting, reranker.pair_tokenizer),
+        held_out_pairs(setting, reranker.pair_tokenizer, recipe.data.dev, section.held_out_pairs),
         folder / "training",
         recipe.seed,
         setting.console,
+        setting.log_to,
     )
     start = trainer.figures()
     trainer.run(resume=True)
     figures = trainer.figures()
-    save_stage(setting, reranker, folder / "model")
-    plot_curves(trainer.state.log_history, folder / "curves.png")
     result = figures._asdict() | {
         "p_above_chance": binomial_above_chance(figures.correct, figures.total),
         "diagnosis": diagnosis(figures),
         "start": start._asdict(),
     }
-    write_json(folder / "figures.json", result)
+
+    def write() -> None:
+        save_stage(setting, reranker, folder / "model")
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+        write_json(folder / "figures.json", result)
+
+    processes.first_only(write)
     return str(folder / "model"), result
 
 
@@ -293,23 +324,29 @@ def train_scores(setting: Setting, model: str) -> str:
         folder / "training",
         recipe.seed,
         setting.console,
+        setting.log_to,
     )
     trainer.run(resume=True)
-    save_stage(setting, reranker, folder / "model")
-    plot_curves(trainer.state.log_history, folder / "curves.png")
-    write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
+
+    def write() -> None:
+        save_stage(setting, reranker, folder / "model")
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+        write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
+
+    processes.first_only(write)
     return str(folder / "model")
 
 
 def dev_measure(setting: Setting, reranker: Reranker) -> Any:
-    """A function that gives dev NDCG@10 of the model as it is; texts are tokenised once."""
+    """A function that gives dev NDCG@10 of the model as it is; texts are tokenised once, queries shared out."""
     recipe = setting.recipe
     assert recipe.score_learning is not None
     dev = setting.collection.judgments(recipe.data.dev)
     qrels = sample_queries(dev, recipe.score_learning.dev_queries, recipe.seed)
     lists = lists_of(setting.first_stage, qrels)
     depth = recipe.evaluation.rerank
-    ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
+    shortened = top(lists, depth)
+    ids = [(query, document) for query in processes.share(list(lists)) for document in shortened[query]]
     texts = setting.texts()
     tokenizer = reranker.pair_tokenizer
     sequences, _ = tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
@@ -319,7 +356,8 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     def measure() -> float:
         logits = slot_logits(reranker.backbone, tokenizer, sequences, tokenizer.answer_ids, groups=groups)
         scores: Run = {query: {} for query in lists}
-        for (query, document), value in zip(ids, SCORES[recipe.backbone.score](logits).tolist()):
+        mine = SCORES[recipe.backbone.score](logits).tolist() if ids else []
+        for (query, document), value in processes.gathered(list(zip(ids, mine))):
             scores[query][document] = value
         return evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",)).mean(PRIMARY)
 

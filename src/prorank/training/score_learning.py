@@ -40,7 +40,7 @@ class ScoreTrainer(SlotTrainer):
         kind: score formula that is trained.
         items: candidate lists in order of training.
         dev_ndcg: figure of the model as it is on dev queries (NDCG@10).
-        folder, seed, console: see `SlotTrainer`.
+        folder, seed, console, log_to: see `SlotTrainer`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class ScoreTrainer(SlotTrainer):
         folder: Path,
         seed: int,
         console: Console,
+        log_to: Sequence[str] = (),
     ) -> None:
         self.pair_tokenizer, self.settings, self.dev_ndcg = tokenizer, settings, dev_ndcg
         self.score = SCORES[kind]
@@ -68,6 +69,7 @@ class ScoreTrainer(SlotTrainer):
             best_by="dev_ndcg@10",
             title="score learning",
             console=console,
+            log_to=log_to,
         )
 
     def collate(self, items: list[ListItem]) -> dict[str, Any]:

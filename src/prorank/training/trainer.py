@@ -1,12 +1,14 @@
 """What both stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
 
 Subclasses give a loss (`loss_on`) and held-out figures (`held_out`). The order of the data is fixed before
-training starts, so a resumed run sees what the uninterrupted one would have seen. This module knows nothing of
-rewards, losses or collections.
+training starts, so a resumed run sees what the uninterrupted one would have seen. Under a launcher (`torchrun` or
+`accelerate launch`) each process takes its part of every step's items. This module knows nothing of rewards, losses or
+collections.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from prorank.backbone import Backbone
 from prorank.errors import TrainingError
 from prorank.files import write_json
+from prorank.training import processes
 from prorank.training.recipe import Optimisation
 
 WEIGHTS = "trainable.safetensors"
@@ -80,6 +83,20 @@ class RichProgress(transformers.TrainerCallback):
             self.bar.stop()
 
 
+def items_a_process(items: int, processes: int) -> int:
+    """Each process's part of a step.
+
+    Raises:
+        TrainingError: the step's items cannot be shared out evenly.
+
+    >>> items_a_process(16, 2)
+    8
+    """
+    if items % processes:
+        raise TrainingError(f"a step of {items} items cannot be shared by {processes} processes")
+    return items // processes
+
+
 class SlotTrainer(transformers.Trainer):
     """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out figure.
 
@@ -94,6 +111,7 @@ class SlotTrainer(transformers.Trainer):
         best_by: held-out figure whose best checkpoint is kept (greater is better).
         title: text of the progress bar.
         console: where to print.
+        log_to: where else the log goes: `tensorboard`, `wandb`.
     """
 
     def __init__(
@@ -108,11 +126,16 @@ class SlotTrainer(transformers.Trainer):
         best_by: str,
         title: str,
         console: Console,
+        log_to: Sequence[str] = (),
     ) -> None:
+        on_cpu = backbone.device.type == "cpu"
+        # written by TensorBoard's callback, which takes its folder from the environment
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
         arguments = transformers.TrainingArguments(
             output_dir=str(folder),
+            run_name=f"{folder.parent.parent.name}/{title}",
             max_steps=settings.steps,
-            per_device_train_batch_size=batch_items,
+            per_device_train_batch_size=items_a_process(batch_items, processes.count()),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
@@ -130,10 +153,12 @@ class SlotTrainer(transformers.Trainer):
             logging_steps=max(1, min(10, settings.evaluate_every)),
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
-            use_cpu=backbone.device.type == "cpu",
-            dataloader_pin_memory=backbone.device.type == "cuda",
+            use_cpu=on_cpu,
+            ddp_backend="gloo" if on_cpu and processes.count() > 1 else None,
+            ddp_find_unused_parameters=False,
+            dataloader_pin_memory=not on_cpu,
             disable_tqdm=True,
-            report_to="none",
+            report_to=list(log_to) or "none",
         )
         callbacks: list[Any] = [RichProgress(title, console, folder / "log.json")]
         if settings.patience:
@@ -148,6 +173,7 @@ class SlotTrainer(transformers.Trainer):
         )
         self.remove_callback(transformers.PrinterCallback)
         self.backbone, self.console = backbone, console
+        self.notes: dict[str, list[torch.Tensor]] = {}
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of one batch; `model` is the backbone, perhaps wrapped for several processes."""
@@ -156,6 +182,35 @@ class SlotTrainer(transformers.Trainer):
     def held_out(self) -> dict[str, float]:
         """Figures on held-out data."""
         raise NotImplementedError
+
+    def save_extra(self, folder: Path) -> None:
+        """Write what else a subclass needs to resume, in every process."""
+
+    def load_extra(self, folder: Path) -> None:
+        """Read what `save_extra` wrote."""
+
+    def check_notes(self, means: dict[str, float]) -> None:
+        """Look at the notes' means whenever they are logged."""
+
+    def averaged(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean of a detached value over the processes."""
+        mean: torch.Tensor = self.accelerator.reduce(value.detach(), "mean")
+        return mean
+
+    def note(self, **values: torch.Tensor | float) -> None:
+        """Remember figures of this step; their means since the last log line are logged with the loss."""
+        for name, value in values.items():
+            self.notes.setdefault(name, []).append(torch.as_tensor(value).detach().float())
+
+    def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
+        """Add the means of the notes, over steps and processes, to a line about training."""
+        if "loss" in logs and self.notes:
+            means = torch.stack([torch.stack(values).mean() for values in self.notes.values()])
+            found = dict(zip(self.notes, self.averaged(means.to(self.backbone.device)).tolist()))
+            self.check_notes(found)
+            logs = {**logs, **found}
+            self.notes = {}
+        super().log(logs, *arguments, **others)
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The subclass's loss, refused when it is not finite."""
@@ -177,6 +232,7 @@ class SlotTrainer(transformers.Trainer):
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
         checkpoint = last_checkpoint(self.args.output_dir) if resume else None
+        torch.manual_seed(self.args.seed + processes.state().process_index)  # processes draw differently
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -189,8 +245,11 @@ class SlotTrainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.save_extra(folder)
+        processes.wait()
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            (folder / COMPLETE).touch()
 
     def _load_weights(self, folder: str | Path) -> None:
         weights = load_file(Path(folder) / WEIGHTS)
@@ -203,6 +262,7 @@ class SlotTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_weights(resume_from_checkpoint)
+        self.load_extra(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:

@@ -5,7 +5,7 @@ sampled verdicts or its exact expectation (see `grpo`). For causal models the tu
 follows each answer is read in the same forward pass, from a tree that branches after the prompt. The guards against
 cold start and collapse are part of the method: balanced batches, an entropy bonus over the answers, a format reward
 that fades once it is met, rewards weighted against the verdict that is given too often, KL to the start, an annealed
-supervised term, and held-out figures that name a collapse.
+supervised term, and held-out figures that name a collapse (docs/warmup.md).
 
 What it does not know: multi-token answers (see `completions`).
 """
@@ -13,23 +13,27 @@ What it does not know: multi-token answers (see `completions`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
-from torch.nn import functional as F
 
 from prorank.backbone import Backbone
 from prorank.engine import slot_logits
 from prorank.errors import TrainingError
 from prorank.packing import unpadded
 from prorank.tokenization import PairTokenizer
-from prorank.training import grpo, rewards
+from prorank.training import grpo, processes, rewards
 from prorank.training.completions import build_tree, token_log_probs
+from prorank.training.figures import PairOutcome, VerdictFigures, diagnosis, pair_outcomes, verdict_figures
 from prorank.training.recipe import WarmupSection
-from prorank.training.trainer import SlotTrainer
+from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
+from prorank.training.trainer import SlotTrainer, last_checkpoint
+
+RelevanceReward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class PairItem(NamedTuple):
@@ -39,75 +43,34 @@ class PairItem(NamedTuple):
     label: int
 
 
-class VerdictFigures(NamedTuple):
-    """Held-out behaviour of the greedy verdict (the likeliest token of the whole vocabulary).
+class Outlook(NamedTuple):
+    """What a model may say after a prompt.
 
     Attributes:
-        format_rate: share of pairs answered with a member of the answer set, and nothing after it.
-        balanced_accuracy: mean over the two classes of the share answered rightly; a malformed answer is wrong.
-        verdict_balance: share of best-answer verdicts among the well-formed (0 if there is none).
-        entropy: mean entropy of the answers' distribution, in nats (at most ln K).
-        answer_mass: mean probability of the answer set.
-        correct: pairs answered rightly.
-        total: pairs.
+        logits: (B, V) of the first token.
+        ending: (B, K, 2) log-probabilities that the turn ends, or goes on, after each answer; None without turns.
     """
 
-    format_rate: float
-    balanced_accuracy: float
-    verdict_balance: float
-    entropy: float
-    answer_mass: float
-    correct: int
-    total: int
+    logits: torch.Tensor
+    ending: torch.Tensor | None
 
 
-def verdict_figures(
-    logits: torch.Tensor, answer_ids: torch.Tensor, labels: torch.Tensor, ended: torch.Tensor | None = None
-) -> VerdictFigures:
-    """Held-out figures from vocabulary logits.
+class Reward(NamedTuple):
+    """A reward's parts, each (B, N), and the factor of each verdict that keeps them in balance.
 
-    Args:
-        logits: (N, V); answer_ids: (K,); labels: (N,) right answer index, 0 or K - 1.
-        ended: (N,) whether the turn ends after the first token; None where there is no turn (masked models).
-
-    >>> figures = verdict_figures(torch.eye(4)[[0, 1, 1, 3]], torch.tensor([0, 1]), torch.tensor([0, 1, 0, 1]))
-    >>> figures.format_rate, figures.balanced_accuracy
-    (0.75, 0.5)
+    What counts is (weight * format + relevance) * balance.
     """
-    verdict = rewards.verdicts(logits.argmax(-1), answer_ids)  # (N,)
-    if ended is not None:
-        verdict = torch.where(ended, verdict, -1)
-    right = verdict == labels
-    well_formed = verdict >= 0
-    classes = [right[labels == label].float().mean().item() for label in labels.unique()]
-    best = (verdict == len(answer_ids) - 1).sum().item()
-    outcomes = grpo.answer_outcomes(logits, answer_ids)
-    return VerdictFigures(
-        format_rate=well_formed.float().mean().item(),
-        balanced_accuracy=sum(classes) / len(classes),
-        verdict_balance=best / max(1, int(well_formed.sum())),
-        entropy=grpo.entropy(logits[:, answer_ids].log_softmax(-1)).mean().item(),
-        answer_mass=1.0 - outcomes[:, -1].exp().mean().item(),
-        correct=int(right.sum()),
-        total=len(labels),
-    )
 
+    format: torch.Tensor
+    relevance: torch.Tensor
+    weight: float
+    balance: torch.Tensor
 
-def diagnosis(figures: VerdictFigures) -> str:
-    """A plain sentence when training has gone wrong, else an empty string.
-
-    >>> diagnosis(VerdictFigures(0.0, 0.0, 0.0, 0.6, 0.0, 0, 100))
-    'no reward found: the model never answers from the answer set'
-    """
-    if figures.format_rate < 0.01:
-        return "no reward found: the model never answers from the answer set"
-    if figures.format_rate < 0.9:
-        return f"format not learned: {figures.format_rate:.0%} of the answers are from the answer set"
-    if not 0.05 < figures.verdict_balance < 0.95:
-        return (
-            f"collapsed: {max(figures.verdict_balance, 1 - figures.verdict_balance):.0%} of the verdicts are the same"
-        )
-    return ""
+    def terms(self, separate: bool) -> list[tuple[float, torch.Tensor]]:
+        """(weight, reward) of what is scaled to advantages: one sum, or format and relevance apart (GDPO)."""
+        if separate:
+            return [(self.weight, self.format * self.balance), (1.0, self.relevance * self.balance)]
+        return [(1.0, (self.weight * self.format + self.relevance) * self.balance)]
 
 
 def end_of_turn(backbone: Backbone, tokenizer: PairTokenizer) -> int | None:
@@ -135,9 +98,11 @@ class WarmupTrainer(SlotTrainer):
         backbone: the model.
         tokenizer: pair tokenizer (answer ids, padding).
         settings: the recipe's `warmup` section.
-        items: training pairs in order, relevant and not in turn.
+        items: training pairs, relevant and not in turn: `settings.batches` batches of `settings.pairs_per_step`.
         held_out: pairs for the held-out figures.
-        folder, seed, console: see `SlotTrainer`.
+        folder, seed, console, log_to: see `SlotTrainer`.
+        relevance_reward: (B, N) verdicts and (B, 1) right answers -> (B, N) rewards. Another one than the paper's 0/1
+            is for experiments; the format reward and the guards stay.
     """
 
     def __init__(
@@ -150,22 +115,29 @@ class WarmupTrainer(SlotTrainer):
         folder: Path,
         seed: int,
         console: Console,
+        log_to: Sequence[str] = (),
+        relevance_reward: RelevanceReward = rewards.relevance_reward,
     ) -> None:
         self.pair_tokenizer, self.settings, self.held_out_items = tokenizer, settings, held_out
+        self.relevance_reward = relevance_reward
         self.answer_ids = torch.tensor(tokenizer.answer_ids, device=backbone.device)
         self.end_id = end_of_turn(backbone, tokenizer) if settings.end_of_turn else None
-        self.reference = copy.deepcopy(backbone).eval() if settings.kl and not backbone.has_lora else None
+        self.frozen = copy.deepcopy(backbone).eval() if settings.kl and not backbone.has_lora else None
+        self.rollouts = Rollouts(settings)
+        size = settings.pairs_per_step
+        batches = [batch_of_step(step, settings) for step in range(settings.steps)]
         super().__init__(
             backbone,
             settings,
-            items,
-            settings.pairs_per_step,
+            [item for batch in batches for item in items[batch * size : (batch + 1) * size]],
+            size,
             self.collate,
             folder,
             seed,
             best_by="balanced_accuracy",
             title="warmup",
             console=console,
+            log_to=log_to,
         )
 
     def collate(self, items: list[PairItem]) -> dict[str, Any]:
@@ -174,140 +146,230 @@ class WarmupTrainer(SlotTrainer):
         tensors = {name: value for name, value in vars(batch).items() if value is not None}
         return {**tensors, "label": torch.tensor([item.label for item in items])}
 
-    def reference_logits(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """Vocabulary logits (B, V) of the starting model: LoRA switched off, or a frozen copy."""
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
+    @contextmanager
+    def reference(self) -> Iterator[Backbone]:
+        """The starting model, without gradient: LoRA switched off, or a frozen copy."""
         with torch.no_grad():
-            if self.reference is not None:
-                return self.reference(*arguments)
+            if self.frozen is not None:
+                yield self.frozen
+                return
             training = self.backbone.training
             self.backbone.eval()
             with self.backbone.without_lora():
-                logits = self.backbone(*arguments)
+                yield self.backbone
             self.backbone.train(training)
-            return logits
 
     def supervised_weight(self) -> float:
-        """Weight of the supervised term: linear from its start to 0 over the first part of the run."""
-        progress = self.state.global_step / (self.settings.supervised_share * self.settings.steps)
-        return self.settings.supervised_weight * max(0.0, 1.0 - progress)
+        """Weight of the supervised term: linear from its start to 0 over the first part of the run, or constant."""
+        settings = self.settings
+        if settings.supervised_share is None:
+            return settings.supervised_weight
+        progress = self.state.global_step / (settings.supervised_share * settings.steps)
+        return settings.supervised_weight * max(0.0, 1.0 - progress)
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """GRPO loss (exact or sampled) with the guards that the recipe switches on."""
-        settings, label = self.settings, inputs["label"]
-        logits, loss = self._exact(model, inputs) if settings.samples == "exact" else self._sampled(model, inputs)
-        loss = loss - settings.entropy_bonus * grpo.entropy(self._answers(logits)).mean()
-        weight = self.supervised_weight()
-        return loss + weight * F.cross_entropy(logits, self.answer_ids[label]) if weight else loss
+        """GRPO loss (exact or drawn), entropy bonus and supervised term, as the recipe weighs them."""
+        settings, supervised = self.settings, self.supervised_weight()
+        drawn = settings.samples != "exact" and settings.policy_weight > 0
+        outlook = self.outlook(model, inputs) if supervised or not drawn else None
+        loss = torch.zeros((), device=self.answer_ids.device)
+        if drawn:
+            logits, loss = self._drawn_loss(model, inputs)
+        else:
+            assert outlook is not None
+            logits = outlook.logits
+            if settings.policy_weight > 0:
+                loss = self._exact_loss(outlook, inputs)
+        entropy = grpo.entropy(logits[:, self.answer_ids].log_softmax(-1)).mean()
+        outcomes = grpo.answer_outcomes(logits.detach(), self.answer_ids)
+        share = self._verdict_share(logits.detach())
+        self.note(entropy=entropy, answer_mass=1.0 - outcomes[:, -1].exp().mean(), verdict_balance=share[-1])
+        loss = settings.policy_weight * loss - settings.entropy_bonus * entropy
+        if supervised:
+            assert outlook is not None
+            term = self.supervised_loss(outlook, inputs["label"])
+            self.note(supervised_loss=term, supervised_weight=supervised)
+            loss = loss + supervised * term
+        return loss
 
-    def _answers(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities within the answer set, (B, K)."""
-        return logits[:, self.answer_ids].log_softmax(-1)
+    def supervised_loss(self, outlook: Outlook, label: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of the right answer, and of the end of the turn after it."""
+        rows = torch.arange(len(label), device=label.device)
+        log_prob = outlook.logits.log_softmax(-1)[rows, self.answer_ids[label]]
+        if outlook.ending is not None:
+            log_prob = log_prob + outlook.ending[rows, label, 0]
+        return -log_prob.mean()
 
-    def _exact(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, V) at the slot and the loss of the exact expectation over all outcomes.
+    def outlook(self, model: Any, inputs: dict[str, Any]) -> Outlook:
+        """First-token logits, and whether the turn ends after each answer; one forward pass."""
+        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
+        if self.end_id is None:
+            return Outlook(model(*arguments), None)
+        prompts, count = unpadded(inputs["input_ids"], inputs["attention_mask"]), len(self.answer_ids)
+        branches = [[answer, self.end_id] for answer in self.answer_ids.tolist()]
+        tree = build_tree(prompts, [branches] * len(prompts), inputs["input_ids"].device)
+        hidden = model(*arguments, pack=tree.pack)
+        hidden = hidden.view(len(prompts), count, 2, -1)  # after the prompt, after the answer
+        ends = torch.full((len(prompts) * count,), self.end_id, device=hidden.device)
+        ending = grpo.either_way(token_log_probs(self.backbone, hidden[:, :, 1].flatten(0, 1), ends))  # (B * K, 2)
+        return Outlook(self.backbone.project(hidden[:, 0, 0]), ending.view(len(prompts), count, 2))
+
+    def _exact_loss(self, outlook: Outlook, inputs: dict[str, Any]) -> torch.Tensor:
+        """Loss of the exact expectation over all outcomes.
 
         Whether the turn ends after an answer is a decision of its own, with its own advantages: in one group with the
         verdict its reward would be met too rarely to be found (docs/log.md).
         """
         settings, count = self.settings, len(self.answer_ids)
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        ending = torch.zeros((), device=self.answer_ids.device)
-        if self.end_id is None:
-            logits = model(*arguments)
-        else:
-            prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
-            branches = [[answer, self.end_id] for answer in self.answer_ids.tolist()]
-            tree = build_tree(prompts, [branches] * len(prompts), inputs["input_ids"].device)
-            hidden = model(*arguments, pack=tree.pack)
-            hidden = hidden.view(len(prompts), count, 2, -1)  # after the prompt, after the answer
-            logits = self.backbone.project(hidden[:, 0, 0])
-            ends = torch.full((len(prompts) * count,), self.end_id, device=logits.device)
-            ended = grpo.either_way(token_log_probs(self.backbone, hidden[:, :, 1].flatten(0, 1), ends))  # (B * K, 2)
-            reward = ended.new_tensor([settings.format_weight, 0.0]).expand_as(ended)
-            ending = grpo.exact_loss(ended, reward, scale=settings.scale_advantages)
-        outcomes = grpo.answer_outcomes(logits, self.answer_ids)  # (B, K + 1)
-        verdict = torch.arange(count + 1, device=outcomes.device)
-        verdict = torch.where(verdict < count, verdict, -1).expand_as(outcomes)
-        met = 1.0 - outcomes.detach()[:, -1].exp().mean().item()
-        reward = self._reward(verdict, None, inputs["label"], self._answers(logits.detach()), met)
-        loss = ending + grpo.exact_loss(outcomes, reward, scale=settings.scale_advantages)
+        outcomes = grpo.answer_outcomes(outlook.logits, self.answer_ids)  # (B, K + 1)
+        p = outcomes.detach().exp()
+        verdict = torch.arange(count + 1, device=p.device)
+        verdict = torch.where(verdict < count, verdict, -1).expand_as(p)
+        met = self.averaged(1.0 - p[:, -1].mean())
+        reward = self.reward(verdict, None, inputs["label"], self._verdict_share(outlook.logits.detach()), met)
+        loss = torch.zeros((), device=p.device)
+        for weight, part in reward.terms(settings.separate_rewards):
+            loss = loss + weight * grpo.exact_loss(outcomes, part, scale=settings.scale_advantages)
+        self.note(
+            reward_format=(p * reward.format).sum(-1).mean(), reward_relevance=(p * reward.relevance).sum(-1).mean()
+        )
+        if outlook.ending is not None:
+            ended = outlook.ending.flatten(0, 1)  # (B * K, 2)
+            wanted = ended.new_tensor([settings.format_weight, 0.0]).expand_as(ended)
+            loss = loss + grpo.exact_loss(ended, wanted, scale=settings.scale_advantages)
+            self.note(end_mass=ended[:, 0].exp().mean())
         if settings.kl:
-            reference = self.reference_logits(inputs).log_softmax(-1)
-            loss = loss + settings.kl * grpo.exact_kl(logits.log_softmax(-1), reference).mean()
-        return logits, loss
+            with self.reference() as start:
+                before = self.outlook(start, inputs)
+            kl = grpo.exact_kl(outlook.logits.log_softmax(-1), before.logits.log_softmax(-1))  # (B,)
+            if outlook.ending is not None and before.ending is not None:  # chain rule over the second decision
+                kl = kl + (outcomes[:, :-1].exp() * grpo.exact_kl(outlook.ending, before.ending)).sum(-1)
+            self.note(kl=kl.mean())
+            loss = loss + settings.kl * kl.mean()
+        return loss
 
-    def _reward(
+    def _verdict_share(self, logits: torch.Tensor) -> torch.Tensor:
+        """(K,) each answer's part of the batch's answers, over all processes."""
+        return self.averaged(logits[:, self.answer_ids].softmax(-1).mean(0))
+
+    def reward(
         self,
         verdict: torch.Tensor,
         ended: torch.Tensor | None,
         label: torch.Tensor,
-        answers: torch.Tensor,
-        met: float,
-    ) -> torch.Tensor:
-        """(format + relevance) * balance of each verdict.
+        share: torch.Tensor,
+        met: torch.Tensor,
+    ) -> Reward:
+        """Format, relevance and balance of each verdict.
 
         Args:
             verdict: (B, N) answer index, or -1 for what is none.
-            ended: (B, N) or (N,), whether the turn ends after it; None where there is no turn.
+            ended: (B, N), whether the turn ends after it; None where there is no turn.
             label: (B,) right answer index.
-            answers: (B, K) log-probabilities within the answer set.
+            share: (K,) each answer's part of the batch.
             met: share of well-formed completions now.
+
+        Raises:
+            TrainingError: the relevance reward raised, or gave something else than one finite number a verdict.
         """
         settings = self.settings
         weight = settings.format_weight
         if settings.fade_format:
-            weight = rewards.faded_format_weight(met, weight)
-        reward = weight * rewards.format_reward(verdict, ended)
-        reward = reward + rewards.relevance_reward(verdict, label[:, None])
+            weight = rewards.faded_format_weight(float(met), weight)
+        well_formed = rewards.format_reward(verdict, ended)
+        balance = torch.ones_like(well_formed)
         if settings.balance_verdicts:
-            reward = reward * rewards.balance_factors(answers)[verdict]  # verdict -1 takes the last factor, which is 1
-        return reward
+            balance = rewards.balance_factors(share)[verdict]  # verdict -1 takes the last factor, which is 1
+        return Reward(well_formed, self._relevance(verdict, label[:, None]), weight, balance)
 
-    def _sampled(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, V) at the slot and GRPO loss over G drawn verdicts a prompt."""
-        settings, count = self.settings, int(self.settings.samples)
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        if self.end_id is None:
-            logits = model(*arguments)
-            tokens = torch.multinomial(logits.detach().softmax(-1), count, replacement=True)  # (B, G)
-            verdict = rewards.verdicts(tokens, self.answer_ids)
-            log_prob = logits.log_softmax(-1).gather(-1, tokens)[..., None]  # (B, G, 1)
-            ended = None
-        else:
-            logits, tokens, log_prob = self._two_tokens(model, inputs, count)  # (B, V), (B, G, 2), (B, G, 2)
-            verdict = rewards.verdicts(tokens[..., 0], self.answer_ids)
-            ended = tokens[..., 1] == self.end_id
+    def _relevance(self, verdict: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        name = getattr(self.relevance_reward, "__name__", "relevance_reward")
+        newest = last_checkpoint(self.args.output_dir)
+        hint = f"mend it and resume from {newest.name}" if newest else "mend it and start again"
+        try:
+            found = self.relevance_reward(verdict, label)
+        except Exception as error:
+            step = self.state.global_step + 1
+            raise TrainingError(
+                f"reward function {name} raised {type(error).__name__} at step {step}: {error}", hint=hint
+            ) from error
+        if found.shape != verdict.shape or not torch.isfinite(found).all():
+            raise TrainingError(
+                f"reward function {name} gave shape {tuple(found.shape)} for verdicts of {tuple(verdict.shape)}, "
+                f"or a value that is not finite, at step {self.state.global_step + 1}",
+                hint=hint,
+            )
+        return found
+
+    def _drawn_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, V) at the slot and GRPO loss over G drawn verdicts a prompt, drawn now or kept from before."""
+        settings, step = self.settings, self.state.global_step
+        rollout = self.rollouts.get(step)
+        logits, tokens, log_prob = self.verdicts(model, inputs, None if rollout is None else rollout.tokens)
+        log_prob = log_prob.flatten(0, 1)  # (B * G, L)
+        verdict = rewards.verdicts(tokens[..., 0], self.answer_ids)
+        ended = tokens[..., 1] == self.end_id if self.end_id is not None else None
+        met = self.averaged((verdict >= 0 if ended is None else (verdict >= 0) & ended).float().mean())
+        reward = self.reward(verdict, ended, inputs["label"], self._verdict_share(logits.detach()), met)
+        ((_, total),) = reward.terms(separate=False)
+        if rollout is None:
+            scaled = [
+                weight * grpo.group_advantages(part, settings.scale_advantages)
+                for weight, part in reward.terms(settings.separate_rewards)
+            ]
+            rollout = Rollout(tokens, log_prob.detach(), torch.stack(scaled).sum(0).flatten(), step)
+            self.rollouts.keep(step, rollout)
         reference = None
         if settings.kl:
-            if self.end_id is not None:
-                raise TrainingError("drawn verdicts with end_of_turn have no KL", hint="set warmup.samples=exact")
-            reference = self.reference_logits(inputs).log_softmax(-1).gather(-1, tokens).view(-1, 1)
-        log_prob = log_prob.flatten(0, 1)  # (B * G, L)
-        met = (verdict >= 0 if ended is None else (verdict >= 0) & ended).float().mean().item()
-        reward = self._reward(verdict, ended, inputs["label"], self._answers(logits.detach()), met)
+            with self.reference() as start:
+                reference = self.verdicts(start, inputs, tokens)[2].flatten(0, 1)
         loss = grpo.policy_loss(
             log_prob,
-            log_prob.detach(),
-            grpo.group_advantages(reward, settings.scale_advantages).flatten(),
+            rollout.log_prob,
+            rollout.advantages,
             epsilon=settings.epsilon,
             epsilon_high=settings.epsilon_high,
             beta=settings.kl,
             ref_log_prob=reference,
-        ).loss
-        return logits, loss
+        )
+        self.note(
+            reward_format=reward.format.mean(),
+            reward_relevance=reward.relevance.mean(),
+            equal_groups=(total.amax(-1) - total.amin(-1) < grpo.EPS).float().mean(),
+            clip_fraction=loss.clip_fraction,
+            staleness=float(step - rollout.step),
+            **({"kl": loss.kl} if settings.kl else {}),
+        )
+        return logits, loss.loss
 
-    def _two_tokens(
-        self, model: Any, inputs: dict[str, Any], count: int
+    def verdicts(
+        self, model: Any, inputs: dict[str, Any], tokens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits (B, V) after the prompt, G drawn (verdict, next token) pairs and their log-probabilities (B, G, 2).
+        """G verdicts a prompt and how likely they are.
 
-        Verdicts are drawn in a pass without gradient; then one pass reads the prompt and, once each, what follows
-        the distinct ones.
+        For causal models a verdict is two tokens, the second of which should end the turn. First tokens are drawn in
+        a pass without gradient; then one pass reads the prompt and, once each, what follows the distinct ones.
+
+        Args:
+            model: the backbone, or a wrapper of it.
+            inputs: batch from `collate`.
+            tokens: (B, G, L) verdicts drawn before; None draws anew.
+
+        Returns:
+            Logits (B, V) after the prompt, tokens (B, G, L) and their log-probabilities (B, G, L); L is 1 or 2.
         """
         arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        with torch.no_grad():
-            first = torch.multinomial(self.backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
+        count = int(self.settings.samples)
+        if self.end_id is None:
+            logits = model(*arguments)
+            if tokens is None:
+                tokens = torch.multinomial(logits.detach().softmax(-1), count, replacement=True)[..., None]
+            return logits, tokens, logits.log_softmax(-1).gather(-1, tokens[..., 0])[..., None]
+        if tokens is None:
+            with torch.no_grad():
+                first = torch.multinomial(self.backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
+        else:
+            first = tokens[..., 0]
         distinct = [list(dict.fromkeys(row)) for row in first.tolist()]
         # the second token of a branch only marks the place whose logits are wanted
         tree = build_tree(
@@ -322,21 +384,30 @@ class WarmupTrainer(SlotTrainer):
         places = [[row.index(token) for token in drawn] for row, drawn in zip(distinct, first.tolist())]
         index = starts[:, None] + torch.tensor(places, device=first.device)  # (B, G)
         after = self.backbone.project(hidden[:, 1]).log_softmax(-1)[index]  # (B, G, V)
-        second = torch.multinomial(after.detach().exp().flatten(0, 1), 1).view_as(first)
-        log_prob = [logits.log_softmax(-1).gather(-1, first), after.gather(-1, second[..., None])[..., 0]]
-        return logits, torch.stack([first, second], -1), torch.stack(log_prob, -1)
+        if tokens is None:
+            second = torch.multinomial(after.detach().exp().flatten(0, 1), 1).view_as(first)
+            tokens = torch.stack([first, second], -1)
+        log_prob = [logits.log_softmax(-1).gather(-1, first), after.gather(-1, tokens[..., 1:])[..., 0]]
+        return logits, tokens, torch.stack(log_prob, -1)
+
+    def outcomes(self, items: Sequence[PairItem]) -> list[PairOutcome]:
+        """What the model as it is does with pairs; shared out over the processes."""
+        mine = processes.share(items)
+        sequences = [item.input_ids for item in mine]
+        found: list[PairOutcome] = []
+        if mine:
+            logits = slot_logits(self.backbone, self.pair_tokenizer, sequences, None)
+            ended = None
+            if self.end_id is not None:
+                answered = [[*ids, token] for ids, token in zip(sequences, logits.argmax(-1).tolist())]
+                following = slot_logits(self.backbone, self.pair_tokenizer, answered, None).argmax(-1)
+                ended = following == self.end_id
+            found = pair_outcomes(logits, self.answer_ids.cpu(), [item.label for item in mine], ended)
+        return processes.gathered(found)
 
     def figures(self) -> VerdictFigures:
         """Held-out figures of the model as it is."""
-        sequences = [item.input_ids for item in self.held_out_items]
-        logits = slot_logits(self.backbone, self.pair_tokenizer, sequences, None)
-        labels = torch.tensor([item.label for item in self.held_out_items])
-        ended = None
-        if self.end_id is not None:
-            answered = [[*ids, token] for ids, token in zip(sequences, logits.argmax(-1).tolist())]
-            following = slot_logits(self.backbone, self.pair_tokenizer, answered, None).argmax(-1)
-            ended = following == self.end_id
-        return verdict_figures(logits, self.answer_ids.cpu(), labels, ended)
+        return verdict_figures(self.outcomes(self.held_out_items), best=len(self.answer_ids) - 1)
 
     def held_out(self) -> dict[str, float]:
         """Format rate, balanced accuracy, verdict balance and entropy; a collapse is said aloud."""
@@ -345,3 +416,20 @@ class WarmupTrainer(SlotTrainer):
         if problem and self.is_world_process_zero():
             self.console.print(f"  [yellow]{problem}[/yellow]")
         return {name: float(getattr(figures, name)) for name in figures._fields[:5]}
+
+    def check_notes(self, means: dict[str, float]) -> None:
+        """Say so when no drawn group could teach anything."""
+        if means.get("equal_groups") == 1.0 and self.is_world_process_zero():
+            self.console.print(
+                "  [yellow]all verdicts of each prompt earn the same: nothing to learn from "
+                "(set warmup.samples=exact, or a larger warmup.entropy_bonus)[/yellow]"
+            )
+
+    def save_extra(self, folder: Path) -> None:
+        """Kept rollouts, each process its own."""
+        self.rollouts.save(folder / f"rollouts-{processes.state().process_index}.safetensors")
+
+    def load_extra(self, folder: Path) -> None:
+        """Rollouts that the interrupted run had kept."""
+        file = folder / f"rollouts-{processes.state().process_index}.safetensors"
+        self.rollouts.load(file, self.answer_ids.device)
