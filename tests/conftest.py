@@ -1,6 +1,5 @@
 """Tiny models, tokenizers and collections, made in place; nothing is downloaded."""
 
-import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +11,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from prorank.bench.toy import WORDS, write_collection
+
 # No time limits inside tests; in CI the same examples every time.
 hypothesis.settings.register_profile("prorank", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("prorank")
@@ -20,7 +21,6 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = "apple river stone cloud tiger piano lemon candle forest silver window garden rocket pepper violin".split()
 
 
 @pytest.fixture(autouse=True)
@@ -103,20 +103,6 @@ def encoder_folder(tmp_path_factory):
     tokenizer = bert_tokenizer()
     config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SIZE)
     return save(transformers.BertModel(config), tokenizer, tmp_path_factory.mktemp("encoder"))
-
-
-def write_collection(folder, documents, queries, qrels):
-    """Write a collection in BEIR layout: {id: text}, {id: text}, {split: {query: {document: grade}}}."""
-    (folder / "qrels").mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"_id": i, "title": "", "text": t}, ensure_ascii=False) for i, t in documents.items()]
-    (folder / "corpus.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    rows = [json.dumps({"_id": i, "text": t}, ensure_ascii=False) for i, t in queries.items()]
-    (folder / "queries.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    for split, judged in qrels.items():
-        lines = ["query-id\tcorpus-id\tscore"]
-        lines += [f"{q}\t{d}\t{g}" for q, grades in judged.items() for d, g in grades.items()]
-        (folder / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ def tiny(model, collection, **changes):
         "seed": 5,
         "backbone": {"model": str(model), "prompt": "prorank-short", "max_length": 48, "precision": "fp32"},
         "data": {"collection": str(collection)},
+        "first_stage": {},
         "warmup": {"steps": 4, "pairs_per_step": 4, "evaluate_every": 2, "held_out_pairs": 10},
         "score_learning": {
             "steps": 6,

@@ -85,15 +85,21 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases beside TensorBoard.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from data to report."""
+    from prorank.training.processes import is_first
     from prorank.training.recipe import load_recipe
     from prorank.training.run import run_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
-    results = run_recipe(loaded, folder, force=force, resume=resume, console=err if as_json else out)
+    log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
+    console = err if as_json else out
+    results = run_recipe(loaded, folder, force=force, resume=resume, console=console, log_to=log_to)
+    if not is_first():
+        return
     if as_json:
         _print_json(results)
     else:
@@ -343,6 +349,15 @@ def report(
 
 
 @app.command()
+def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")]) -> None:
+    """Draw a run's training curves, and its stages once it is finished, to PNG files in its folder."""
+    from prorank.evaluation.report import plot_run
+
+    for file in plot_run(run):
+        out.print(f"wrote {file}", soft_wrap=True)
+
+
+@app.command()
 def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson = False) -> None:
     """Show what a checkpoint is: model, prompt, answers, where it came from."""
     from prorank.checkpoint import describe
@@ -445,6 +460,36 @@ def bench_warmup(
         out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
     out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
     out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
+
+
+@bench.command("guards")
+def bench_guards(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
+        "runs/guards"
+    ),
+    variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG.")] = None,
+    force: Force = False,
+) -> None:
+    """Warm up with and without each guard: which keep balanced accuracy?"""
+    from prorank.bench.guards import VARIANTS, base_recipe, run_guards
+    from prorank.evaluation.report import guards_table, plot_guards
+    from prorank.files import refuse_overwrite, write_json
+
+    for target in filter(None, (file, plot)):
+        refuse_overwrite(target, force)
+    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    numbers = [int(number) for number in seeds.split(",")]
+    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers, output, err)
+    if file is not None:
+        write_json(file, found)
+    if plot is not None:
+        plot_guards(found["runs"], plot)
+    out.print(guards_table(found["rows"]))
 
 
 def main() -> None:

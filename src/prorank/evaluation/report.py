@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from prorank.collection import Collection
-from prorank.errors import require
+from prorank.errors import DataError, require
+from prorank.files import read_json
 
 COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
 # Shares of the training log are drawn from 0 to 1: a small wobble must not look like a leap.
@@ -161,6 +162,75 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[max(0, len(series) - columns) : len(series)]:
         axis.set_xlabel("step", fontsize=8)
+    _save(figure, path)
+
+
+def plot_run(folder: str | Path) -> list[Path]:
+    """Draw what a run's folder holds: `curves.png` beside each stage's log, `stages.png` beside the results.
+
+    Args:
+        folder: of `prorank train`; the run may still be going on.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        DataError: there is neither a training log nor a result.
+    """
+    folder = Path(folder)
+    written = []
+    for stage in ("warmup", "score-learning"):
+        log = folder / stage / "training" / "log.json"
+        if log.is_file():
+            plot_curves(read_json(log), folder / stage / "curves.png")
+            written.append(folder / stage / "curves.png")
+    if (folder / "results.json").is_file():
+        plot_stages(read_json(folder / "results.json")["rows"], folder / "stages.png")
+        written.append(folder / "stages.png")
+    if not written:
+        raise DataError(f"{folder}: no training log and no results", hint="name the folder of a `prorank train` run")
+    return written
+
+
+def guards_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of `bench.guards` for the terminal."""
+    table = Table("variant", box=None, pad_edge=False)
+    for title in ("test", "worst seed", "dev", "format (worst)", "says relevant", "failed seeds"):
+        table.add_column(title, justify="right")
+    keys = ("test", "test_worst", "dev", "format_worst", "verdict_balance")
+    for row in rows:
+        failed = f"{row['failed']} of {len(row['seeds'])}"
+        table.add_row(row["variant"], *(f"{row[key]:.3f}" for key in keys), failed)
+    return table
+
+
+def plot_guards(runs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Held-out balanced accuracy over the steps: one panel a variant, one line a seed; chance is dashed.
+
+    Args:
+        runs: of `bench.guards`: `variant`, `seed` and `curve`.
+        path: PNG to write.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        panels.setdefault(run["variant"], []).append(run)
+    columns = min(4, len(panels))
+    figure, axes = _figure(2.7 * columns, 2.0 * -(-len(panels) // columns), -(-len(panels) // columns), columns)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (variant, found) in zip(axes.flat, panels.items()):
+        for run in found:
+            points = [(entry["step"], entry["eval_balanced_accuracy"]) for entry in run["curve"]]
+            axis.plot(*zip(*points), marker="o", markersize=2.5, linewidth=1.2, label=f"seed {run['seed']}")
+        axis.axhline(0.5, color="0.6", linestyle="--", linewidth=0.8)
+        axis.set_ylim(-0.04, 1.04)
+        axis.set_title(variant, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes.flat[0].legend(fontsize=6, frameon=False)
+    figure.supxlabel("step", fontsize=8)
+    figure.supylabel("held-out balanced accuracy", fontsize=8)
     _save(figure, path)
 
 

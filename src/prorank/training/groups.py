@@ -131,6 +131,44 @@ def balanced_pairs(groups: Sequence[Group], count: int, seed: int) -> list[Label
     return pairs[:count]
 
 
+def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
+    """`count` pairs, relevant and not in turn, where the negatives are the positives of other queries.
+
+    In each epoch every document is as often not relevant as it is relevant, and so is every query: neither alone tells
+    anything about the verdict. With negatives from the whole collection a model can learn which documents are
+    anyone's answers, which is no use for new ones (docs/warmup.md).
+
+    Args:
+        qrels: judgments of a split.
+        count: pairs wanted; judgments are used again, in a new order and with another negative, when they run out.
+        seed: seed of the order.
+
+    Raises:
+        DataError: every query shares all relevant documents.
+
+    >>> exchanged_pairs({"q1": {"d1": 1}, "q2": {"d2": 1}}, 4, seed=0)[:2]
+    [LabelledPair(query_id='q1', document_id='d1', relevant=True), \
+LabelledPair(query_id='q1', document_id='d2', relevant=False)]
+    """
+    positives = relevant_pairs(qrels)
+    used = {document for _, document, _ in positives}
+    if all(used <= qrels[query].keys() for query, _, _ in positives):
+        raise DataError("no query has a negative among the positives of the others", hint="set warmup.negatives")
+    pairs: list[LabelledPair] = []
+    epoch = 0
+    while len(pairs) < count:
+        order = list(positives)
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        waiting = [document for _, document, _ in order[1:] + order[:1]]  # the neighbour's: nearly always same batch
+        for query, document, _ in order:
+            place = next((i for i, other in enumerate(waiting) if other not in qrels[query]), None)
+            if place is not None:
+                pairs.append(LabelledPair(query, document, True))
+                pairs.append(LabelledPair(query, waiting.pop(place), False))
+        epoch += 1
+    return pairs[:count]
+
+
 def forever(groups: Sequence[Group], seed: int) -> Iterator[tuple[int, Group]]:
     """(epoch, group) without end, each epoch in its own seeded order."""
     epoch = 0

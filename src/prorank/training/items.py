@@ -16,7 +16,7 @@ from prorank.retrieval import BM25Index
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
 from prorank.training.groups import LabelledPair
-from prorank.training.recipe import Quotas, Recipe
+from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.teacher import biencoder_scores
 from prorank.training.warmup import PairItem
@@ -38,9 +38,10 @@ class Setting:
         return {document.id: document.content for document in self.collection.documents.values()}
 
 
-# Negatives from easy to hard, one kind a query in each third of the run.
-CURRICULUM = (
-    Quotas(hard=0, medium=0, easy=0, random=1),
+RANDOM = Quotas(hard=0, medium=0, easy=0, random=1)
+# Negatives from easy to hard, one kind in each third of the run: random, ranks 101 to 1000, top 100.
+CURRICULUM: tuple[Negatives, ...] = (
+    "exchanged",
     Quotas(hard=0, medium=0, easy=1, random=0),
     Quotas(hard=1, medium=1, easy=0, random=0),
 )
@@ -61,16 +62,18 @@ def training_pairs(setting: Setting, tokenizer: PairTokenizer) -> list[PairItem]
 
 
 def held_out_pairs(setting: Setting, tokenizer: PairTokenizer, split: str, count: int) -> list[PairItem]:
-    """Pairs of another split, with the recipe's negatives (those of the first third under a curriculum)."""
+    """Pairs of another split; negatives are random ones of the whole collection, or those of the recipe's quotas."""
     section = setting.recipe.warmup
     assert section is not None
-    negatives = CURRICULUM[0] if section.curriculum else section.negatives
-    return encoded(setting, tokenizer, labelled_pairs(setting, split, count, negatives))
+    fixed = isinstance(section.negatives, Quotas) and not section.curriculum
+    return encoded(setting, tokenizer, labelled_pairs(setting, split, count, section.negatives if fixed else RANDOM))
 
 
-def labelled_pairs(setting: Setting, split: str, count: int, negatives: Quotas) -> list[LabelledPair]:
+def labelled_pairs(setting: Setting, split: str, count: int, negatives: Negatives) -> list[LabelledPair]:
     """`count` balanced pairs of a split."""
     qrels, seed = setting.collection.judgments(split), setting.recipe.seed
+    if negatives == "exchanged":
+        return grouping.exchanged_pairs(qrels, count, seed)
     lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, negatives, seed)
     return grouping.balanced_pairs(lists, count, seed)
 

@@ -6,6 +6,7 @@ only names and numbers: it loads no data and no models.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,6 +91,10 @@ class Quotas(Section):
         return self.hard + self.medium + self.easy + self.random
 
 
+# `exchanged`: no document is relevant or not by itself, see `groups.exchanged_pairs`
+Negatives = Quotas | Literal["exchanged"]
+
+
 class Optimisation(Section):
     """What both stages' trainers share."""
 
@@ -106,10 +111,10 @@ class WarmupSection(Optimisation):
     """Stage 1: GRPO teaches the answer set and the verdict."""
 
     pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
-    negatives: Quotas = Quotas(hard=0, medium=0, easy=0, random=1)
+    negatives: Negatives = Field("exchanged", description="exchanged: positives of other queries; or quotas")
     samples: int | Literal["exact"] = Field("exact", description="G verdicts a prompt, or the exact expectation")
-    scale_advantages: Scale = Field("std", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
-    separate_rewards: bool = Field(False, description="format and relevance are scaled apart, then added (GDPO)")
+    scale_advantages: Scale = Field("mean", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
+    separate_rewards: bool = Field(True, description="format and relevance are scaled apart, then added (GDPO)")
     epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
     epsilon_high: float | None = Field(None, gt=0, description="upper clip range; None is epsilon")
     end_of_turn: bool = Field(True, description="causal models: a verdict counts only if the turn ends after it")
@@ -117,7 +122,7 @@ class WarmupSection(Optimisation):
     entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
     format_weight: float = Field(1.0, ge=0)
     fade_format: bool = Field(True, description="format reward fades as format is met")
-    balance_verdicts: bool = Field(True, description="a verdict given less often earns more")
+    balance_verdicts: bool = Field(False, description="a verdict given less often earns more")
     policy_weight: float = Field(1.0, ge=0, description="weight of the GRPO loss; 0 leaves supervised training")
     supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
     supervised_share: float | None = Field(0.3, gt=0, le=1, description="part in which it anneals; None: never")
@@ -200,11 +205,11 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        name_or_path: a shipped recipe's name or a YAML file.
+        source: a shipped recipe's name, a YAML file or what such a file would hold.
         overrides: `key=value` with dotted keys, for instance `warmup.steps=50`; values are YAML.
 
     Raises:
@@ -213,6 +218,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     >>> load_recipe("quickstart", ["seed=7"]).seed
     7
     """
+    tree, name = (copy.deepcopy(source), "recipe") if isinstance(source, dict) else _read(source)
+    for override in overrides:
+        _apply_override(tree, override)
+    return validate_recipe(tree, name)
+
+
+def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     path = shipped_recipes().get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
         raise RecipeError(
@@ -227,9 +239,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections")
-    for override in overrides:
-        _apply_override(tree, override)
-    return validate_recipe(tree, str(path))
+    return tree, str(path)
 
 
 def validate_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:

@@ -275,24 +275,29 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     setting.console.print(f"[bold]Stage 1, prompt warmup[/bold]: {section.steps} steps")
     transformers.set_seed(recipe.seed)
     reranker = load_reranker(setting, recipe.backbone.model, for_training=True)
+    dev, test = (
+        held_out_pairs(setting, reranker.pair_tokenizer, split, section.held_out_pairs)
+        for split in (recipe.data.dev, recipe.data.test)
+    )
     trainer = WarmupTrainer(
         ready_to_train(reranker.backbone, recipe),
         reranker.pair_tokenizer,
         section,
         training_pairs(setting, reranker.pair_tokenizer),
-        held_out_pairs(setting, reranker.pair_tokenizer, recipe.data.dev, section.held_out_pairs),
+        dev,
         folder / "training",
         recipe.seed,
         setting.console,
         setting.log_to,
     )
-    start = trainer.figures()
+    start = trainer.figures(dev)
     trainer.run(resume=True)
-    figures = trainer.figures()
+    figures = trainer.figures(dev)
     result = figures._asdict() | {
         "p_above_chance": binomial_above_chance(figures.correct, figures.total),
         "diagnosis": diagnosis(figures),
         "start": start._asdict(),
+        "test": trainer.figures(test)._asdict(),  # the checkpoint was chosen on dev
     }
 
     def write() -> None:

@@ -211,8 +211,9 @@ class WarmupTrainer(SlotTrainer):
         hidden = model(*arguments, pack=tree.pack)
         hidden = hidden.view(len(prompts), count, 2, -1)  # after the prompt, after the answer
         ends = torch.full((len(prompts) * count,), self.end_id, device=hidden.device)
-        ending = grpo.either_way(token_log_probs(self.backbone, hidden[:, :, 1].flatten(0, 1), ends))  # (B * K, 2)
-        return Outlook(self.backbone.project(hidden[:, 0, 0]), ending.view(len(prompts), count, 2))
+        backbone = self.accelerator.unwrap_model(model)
+        ending = grpo.either_way(token_log_probs(backbone, hidden[:, :, 1].flatten(0, 1), ends))  # (B * K, 2)
+        return Outlook(backbone.project(hidden[:, 0, 0]), ending.view(len(prompts), count, 2))
 
     def _exact_loss(self, outlook: Outlook, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of the exact expectation over all outcomes.
@@ -359,7 +360,7 @@ class WarmupTrainer(SlotTrainer):
             Logits (B, V) after the prompt, tokens (B, G, L) and their log-probabilities (B, G, L); L is 1 or 2.
         """
         arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        count = int(self.settings.samples)
+        count, backbone = int(self.settings.samples), self.accelerator.unwrap_model(model)
         if self.end_id is None:
             logits = model(*arguments)
             if tokens is None:
@@ -367,7 +368,7 @@ class WarmupTrainer(SlotTrainer):
             return logits, tokens, logits.log_softmax(-1).gather(-1, tokens[..., 0])[..., None]
         if tokens is None:
             with torch.no_grad():
-                first = torch.multinomial(self.backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
+                first = torch.multinomial(backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
         else:
             first = tokens[..., 0]
         distinct = [list(dict.fromkeys(row)) for row in first.tolist()]
@@ -380,10 +381,10 @@ class WarmupTrainer(SlotTrainer):
         hidden = model(*arguments, pack=tree.pack)
         hidden = hidden.view(-1, 2, hidden.shape[-1])  # (D, 2, H): after the prompt, after the verdict
         starts = torch.tensor([0, *(len(row) for row in distinct[:-1])], device=first.device).cumsum(0)  # (B,)
-        logits = self.backbone.project(hidden[starts, 0])
+        logits = backbone.project(hidden[starts, 0])
         places = [[row.index(token) for token in drawn] for row, drawn in zip(distinct, first.tolist())]
         index = starts[:, None] + torch.tensor(places, device=first.device)  # (B, G)
-        after = self.backbone.project(hidden[:, 1]).log_softmax(-1)[index]  # (B, G, V)
+        after = backbone.project(hidden[:, 1]).log_softmax(-1)[index]  # (B, G, V)
         if tokens is None:
             second = torch.multinomial(after.detach().exp().flatten(0, 1), 1).view_as(first)
             tokens = torch.stack([first, second], -1)
@@ -405,13 +406,13 @@ class WarmupTrainer(SlotTrainer):
             found = pair_outcomes(logits, self.answer_ids.cpu(), [item.label for item in mine], ended)
         return processes.gathered(found)
 
-    def figures(self) -> VerdictFigures:
-        """Held-out figures of the model as it is."""
-        return verdict_figures(self.outcomes(self.held_out_items), best=len(self.answer_ids) - 1)
+    def figures(self, items: Sequence[PairItem]) -> VerdictFigures:
+        """Figures of the model as it is, on pairs that it is not trained on."""
+        return verdict_figures(self.outcomes(items), best=len(self.answer_ids) - 1)
 
     def held_out(self) -> dict[str, float]:
         """Format rate, balanced accuracy, verdict balance and entropy; a collapse is said aloud."""
-        figures = self.figures()
+        figures = self.figures(self.held_out_items)
         problem = diagnosis(figures)
         if problem and self.is_world_process_zero():
             self.console.print(f"  [yellow]{problem}[/yellow]")

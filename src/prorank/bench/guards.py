@@ -1,0 +1,143 @@
+"""Which guards keep prompt warmup from a cold start or a collapse: one warmup a variant and seed, the rest equal.
+
+Each run keeps its folder, so a study that was stopped goes on where it stopped, and several processes can share one
+(each with seeds of its own). Knows recipes and runs; draws nothing (see `evaluation.report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+
+from prorank.bench.toy import toy_recipe
+from prorank.errors import RecipeError
+from prorank.files import read_json, write_json
+from prorank.provenance import fingerprint, hardware, versions
+from prorank.training.recipe import Recipe, dump_recipe, load_recipe, validate_recipe
+from prorank.training.run import prepare_data, prepare_folder, train_warmup
+
+RANDOM = {"hard": 0, "medium": 0, "easy": 0, "random": 1}
+SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
+ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
+BARE = {
+    "negatives": RANDOM,
+    "scale_advantages": "std",
+    "separate_rewards": False,
+    "balance_verdicts": False,
+    "fade_format": False,
+    "entropy_bonus": 0.0,
+}
+# What each variant changes in the recipe's warmup section.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "supervised": SUPERVISED,
+    "std": {"scale_advantages": "std"},
+    "std-balanced": {"scale_advantages": "std", "balance_verdicts": True},
+    "unscaled": {"scale_advantages": "none"},
+    "together": {"separate_rewards": False},
+    "random-negatives": {"negatives": RANDOM},
+    "random-std-balanced": {"negatives": RANDOM, "scale_advantages": "std", "balance_verdicts": True},
+    "format-constant": {"fade_format": False},
+    "no-entropy": {"entropy_bonus": 0.0},
+    "annealed": ANNEALED,
+    "kl": {"kl": 0.01},
+    "drawn": {"samples": 16},
+    "drawn-annealed": {"samples": 16} | ANNEALED,
+    "drawn-epochs": {"samples": 16, "epochs": 2, "rollout_batches": 2} | ANNEALED,
+    "bare-exact": BARE,
+    "bare-drawn": BARE | {"samples": 16},
+}
+
+
+def base_recipe(name_or_path: str, overrides: Sequence[str], folder: Path) -> Recipe:
+    """The recipe that variants change: `toy` (see `bench.toy`), a shipped one or a file.
+
+    Raises:
+        RecipeError: it has no warmup.
+    """
+    source: str | dict[str, Any] = toy_recipe(folder / "toy") if name_or_path == "toy" else name_or_path
+    recipe = load_recipe(source, overrides)
+    if recipe.warmup is None:
+        raise RecipeError(f"recipe '{recipe.name}' has no warmup")
+    return recipe
+
+
+def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:
+    """The recipe with one variant's warmup, and no score learning.
+
+    Raises:
+        RecipeError: no such variant.
+    """
+    if variant not in VARIANTS:
+        raise RecipeError(f"no variant '{variant}'", hint=f"there are: {', '.join(VARIANTS)}")
+    tree = recipe.model_dump(mode="json")
+    return validate_recipe(
+        tree | {"seed": seed, "score_learning": None, "warmup": tree["warmup"] | VARIANTS[variant]}, variant
+    )
+
+
+def run_guards(
+    recipe: Recipe, variants: Sequence[str], seeds: Sequence[int], folder: Path, console: Console
+) -> dict[str, Any]:
+    """Warm up once a variant and seed; runs that are done are read, not repeated.
+
+    Args:
+        recipe: what the variants change.
+        variants: keys of `VARIANTS`.
+        seeds: of data order, head and draws.
+        folder: one folder a run, `VARIANT/SEED`.
+        console: where progress goes.
+
+    Returns:
+        `rows` (one a variant: figures on test pairs as means over seeds, and the worst seed's), `runs` (one a variant
+        and seed: curve of held-out figures, figures of the chosen checkpoint on dev and test pairs), the recipe.
+    """
+    recipes = [varied(recipe, variant, seed) for variant in variants for seed in seeds]  # errors before work
+    names = [(variant, seed) for variant in variants for seed in seeds]
+    runs = []
+    for (variant, seed), one in zip(names, recipes):
+        done = folder / variant / str(seed) / "run.json"
+        if not done.is_file():
+            console.print(f"[bold]{variant}[/bold], seed {seed}")
+            write_json(done, run_variant(one, done.parent, console) | {"variant": variant, "seed": seed})
+        runs.append(dict(read_json(done)))
+    return {
+        "rows": [summary_row(variant, [run for run in runs if run["variant"] == variant]) for variant in variants],
+        "runs": runs,
+        "variants": {variant: VARIANTS[variant] for variant in variants},
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
+    """One warmup: its curve and the figures of the checkpoint that it chose."""
+    prepare_folder(recipe, folder, force=False, resume=True)
+    setting = prepare_data(recipe, folder, console)
+    _, figures = train_warmup(setting)
+    log = read_json(folder / "warmup" / "training" / "log.json")
+    curve = [entry for entry in log if "eval_balanced_accuracy" in entry]
+    return {"curve": curve, "dev": figures, "test": figures["test"], "data_fingerprint": setting.collection.fingerprint}
+
+
+def summary_row(variant: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and worst over a variant's seeds.
+
+    >>> figures = {"balanced_accuracy": 0.8, "format_rate": 1.0, "verdict_balance": 0.5, "diagnosis": ""}
+    >>> summary_row("recipe", [{"seed": 1, "dev": figures, "test": figures}])["test_worst"]
+    0.8
+    """
+    found: dict[str, Any] = {"variant": variant, "seeds": [run["seed"] for run in runs]}
+    for split in ("dev", "test"):
+        accuracies = [run[split]["balanced_accuracy"] for run in runs]
+        found |= {split: mean(accuracies), f"{split}_worst": min(accuracies)}
+    found["format_worst"] = min(run[split]["format_rate"] for run in runs for split in ("dev", "test"))
+    found["verdict_balance"] = mean(run["test"]["verdict_balance"] for run in runs)
+    found["failed"] = sum(bool(run["dev"]["diagnosis"]) for run in runs)
+    return found

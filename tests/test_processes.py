@@ -1,0 +1,103 @@
+"""Two processes under a launcher give what one process gives; several kills at random steps change nothing."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import assert_equal_weights, tiny
+
+from prorank.training.recipe import dump_recipe
+
+SINGLE = (sys.executable, "-m", "prorank.cli")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli")
+# Kills itself before the training step whose number is the first argument.
+KILLER = """
+import os, signal, sys
+from prorank.cli import main
+from prorank.training.trainer import SlotTrainer
+left, usual = int(sys.argv.pop(1)), SlotTrainer.training_step
+
+def training_step(self, *arguments, **others):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return usual(self, *arguments, **others)
+
+SlotTrainer.training_step = training_step
+main()
+"""
+
+
+def train(command, recipe, folder, *options):
+    """Run `prorank train` in a process of its own."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(dump_recipe(recipe))
+    return subprocess.run(
+        [*command, "train", str(file), "--output", str(folder), *options],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def trajectory(folder):
+    """(stage, step, name, value) of everything that was logged while training."""
+    found = {}
+    for stage in ("warmup", "score-learning"):
+        for entry in json.loads((folder / stage / "training" / "log.json").read_text()):
+            for name, value in entry.items():
+                if not name.startswith(("train_", "total")) and isinstance(value, (int, float)):
+                    found[stage, entry["step"], name] = value
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_take_the_path_of_one(qwen_folder, word_collection, tmp_path):
+    recipe = tiny(
+        qwen_folder, word_collection, backbone__max_length=128, warmup__kl=0.01, warmup__supervised_weight=0.5
+    )
+    for command, name in ((SINGLE, "one"), (TWO, "two")):
+        done = train(command, recipe, tmp_path / name)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = trajectory(tmp_path / "one"), trajectory(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert {name for _, _, name in one} >= {"loss", "grad_norm", "kl", "eval_balanced_accuracy", "eval_dev_ndcg@10"}
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, abs=1e-4), key
+    first, second = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two"))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=0)
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert [result["processes"] for result in results] == [1, 2]
+    assert [row["ndcg@10"] for row in results[0]["rows"]] == pytest.approx([r["ndcg@10"] for r in results[1]["rows"]])
+
+
+@pytest.mark.timeout(300)
+def test_five_kills_at_random_steps_change_nothing(bert_folder, word_collection, tmp_path):
+    recipe = tiny(
+        bert_folder,
+        word_collection,
+        warmup__steps=8,
+        warmup__samples=4,
+        warmup__epochs=2,
+        warmup__rollout_batches=2,
+        warmup__supervised_weight=0.5,
+    )
+    assert train(SINGLE, recipe, tmp_path / "alone").returncode == 0
+    places = [random.SystemRandom().randrange(1, 4) for _ in range(5)]  # of 8 + 6 steps
+    kills = 0
+    for place in places:
+        done = train((sys.executable, "-c", KILLER, str(place)), recipe, tmp_path / "killed", "--resume")
+        assert done.returncode in (0, -9), done.stderr[-3000:]
+        kills += done.returncode == -9
+    done = train(SINGLE, recipe, tmp_path / "killed", "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_weights(tmp_path / "alone", tmp_path / "killed")
+    assert kills == 5, places
