@@ -5,16 +5,34 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_training import assert_equal_weights, tiny
 
+import prorank
 from prorank.training.recipe import dump_recipe
+from prorank.training.run import run_recipe
 
 SINGLE = (sys.executable, "-m", "prorank.cli")
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli")
+# accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
+SHARDER = """
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from prorank.cli import main
+usual = PartialState.__init__
+
+def init(self, *arguments, **others):
+    usual(self, *arguments, **others)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_XPU
+
+PartialState.__init__ = init
+main()
+"""
 # Kills itself before the training step whose number is the first argument.
 KILLER = """
 import os, signal, sys
@@ -58,14 +76,36 @@ def trajectory(folder):
     return found
 
 
-@pytest.mark.timeout(300)
-def test_two_processes_take_the_path_of_one(qwen_folder, word_collection, tmp_path):
-    recipe = tiny(
-        qwen_folder, word_collection, backbone__max_length=128, warmup__kl=0.01, warmup__supervised_weight=0.5
+def causal_recipe(qwen_folder, word_collection, **changes):
+    return tiny(
+        qwen_folder,
+        word_collection,
+        backbone__max_length=128,
+        warmup__kl=0.01,
+        warmup__supervised_weight=0.5,
+        **changes,
     )
-    for command, name in ((SINGLE, "one"), (TWO, "two")):
-        done = train(command, recipe, tmp_path / name)
-        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def sharded(tmp_path):
+    """The shipped FSDP2 settings on two CPU processes."""
+    script, config = tmp_path / "sharded.py", tmp_path / "fsdp2.yaml"
+    script.write_text(SHARDER)
+    shipped = (Path(prorank.__file__).parent / "training" / "fsdp2.yaml").read_text()
+    config.write_text(shipped + "use_cpu: true\n")
+    return (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), str(script))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "changes"), [("ddp", {}), ("fsdp2", {}), ("fsdp2", {"backbone__lora": {"rank": 2, "alpha": 4}})]
+)
+def test_two_processes_take_the_path_of_one(kind, changes, qwen_folder, word_collection, tmp_path):
+    recipe = causal_recipe(qwen_folder, word_collection, **changes)
+    two_processes = TWO if kind == "ddp" else sharded(tmp_path)
+    done = train(two_processes, recipe, tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_recipe(recipe, tmp_path / "one")
     one, two = trajectory(tmp_path / "one"), trajectory(tmp_path / "two")
     assert one.keys() == two.keys()
     assert {name for _, _, name in one} >= {"loss", "grad_norm", "kl", "eval_balanced_accuracy", "eval_dev_ndcg@10"}

@@ -36,6 +36,7 @@ from prorank.training.figures import diagnosis
 from prorank.training.items import Setting, held_out_pairs, list_items, training_pairs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.score_learning import ScoreTrainer
+from prorank.training.trainer import SlotTrainer
 from prorank.training.warmup import WarmupTrainer
 
 DEV_QUERIES = 200
@@ -292,16 +293,17 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     )
     start = trainer.figures(dev)
     trainer.run(resume=True)
-    figures = trainer.figures(dev)
+    with trainer.whole_weights():
+        figures, test_figures = trainer.figures(dev), trainer.figures(test)
     result = figures._asdict() | {
         "p_above_chance": binomial_above_chance(figures.correct, figures.total),
         "diagnosis": diagnosis(figures),
         "start": start._asdict(),
-        "test": trainer.figures(test)._asdict(),  # the checkpoint was chosen on dev
+        "test": test_figures._asdict(),  # the checkpoint was chosen on dev
     }
 
     def write() -> None:
-        save_stage(setting, reranker, folder / "model")
+        save_stage(setting, whole(setting, recipe.backbone.model, reranker, trainer), folder / "model")
         plot_curves(trainer.state.log_history, folder / "curves.png")
         write_json(folder / "figures.json", result)
 
@@ -334,7 +336,7 @@ def train_scores(setting: Setting, model: str) -> str:
     trainer.run(resume=True)
 
     def write() -> None:
-        save_stage(setting, reranker, folder / "model")
+        save_stage(setting, whole(setting, model, reranker, trainer), folder / "model")
         plot_curves(trainer.state.log_history, folder / "curves.png")
         write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
 
@@ -375,6 +377,15 @@ def ready_to_train(backbone: Backbone, recipe: Recipe) -> Backbone:
         lora = recipe.backbone.lora
         backbone.add_lora(lora.rank, lora.alpha, lora.dropout)
     return backbone.train()
+
+
+def whole(setting: Setting, start: str, reranker: Reranker, trainer: SlotTrainer) -> Reranker:
+    """The trained model; where its weights are shared out over processes, a whole one with the best checkpoint's."""
+    if not trainer.sharded():
+        return reranker
+    again = load_reranker(setting, start, for_training=True)
+    trainer.load_best(ready_to_train(again.backbone, setting.recipe))
+    return again
 
 
 def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:

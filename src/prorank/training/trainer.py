@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import transformers
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prorank.backbone import Backbone
 from prorank.errors import TrainingError
@@ -212,6 +215,21 @@ class SlotTrainer(transformers.Trainer):
             self.notes = {}
         super().log(logs, *arguments, **others)
 
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Sharded weights (FSDP2) whole in every process, so that each may run the model as often as it needs."""
+        for module in self.sharded():
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in self.sharded():
+                module.reshard()
+
+    def sharded(self) -> list[FSDPModule]:
+        """The parts of the model whose weights are shared out over the processes."""
+        return [module for module in self.backbone.modules() if isinstance(module, FSDPModule)]
+
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         """The subclass's loss, refused when it is not finite."""
         loss = self.loss_on(model, inputs)
@@ -224,7 +242,8 @@ class SlotTrainer(transformers.Trainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Held-out figures, logged under `eval_`."""
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
+        with self.whole_weights():
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -240,8 +259,9 @@ class SlotTrainer(transformers.Trainer):
             return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: p.cpu().contiguous() for name, p in trainable_parameters(self.backbone).items()}
-        save_file(weights, folder / WEIGHTS)
+        found = trainable_parameters(self.backbone)
+        whole = found if state_dict is None else state_dict  # sharded weights come together in `state_dict`
+        save_file({name: whole[name].cpu().contiguous() for name in found}, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -251,19 +271,26 @@ class SlotTrainer(transformers.Trainer):
         if self.args.should_save:
             (folder / COMPLETE).touch()
 
-    def _load_weights(self, folder: str | Path) -> None:
+    def load_best(self, backbone: Backbone) -> None:
+        """Put the best checkpoint's weights into a model like the one that was trained."""
+        self._load_weights(self.state.best_model_checkpoint, backbone)
+
+    def _load_weights(self, folder: str | Path, backbone: Backbone) -> None:
         weights = load_file(Path(folder) / WEIGHTS)
-        own = trainable_parameters(self.backbone)
+        own = trainable_parameters(backbone)
         if own.keys() != weights.keys():
             raise TrainingError(f"{folder} holds other weights than this model", hint="resume with the same recipe")
         with torch.no_grad():
             for name, tensor in weights.items():
-                own[name].copy_(tensor)
+                mine = own[name]
+                if isinstance(mine, DTensor):
+                    tensor = distribute_tensor(tensor.to(mine.device), mine.device_mesh, mine.placements)
+                mine.copy_(tensor)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._load_weights(resume_from_checkpoint)
+        self._load_weights(resume_from_checkpoint, self.backbone)
         self.load_extra(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
-            self._load_weights(self.state.best_model_checkpoint)
+            self.load_best(self.backbone)
