@@ -12,9 +12,10 @@ import pytest
 import torch
 import transformers
 from conftest import SIZE, byte_tokenizer, save
+from rich.console import Console
 from safetensors.torch import load_file
 
-from prorank.errors import ProrankError, RecipeError, TrainingError
+from prorank.errors import DataError, MissingExtraError, ProrankError, RecipeError, TrainingError
 from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.training.run import run_recipe
@@ -82,6 +83,8 @@ def test_a_run_leaves_everything_behind(finished):
         assert (folder / file).stat().st_size > 100, file
     for stage in ("zero-shot", "warmup", "score-learning"):
         assert (folder / stage / "test" / "per_query.tsv").read_text().count("\n") == results["queries"] + 1
+    for stage in ("warmup", "score-learning"):
+        assert list((folder / stage / "training" / "tensorboard").rglob("events.out.tfevents.*")), stage
     card = json.loads((folder / "checkpoint" / "prorank.json").read_text())
     assert card["recipe"]["seed"] == 5 and card["data_fingerprint"] == results["data_fingerprint"]
 
@@ -293,3 +296,56 @@ def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_
     done = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["recipe"] == "tiny"
+
+
+def test_plot_draws_what_is_there(finished, tmp_path, capsys):
+    from prorank.cli import app
+
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    pictures = [folder / name for name in ("warmup/curves.png", "score-learning/curves.png", "stages.png")]
+    for picture in pictures:
+        picture.unlink()
+    app(["plot", str(folder)], standalone_mode=False)
+    assert all(picture.stat().st_size > 1000 for picture in pictures)
+    assert capsys.readouterr().out.count("wrote") == 3
+    (folder / "results.json").unlink()  # a run that is not finished
+    pictures[2].unlink()
+    app(["plot", str(folder)], standalone_mode=False)
+    assert not pictures[2].exists()
+    with pytest.raises(DataError, match="no training log"):
+        app(["plot", str(tmp_path)], standalone_mode=False)
+
+
+def test_weights_and_biases_must_be_there_before_anything_starts(bert_folder, word_collection, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match="pip install wandb"):
+        run_recipe(tiny(bert_folder, word_collection), tmp_path / "run", log_to=("tensorboard", "wandb"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_study_of_guards_repeats_nothing(bert_folder, word_collection, tmp_path, monkeypatch, capsys):
+    from prorank.bench import guards
+    from prorank.evaluation.report import guards_table, plot_guards
+
+    recipe = tiny(bert_folder, word_collection)
+    run = lambda variants, seeds: guards.run_guards(recipe, variants, seeds, tmp_path, Console(quiet=True))  # noqa: E731
+    first = run(["recipe", "supervised"], [1])
+    monkeypatch.setattr(guards, "run_variant", lambda *_: pytest.fail("this run is done"))
+    again = run(["recipe", "supervised"], [1])
+    assert first == again
+    assert [row["variant"] for row in again["rows"]] == ["recipe", "supervised"]
+    assert again["runs"][0]["curve"][-1]["step"] == 4 and again["variants"]["supervised"]["policy_weight"] == 0
+    plot_guards(again["runs"], tmp_path / "guards.png")
+    assert (tmp_path / "guards.png").stat().st_size > 1000
+    Console().print(guards_table(again["rows"]))
+    assert "supervised" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="no variant 'unheard'"):
+        run(["unheard"], [1])
+
+
+def test_every_variant_of_the_study_is_a_recipe(bert_folder, word_collection):
+    from prorank.bench.guards import VARIANTS, varied
+
+    recipe = tiny(bert_folder, word_collection)
+    for name in VARIANTS:
+        assert (varied(recipe, name, 3) != varied(recipe, "recipe", 3)) == (name != "recipe")

@@ -18,6 +18,7 @@ from prorank.training import grpo, rewards
 from prorank.training.completions import completion_log_probs
 from prorank.training.groups import exchanged_pairs
 from prorank.training.items import training_pairs
+from prorank.training.outlook import outlook, verdict_log_probs
 from prorank.training.recipe import WarmupSection
 from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
 from prorank.training.run import prepare_data, prepare_folder
@@ -103,7 +104,7 @@ def test_one_forward_loss_equals_the_general_path(qwen_folder, tmp_path, kl):
     fast = gradients(loss, backbone)
     torch.manual_seed(3)
     with torch.no_grad():
-        _, tokens, _ = trainer.verdicts(backbone, batch)  # the same draw
+        _, tokens, _ = verdict_log_probs(backbone, batch, 32, trainer.end_id)  # the same draw
     prompts = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"])]
     log_prob, mask = completion_log_probs(backbone, prompts, tokens.tolist())
     verdict, ended = rewards.verdicts(tokens[..., 0], trainer.answer_ids), tokens[..., 1] == trainer.end_id
@@ -130,7 +131,7 @@ def test_exact_loss_of_the_trainer_is_the_mean_over_draws(bert_folder, tmp_path)
     drawn.backbone.eval()
     with torch.no_grad():  # answers likely enough to be drawn
         for trainer in (exact, drawn):
-            logits = trainer.outlook(trainer.backbone, batch).logits.mean(0)
+            logits = outlook(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits.mean(0)
             for name, p in trainer.backbone.named_parameters():
                 if name.endswith("bias") and p.shape == logits.shape:
                     p[trainer.answer_ids] += 6.0
@@ -145,7 +146,7 @@ def test_supervised_only_is_cross_entropy(bert_folder, tmp_path):
         bert_folder, tmp_path, policy_weight=0.0, supervised_weight=1.0, supervised_share=None, entropy_bonus=0.0
     )
     trainer.backbone.eval()
-    logits = trainer.outlook(trainer.backbone, batch).logits
+    logits = outlook(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits
     expected = F.cross_entropy(logits, trainer.answer_ids[batch["label"]])
     torch.testing.assert_close(trainer.loss_on(trainer.backbone, batch), expected)
 
@@ -162,14 +163,14 @@ def test_the_reference_is_the_start_with_and_without_lora(qwen_folder, tmp_path)
     plain, batch = trainer_of(qwen_folder, tmp_path / "plain", kl=0.1)
     lora, _ = trainer_of(qwen_folder, tmp_path / "lora", lora=True, kl=0.1)
     assert plain.frozen is not None and lora.frozen is None
-    start = plain.outlook(plain.backbone, batch).logits.detach()
+    start = outlook(plain.backbone, batch, plain.answer_ids, plain.end_id).logits.detach()
     for trainer in (plain, lora):
         with torch.no_grad():
             for p in trainer.backbone.parameters():
                 if p.requires_grad:
                     p.add_(0.05 * torch.randn_like(p))
         with trainer.reference() as reference:
-            before = trainer.outlook(reference, batch).logits
+            before = outlook(reference, batch, trainer.answer_ids, trainer.end_id).logits
         torch.testing.assert_close(before, start, atol=1e-4, rtol=1e-4)
         assert trainer.backbone.training
         trainer.loss_on(trainer.backbone, batch)

@@ -51,12 +51,12 @@ class MissingExtraError(ProrankError, ImportError):
     """An optional package is not installed."""
 
 
-def require(module: str, extra: str) -> ModuleType:
+def require(module: str, extra: str | None) -> ModuleType:
     """Import an optional module or say which pip command brings it.
 
     Args:
         module: dotted name of the module, for instance `bm25s`.
-        extra: the extra of prorank that installs it, for instance `eval`.
+        extra: the extra of prorank that installs it, for instance `eval`; None if none does.
 
     Returns:
         The imported module.
@@ -72,6 +72,5 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
             raise
-        raise MissingExtraError(
-            f"the package '{error.name}' is not installed", hint=f"pip install 'prorank[{extra}]'"
-        ) from error
+        wanted = f"'prorank[{extra}]'" if extra else error.name
+        raise MissingExtraError(f"the package '{error.name}' is not installed", hint=f"pip install {wanted}") from error

@@ -72,7 +72,7 @@ def run_recipe(
     """
     start = time.monotonic()
     for package in log_to:
-        require(package, "train")
+        require(package, None if package == "wandb" else "train")
     folder, console = Path(folder), (console or Console()) if processes.is_first() else Console(quiet=True)
     processes.first_only(lambda: prepare_folder(recipe, folder, force, resume))
     if (folder / "results.json").is_file():  # a finished run is reported again, not repeated

@@ -24,11 +24,10 @@ from rich.console import Console
 from prorank.backbone import Backbone
 from prorank.engine import slot_logits
 from prorank.errors import TrainingError
-from prorank.packing import unpadded
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, processes, rewards
-from prorank.training.completions import build_tree, token_log_probs
 from prorank.training.figures import PairOutcome, VerdictFigures, diagnosis, pair_outcomes, verdict_figures
+from prorank.training.outlook import Outlook, end_of_turn, outlook, verdict_log_probs
 from prorank.training.recipe import WarmupSection
 from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
 from prorank.training.trainer import SlotTrainer, last_checkpoint
@@ -41,18 +40,6 @@ class PairItem(NamedTuple):
 
     input_ids: list[int]
     label: int
-
-
-class Outlook(NamedTuple):
-    """What a model may say after a prompt.
-
-    Attributes:
-        logits: (B, V) of the first token.
-        ending: (B, K, 2) log-probabilities that the turn ends, or goes on, after each answer; None without turns.
-    """
-
-    logits: torch.Tensor
-    ending: torch.Tensor | None
 
 
 class Reward(NamedTuple):
@@ -71,24 +58,6 @@ class Reward(NamedTuple):
         if separate:
             return [(self.weight, self.format * self.balance), (1.0, self.relevance * self.balance)]
         return [(1.0, (self.weight * self.format + self.relevance) * self.balance)]
-
-
-def end_of_turn(backbone: Backbone, tokenizer: PairTokenizer) -> int | None:
-    """The token that ends a causal model's turn; None for masked models, whose answer has no next token.
-
-    Raises:
-        TrainingError: the tokenizer names none, or the model cannot branch after a prompt.
-    """
-    if backbone.family != "causal":
-        return None
-    if not backbone.packs:
-        raise TrainingError(
-            f"{type(backbone.core).__name__} runs in padded batches only, which cannot look behind each answer",
-            hint="set warmup.end_of_turn=false",
-        )
-    if tokenizer.tokenizer.eos_token_id is None:
-        raise TrainingError("the tokenizer names no end of turn (eos_token)", hint="set warmup.end_of_turn=false")
-    return int(tokenizer.tokenizer.eos_token_id)
 
 
 class WarmupTrainer(SlotTrainer):
@@ -171,80 +140,65 @@ class WarmupTrainer(SlotTrainer):
         """GRPO loss (exact or drawn), entropy bonus and supervised term, as the recipe weighs them."""
         settings, supervised = self.settings, self.supervised_weight()
         drawn = settings.samples != "exact" and settings.policy_weight > 0
-        outlook = self.outlook(model, inputs) if supervised or not drawn else None
+        seen = outlook(model, inputs, self.answer_ids, self.end_id) if supervised or not drawn else None
         loss = torch.zeros((), device=self.answer_ids.device)
         if drawn:
             logits, loss = self._drawn_loss(model, inputs)
         else:
-            assert outlook is not None
-            logits = outlook.logits
+            assert seen is not None
+            logits = seen.logits
             if settings.policy_weight > 0:
-                loss = self._exact_loss(outlook, inputs)
+                loss = self._exact_loss(seen, inputs)
         entropy = grpo.entropy(logits[:, self.answer_ids].log_softmax(-1)).mean()
         outcomes = grpo.answer_outcomes(logits.detach(), self.answer_ids)
         share = self._verdict_share(logits.detach())
         self.note(entropy=entropy, answer_mass=1.0 - outcomes[:, -1].exp().mean(), verdict_balance=share[-1])
         loss = settings.policy_weight * loss - settings.entropy_bonus * entropy
         if supervised:
-            assert outlook is not None
-            term = self.supervised_loss(outlook, inputs["label"])
+            assert seen is not None
+            term = self.supervised_loss(seen, inputs["label"])
             self.note(supervised_loss=term, supervised_weight=supervised)
             loss = loss + supervised * term
         return loss
 
-    def supervised_loss(self, outlook: Outlook, label: torch.Tensor) -> torch.Tensor:
+    def supervised_loss(self, seen: Outlook, label: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the right answer, and of the end of the turn after it."""
         rows = torch.arange(len(label), device=label.device)
-        log_prob = outlook.logits.log_softmax(-1)[rows, self.answer_ids[label]]
-        if outlook.ending is not None:
-            log_prob = log_prob + outlook.ending[rows, label, 0]
+        log_prob = seen.logits.log_softmax(-1)[rows, self.answer_ids[label]]
+        if seen.ending is not None:
+            log_prob = log_prob + seen.ending[rows, label, 0]
         return -log_prob.mean()
 
-    def outlook(self, model: Any, inputs: dict[str, Any]) -> Outlook:
-        """First-token logits, and whether the turn ends after each answer; one forward pass."""
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        if self.end_id is None:
-            return Outlook(model(*arguments), None)
-        prompts, count = unpadded(inputs["input_ids"], inputs["attention_mask"]), len(self.answer_ids)
-        branches = [[answer, self.end_id] for answer in self.answer_ids.tolist()]
-        tree = build_tree(prompts, [branches] * len(prompts), inputs["input_ids"].device)
-        hidden = model(*arguments, pack=tree.pack)
-        hidden = hidden.view(len(prompts), count, 2, -1)  # after the prompt, after the answer
-        ends = torch.full((len(prompts) * count,), self.end_id, device=hidden.device)
-        backbone = self.accelerator.unwrap_model(model)
-        ending = grpo.either_way(token_log_probs(backbone, hidden[:, :, 1].flatten(0, 1), ends))  # (B * K, 2)
-        return Outlook(backbone.project(hidden[:, 0, 0]), ending.view(len(prompts), count, 2))
-
-    def _exact_loss(self, outlook: Outlook, inputs: dict[str, Any]) -> torch.Tensor:
+    def _exact_loss(self, seen: Outlook, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of the exact expectation over all outcomes.
 
         Whether the turn ends after an answer is a decision of its own, with its own advantages: in one group with the
         verdict its reward would be met too rarely to be found (docs/log.md).
         """
         settings, count = self.settings, len(self.answer_ids)
-        outcomes = grpo.answer_outcomes(outlook.logits, self.answer_ids)  # (B, K + 1)
+        outcomes = grpo.answer_outcomes(seen.logits, self.answer_ids)  # (B, K + 1)
         p = outcomes.detach().exp()
         verdict = torch.arange(count + 1, device=p.device)
         verdict = torch.where(verdict < count, verdict, -1).expand_as(p)
         met = self.averaged(1.0 - p[:, -1].mean())
-        reward = self.reward(verdict, None, inputs["label"], self._verdict_share(outlook.logits.detach()), met)
+        reward = self.reward(verdict, None, inputs["label"], self._verdict_share(seen.logits.detach()), met)
         loss = torch.zeros((), device=p.device)
         for weight, part in reward.terms(settings.separate_rewards):
             loss = loss + weight * grpo.exact_loss(outcomes, part, scale=settings.scale_advantages)
         self.note(
             reward_format=(p * reward.format).sum(-1).mean(), reward_relevance=(p * reward.relevance).sum(-1).mean()
         )
-        if outlook.ending is not None:
-            ended = outlook.ending.flatten(0, 1)  # (B * K, 2)
+        if seen.ending is not None:
+            ended = seen.ending.flatten(0, 1)  # (B * K, 2)
             wanted = ended.new_tensor([settings.format_weight, 0.0]).expand_as(ended)
             loss = loss + grpo.exact_loss(ended, wanted, scale=settings.scale_advantages)
             self.note(end_mass=ended[:, 0].exp().mean())
         if settings.kl:
             with self.reference() as start:
-                before = self.outlook(start, inputs)
-            kl = grpo.exact_kl(outlook.logits.log_softmax(-1), before.logits.log_softmax(-1))  # (B,)
-            if outlook.ending is not None and before.ending is not None:  # chain rule over the second decision
-                kl = kl + (outcomes[:, :-1].exp() * grpo.exact_kl(outlook.ending, before.ending)).sum(-1)
+                before = outlook(start, inputs, self.answer_ids, self.end_id)
+            kl = grpo.exact_kl(seen.logits.log_softmax(-1), before.logits.log_softmax(-1))  # (B,)
+            if seen.ending is not None and before.ending is not None:  # chain rule over the second decision
+                kl = kl + (outcomes[:, :-1].exp() * grpo.exact_kl(seen.ending, before.ending)).sum(-1)
             self.note(kl=kl.mean())
             loss = loss + settings.kl * kl.mean()
         return loss
@@ -306,7 +260,8 @@ class WarmupTrainer(SlotTrainer):
         """Logits (B, V) at the slot and GRPO loss over G drawn verdicts a prompt, drawn now or kept from before."""
         settings, step = self.settings, self.state.global_step
         rollout = self.rollouts.get(step)
-        logits, tokens, log_prob = self.verdicts(model, inputs, None if rollout is None else rollout.tokens)
+        count, known = int(settings.samples), None if rollout is None else rollout.tokens
+        logits, tokens, log_prob = verdict_log_probs(model, inputs, count, self.end_id, known)
         log_prob = log_prob.flatten(0, 1)  # (B * G, L)
         verdict = rewards.verdicts(tokens[..., 0], self.answer_ids)
         ended = tokens[..., 1] == self.end_id if self.end_id is not None else None
@@ -323,7 +278,7 @@ class WarmupTrainer(SlotTrainer):
         reference = None
         if settings.kl:
             with self.reference() as start:
-                reference = self.verdicts(start, inputs, tokens)[2].flatten(0, 1)
+                reference = verdict_log_probs(start, inputs, count, self.end_id, tokens)[2].flatten(0, 1)
         loss = grpo.policy_loss(
             log_prob,
             rollout.log_prob,
@@ -342,54 +297,6 @@ class WarmupTrainer(SlotTrainer):
             **({"kl": loss.kl} if settings.kl else {}),
         )
         return logits, loss.loss
-
-    def verdicts(
-        self, model: Any, inputs: dict[str, Any], tokens: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """G verdicts a prompt and how likely they are.
-
-        For causal models a verdict is two tokens, the second of which should end the turn. First tokens are drawn in
-        a pass without gradient; then one pass reads the prompt and, once each, what follows the distinct ones.
-
-        Args:
-            model: the backbone, or a wrapper of it.
-            inputs: batch from `collate`.
-            tokens: (B, G, L) verdicts drawn before; None draws anew.
-
-        Returns:
-            Logits (B, V) after the prompt, tokens (B, G, L) and their log-probabilities (B, G, L); L is 1 or 2.
-        """
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        count, backbone = int(self.settings.samples), self.accelerator.unwrap_model(model)
-        if self.end_id is None:
-            logits = model(*arguments)
-            if tokens is None:
-                tokens = torch.multinomial(logits.detach().softmax(-1), count, replacement=True)[..., None]
-            return logits, tokens, logits.log_softmax(-1).gather(-1, tokens[..., 0])[..., None]
-        if tokens is None:
-            with torch.no_grad():
-                first = torch.multinomial(backbone(*arguments).softmax(-1), count, replacement=True)  # (B, G)
-        else:
-            first = tokens[..., 0]
-        distinct = [list(dict.fromkeys(row)) for row in first.tolist()]
-        # the second token of a branch only marks the place whose logits are wanted
-        tree = build_tree(
-            unpadded(inputs["input_ids"], inputs["attention_mask"]),
-            [[[token, 0] for token in row] for row in distinct],
-            first.device,
-        )
-        hidden = model(*arguments, pack=tree.pack)
-        hidden = hidden.view(-1, 2, hidden.shape[-1])  # (D, 2, H): after the prompt, after the verdict
-        starts = torch.tensor([0, *(len(row) for row in distinct[:-1])], device=first.device).cumsum(0)  # (B,)
-        logits = backbone.project(hidden[starts, 0])
-        places = [[row.index(token) for token in drawn] for row, drawn in zip(distinct, first.tolist())]
-        index = starts[:, None] + torch.tensor(places, device=first.device)  # (B, G)
-        after = backbone.project(hidden[:, 1]).log_softmax(-1)[index]  # (B, G, V)
-        if tokens is None:
-            second = torch.multinomial(after.detach().exp().flatten(0, 1), 1).view_as(first)
-            tokens = torch.stack([first, second], -1)
-        log_prob = [logits.log_softmax(-1).gather(-1, first), after.gather(-1, tokens[..., 1:])[..., 0]]
-        return logits, tokens, torch.stack(log_prob, -1)
 
     def outcomes(self, items: Sequence[PairItem]) -> list[PairOutcome]:
         """What the model as it is does with pairs; shared out over the processes."""
