@@ -492,6 +492,34 @@ def bench_guards(
     out.print(guards_table(found["rows"]))
 
 
+@bench.command("variance")
+def bench_variance(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")] = "toy",
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path(
+        "runs/variance"
+    ),
+    groups: Annotated[str, typer.Option(help="Group sizes with commas between.")] = "8,16,64",
+    draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    force: Force = False,
+) -> None:
+    """Measure the gradient noise that the exact expectation removes."""
+    from prorank.bench.guards import base_recipe
+    from prorank.bench.variance import run_variance_bench
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    sizes = [int(group) for group in groups.split(",")]
+    found = run_variance_bench(base_recipe(recipe, overrides or [], output), output / "run", sizes, draws, err)
+    if file is not None:
+        write_json(file, found)
+    for name in ("start", "warmed"):
+        for row in found[name]:
+            out.print(f"{name}, G={row['group']}: noise over signal {row['noise']:.2f}")
+
+
 def main() -> None:
     """Entry point: run the command; print errors on one line; exit with 2 for bad input."""
     try:

@@ -1,0 +1,101 @@
+"""How noisy the gradient of drawn verdicts is, beside the exact expectation's, which has no noise.
+
+Measured on one batch, for the model before warmup and after it. Rewards are left unscaled, because only then is the
+exact gradient the mean of the drawn ones for every group size (but for a factor of 1 - 1/G).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from prorank.provenance import hardware, versions
+from prorank.training.items import training_pairs
+from prorank.training.recipe import Recipe, WarmupSection
+from prorank.training.run import load_reranker, prepare_data, prepare_folder, ready_to_train, train_warmup
+from prorank.training.warmup import WarmupTrainer
+
+PLAIN = {
+    "scale_advantages": "none",
+    "fade_format": False,
+    "entropy_bonus": 0.0,
+    "kl": 0.0,
+    "supervised_weight": 0.0,
+    "end_of_turn": False,  # the exact form decides on the end apart, the drawn one in the same group
+}
+
+
+def gradient(trainer: WarmupTrainer, batch: dict[str, torch.Tensor], samples: int | str) -> torch.Tensor:
+    """The loss's gradient on a batch, as one vector."""
+    trainer.settings = WarmupSection(**(trainer.settings.model_dump() | {"samples": samples}))
+    trainer.backbone.zero_grad()
+    trainer.loss_on(trainer.backbone, batch).backward()
+    trainer.notes = {}
+    return torch.cat([p.grad.flatten() for p in trainer.backbone.parameters() if p.grad is not None])
+
+
+def noise(trainer: WarmupTrainer, groups: Sequence[int], draws: int, title: str) -> list[dict[str, Any]]:
+    """E|g_G - g|^2 / |g|^2 for each group size G, g the exact gradient.
+
+    Args:
+        trainer: its first batch is used.
+        groups: group sizes.
+        draws: gradients drawn for each.
+        title: text of the progress bar.
+    """
+    trainer.backbone.eval()  # no dropout: only the draws may differ
+    batch = trainer.collate([trainer.train_dataset[i] for i in range(trainer.settings.pairs_per_step)])
+    exact = gradient(trainer, batch, "exact")
+    rows = []
+    for group in groups:
+        drawn = [gradient(trainer, batch, group) for _ in track(range(draws), f"{title}, G={group}")]
+        squares = torch.stack([(one - exact).square().sum() for one in drawn])
+        mean = torch.stack(drawn).mean(0)
+        rows.append(
+            {
+                "group": group,
+                "noise": (squares.mean() / exact.square().sum()).item(),
+                "noise_of_mean": ((mean - exact).square().sum() / exact.square().sum()).item(),
+            }
+        )
+    return rows
+
+
+def run_variance_bench(
+    recipe: Recipe, folder: Path, groups: Sequence[int], draws: int, console: Console
+) -> dict[str, Any]:
+    """The comparison before and after the recipe's warmup.
+
+    Returns:
+        `start` and `warmed`: rows of `noise`; `noise_of_mean` should fall like `noise` / `draws`.
+    """
+    assert recipe.warmup is not None
+    prepare_folder(recipe, folder, force=False, resume=True)
+    setting = prepare_data(recipe, folder, console)
+    warmed, _ = train_warmup(setting)
+    found: dict[str, Any] = {}
+    for name, model in (("start", recipe.backbone.model), ("warmed", warmed)):
+        reranker = load_reranker(setting, model, for_training=True)
+        trainer = WarmupTrainer(
+            ready_to_train(reranker.backbone, recipe),
+            reranker.pair_tokenizer,
+            WarmupSection(**(recipe.warmup.model_dump() | PLAIN)),
+            training_pairs(setting, reranker.pair_tokenizer),
+            [],
+            folder / "variance",
+            recipe.seed,
+            console,
+        )
+        torch.manual_seed(recipe.seed)
+        found[name] = noise(trainer, groups, draws, name)
+    return found | {
+        "draws": draws,
+        "recipe": recipe.model_dump(mode="json"),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
