@@ -194,7 +194,8 @@ def plot_run(folder: str | Path) -> list[Path]:
 
 def guards_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of `bench.guards` for the terminal."""
-    table = Table("variant", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
     for title in ("test", "worst seed", "dev", "format (worst)", "says relevant", "failed seeds"):
         table.add_column(title, justify="right")
     keys = ("test", "test_worst", "dev", "format_worst", "verdict_balance")
