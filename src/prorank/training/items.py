@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -18,7 +19,8 @@ from prorank.training import groups as grouping
 from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
-from prorank.training.teacher import biencoder_scores
+from prorank.training.teacher import biencoder_scores, hybrid_scores
+from prorank.training.union import Member, turns
 from prorank.training.warmup import PairItem
 
 
@@ -32,6 +34,14 @@ class Setting:
     first_stage: Run
     console: Console
     log_to: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()  # of a union; one collection is a union of one
+
+    def __post_init__(self) -> None:
+        self.members = self.members or (Member(self.collection, self.first_stage, 1.0),)
+
+    def weights(self) -> list[float]:
+        """How often each member's items come."""
+        return [member.weight for member in self.members]
 
     def texts(self) -> Mapping[str, str]:
         """Document id -> the text that the model reads."""
@@ -70,11 +80,23 @@ def held_out_pairs(setting: Setting, tokenizer: PairTokenizer, split: str, count
 
 
 def labelled_pairs(setting: Setting, split: str, count: int, negatives: Negatives) -> list[LabelledPair]:
-    """`count` balanced pairs of a split."""
-    qrels, seed = setting.collection.judgments(split), setting.recipe.seed
+    """`count` balanced pairs of a split, of a union's members in turn."""
+    order = turns(setting.weights(), -(-count // 2), setting.recipe.seed)
+    streams = [
+        iter(member_pairs(member, split, 2 * order.count(number), negatives, setting.recipe.seed))
+        for number, member in enumerate(setting.members)
+    ]
+    return [next(streams[number]) for number in order for _ in range(2)][:count]
+
+
+def member_pairs(member: Member, split: str, count: int, negatives: Negatives, seed: int) -> list[LabelledPair]:
+    """`count` balanced pairs of one collection."""
+    if count == 0:
+        return []
+    qrels = member.collection.judgments(split)
     if negatives == "exchanged":
         return grouping.exchanged_pairs(qrels, count, seed)
-    lists = grouping.build_groups(setting.collection, qrels, setting.first_stage, negatives, seed)
+    lists = grouping.build_groups(member.collection, qrels, member.run, negatives, seed)
     return grouping.balanced_pairs(lists, count, seed)
 
 
@@ -90,27 +112,38 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
     """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
     section, recipe = setting.recipe.score_learning, setting.recipe
     assert section is not None
-    collection, qrels, run = (
-        setting.collection,
-        setting.collection.judgments(recipe.data.train),
-        setting.first_stage,
-    )
-    if section.pseudo_queries:
-        collection, qrels, run = with_pseudo_queries(setting, section.pseudo_queries)
+    sources = labelled_sources(setting)
+    queries = {query: text for source in sources for query, text in source.collection.queries.items()}
+    run = {query: listed for source in sources for query, listed in source.run.items()}
     texts = setting.texts()
     teacher: Run | None = None
     margin = section.teacher.margin if section.teacher else None
     if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
-        teacher = teacher_scores(setting, collection.queries, {q: [*qrels[q], *run.get(q, {})] for q in qrels}, {})
-    lists = grouping.build_groups(collection, qrels, run, section.negatives, recipe.seed, teacher, margin)
-    endless = grouping.forever(lists, recipe.seed)
-    order = [next(endless)[1] for _ in range(section.steps * section.queries_per_step)]
+        whole = {q: [*judged, *run.get(q, {})] for source in sources for q, judged in source.qrels.items()}
+        teacher = teacher_scores(setting, queries, whole, {})
+    endless = [
+        grouping.forever(
+            grouping.build_groups(
+                source.collection, source.qrels, source.run, section.negatives, recipe.seed, teacher, margin
+            ),
+            recipe.seed,
+        )
+        for source in sources
+    ]
+    order = [
+        next(endless[number])[1]
+        for number in turns(setting.weights(), section.steps * section.queries_per_step, recipe.seed)
+    ]
     used = list(dict.fromkeys(order))  # what a short run never reaches is neither embedded nor tokenised
     if section.teacher is not None:
         drawn: dict[str, list[str]] = {}
         for group in used:
             drawn.setdefault(group.query_id, []).extend(group.documents)
-        teacher = teacher_scores(setting, collection.queries, drawn, teacher or {})
+        teacher = teacher_scores(setting, queries, drawn, teacher or {})
+        if section.teacher.first_stage:
+            listed = {query: list(run.get(query, {})) for query in drawn}
+            dense = teacher_scores(setting, queries, listed, teacher)
+            teacher = hybrid_scores(run, dense, drawn, section.teacher.first_stage)
     pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
@@ -136,13 +169,33 @@ def teacher_scores(
     return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
 
 
-def with_pseudo_queries(setting: Setting, count: int) -> tuple[Collection, Qrels, Run]:
-    """The training split plus queries cut from documents, each with its own document as the relevant one."""
-    recipe, collection = setting.recipe, setting.collection
+class Source(NamedTuple):
+    """What one member's candidate lists are built from."""
+
+    collection: Collection
+    run: Run
+    qrels: Qrels
+
+
+def labelled_sources(setting: Setting) -> list[Source]:
+    """Each member's training split, with its share of the recipe's pseudo-queries."""
+    recipe, section = setting.recipe, setting.recipe.score_learning
+    assert section is not None
+    sources = []
+    for member in setting.members:
+        source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train))
+        count = round(section.pseudo_queries * member.weight / sum(setting.weights()))
+        sources.append(with_pseudo_queries(source, count, recipe) if count else source)
+    return sources
+
+
+def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
+    """The source plus queries cut from documents, each with its own document as the relevant one."""
+    collection = source.collection
     held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
     found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
     queries = {f"pseudo:{document}": query for document, query in found.items()}
     index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
-    run = setting.first_stage | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
-    qrels = collection.judgments(recipe.data.train) | {f"pseudo:{d}": {d: 1} for d in found}
-    return replace(collection, queries=collection.queries | queries), qrels, run
+    run = source.run | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
+    qrels = source.qrels | {f"pseudo:{d}": {d: 1} for d in found}
+    return Source(replace(collection, queries=collection.queries | queries), run, qrels)

@@ -52,10 +52,19 @@ class BackboneSection(Section):
     score: ScoreKind = "logit_difference"
 
 
+class Part(Section):
+    """One collection of a union."""
+
+    collection: str
+    weight: float = Field(1.0, gt=0, description="how often its queries come, beside the others'")
+
+
 class DataSection(Section):
-    """The collection and its splits."""
+    """The collection, or several that are trained on as one, and their splits."""
 
     collection: str = "cosqa"
+    union: tuple[Part, ...] = Field((), description="in place of one collection")
+    folder: str = Field("", description="where the union's collections lie")
     train: str = "train"
     dev: str = "dev"
     test: str = "test"
@@ -155,6 +164,7 @@ class TeacherSection(Section):
     weight: float = Field(1.0, gt=0)
     margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
     batch_size: int = Field(64, ge=1)
+    first_stage: float = Field(0.0, ge=0, lt=1, description="share of the first stage, joined by z-scores; 0: none")
 
 
 class ScoreLearningSection(Optimisation):

@@ -37,6 +37,7 @@ from prorank.training.items import Setting, held_out_pairs, list_items, training
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.trainer import SlotTrainer
+from prorank.training.union import Member, named, united
 from prorank.training.warmup import WarmupTrainer
 
 DEV_QUERIES = 200
@@ -137,22 +138,35 @@ def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> N
 
 
 def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequence[str] = ()) -> Setting:
-    """Collection with splits, and the first-stage run of all its queries."""
-    collection = with_splits(load_collection(recipe.data.collection, strict=recipe.data.strict), seed=recipe.seed)
-    for problem in collection.problems[:3]:
-        console.print(f"  [yellow]{problem}[/yellow]")
-    if len(collection.problems) > 3:
-        console.print(f"  [yellow]... and {len(collection.problems) - 3} more; see `prorank data check`[/yellow]")
-    splits = {name: len(collection.judgments(name)) for name in (recipe.data.train, recipe.data.dev, recipe.data.test)}
-    console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
+    """Collections with splits, and the first-stage run of all their queries."""
+    data = recipe.data
+    paths = [str(Path(data.folder) / part.collection) for part in data.union] or [data.collection]
+    loaded = [with_splits(load_collection(path, strict=data.strict), seed=recipe.seed) for path in paths]
+    for collection in loaded:
+        for problem in collection.problems[:3]:
+            console.print(f"  [yellow]{problem}[/yellow]")
+        if len(collection.problems) > 3:
+            more = len(collection.problems) - 3
+            console.print(f"  [yellow]... and {more} more; see `prorank data check`[/yellow]")
+        splits = {name: len(collection.judgments(name)) for name in (data.train, data.dev, data.test)}
+        console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
+    parts = [named(collection) for collection in loaded] if data.union else loaded
     saved = folder / "first_stage.run"
 
     def search() -> None:
         if not saved.is_file():
-            write_run(first_stage(recipe, collection), saved, tag=recipe.first_stage.method)
+            run = {query: listed for part in parts for query, listed in first_stage(recipe, part).items()}
+            write_run(run, saved, tag=recipe.first_stage.method)
 
     processes.first_only(search)
-    return Setting(recipe, folder, collection, read_run(saved), console, tuple(log_to))
+    run = read_run(saved)
+    if not data.union:
+        return Setting(recipe, folder, parts[0], run, console, tuple(log_to))
+    members = tuple(
+        Member(part, {query: listed for query, listed in run.items() if query in part.queries}, one.weight)
+        for part, one in zip(parts, data.union)
+    )
+    return Setting(recipe, folder, united(parts), run, console, tuple(log_to), members)
 
 
 def first_stage(recipe: Recipe, collection: Collection) -> Run:
@@ -172,14 +186,21 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
 
 
 def test_qrels(setting: Setting) -> Qrels:
-    """Judgments of the test queries that are measured (all, or the recipe's seeded sample)."""
-    judged = setting.collection.judgments(setting.recipe.data.test)
-    return sample_queries(judged, setting.recipe.evaluation.max_queries, setting.recipe.seed)
+    """Judgments of the test queries that are measured (all, or the recipe's seeded sample of each collection)."""
+    return sampled(setting, setting.recipe.data.test, setting.recipe.evaluation.max_queries)
 
 
 def dev_qrels(setting: Setting) -> Qrels:
     """Judgments of the dev queries, at most `DEV_QUERIES` (the hybrid's weight is tuned on them)."""
-    return sample_queries(setting.collection.judgments(setting.recipe.data.dev), DEV_QUERIES, setting.recipe.seed)
+    return sampled(setting, setting.recipe.data.dev, DEV_QUERIES)
+
+
+def sampled(setting: Setting, split: str, count: int | None) -> Qrels:
+    """At most `count` queries of a split, of each of a union's collections."""
+    found: Qrels = {}
+    for member in setting.members:
+        found |= sample_queries(member.collection.judgments(split), count, setting.recipe.seed)
+    return found
 
 
 def first_stage_evaluation(setting: Setting) -> Evaluation:
@@ -225,6 +246,8 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     run = rerank_shared(reranker, setting, lists, depth, f"evaluate {stage}")
     evaluation = evaluate_run(run, qrels)
     row = row_of(stage, evaluation, first_stage_evaluation(setting))
+    if len(setting.members) > 1:
+        row["by_collection"] = by_collection(setting, evaluation)
     row["seconds"] = round(time.monotonic() - start, 1)
     dev_run = rerank_shared(reranker, setting, lists_of(setting.first_stage, dev), depth, f"{stage} on dev")
 
@@ -239,6 +262,16 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
         f"(first stage {row[PRIMARY] - row['difference']:.3f}, p = {row['p_value']:.4f})"
     )
     return row
+
+
+def by_collection(setting: Setting, evaluation: Evaluation) -> dict[str, float]:
+    """Mean NDCG@10 over the queries of each of a union's collections."""
+    values = evaluation.per_query[PRIMARY]
+    found = {}
+    for member in setting.members:
+        own = [value for query, value in values.items() if query in member.collection.queries]
+        found[member.collection.name] = sum(own) / len(own)
+    return found
 
 
 def rerank_shared(reranker: Reranker, setting: Setting, lists: Run, depth: int, progress: str) -> Run:
@@ -345,11 +378,13 @@ def train_scores(setting: Setting, model: str) -> str:
 
 
 def dev_measure(setting: Setting, reranker: Reranker) -> Any:
-    """A function that gives dev NDCG@10 of the model as it is; texts are tokenised once, queries shared out."""
+    """A function that gives dev NDCG@10 of the model as it is, the mean over collections and each one's.
+
+    Texts are tokenised once, queries shared out over the processes.
+    """
     recipe = setting.recipe
     assert recipe.score_learning is not None
-    dev = setting.collection.judgments(recipe.data.dev)
-    qrels = sample_queries(dev, recipe.score_learning.dev_queries, recipe.seed)
+    qrels = sampled(setting, recipe.data.dev, recipe.score_learning.dev_queries)
     lists = lists_of(setting.first_stage, qrels)
     depth = recipe.evaluation.rerank
     shortened = top(lists, depth)
@@ -360,13 +395,16 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     numbers = {query: number for number, query in enumerate(lists)}
     groups = [numbers[query] for query, _ in ids]
 
-    def measure() -> float:
+    def measure() -> dict[str, float]:
         logits = slot_logits(reranker.backbone, tokenizer, sequences, tokenizer.answer_ids, groups=groups)
         scores: Run = {query: {} for query in lists}
         mine = SCORES[recipe.backbone.score](logits).tolist() if ids else []
         for (query, document), value in processes.gathered(list(zip(ids, mine))):
             scores[query][document] = value
-        return evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",)).mean(PRIMARY)
+        reranked = rerank_run(lists, scores, depth)
+        found = by_collection(setting, evaluate_run(reranked, qrels, ("nDCG@10",)))
+        total = {"dev_ndcg@10": sum(found.values()) / len(found)}
+        return total | {f"dev_ndcg@10_{name}": value for name, value in found.items() if len(found) > 1}
 
     return measure
 

@@ -39,7 +39,7 @@ class ScoreTrainer(SlotTrainer):
         settings: the recipe's `score_learning` section.
         kind: score formula that is trained.
         items: candidate lists in order of training.
-        dev_ndcg: figure of the model as it is on dev queries (NDCG@10).
+        dev_figures: of the model as it is; `dev_ndcg@10` decides which checkpoint is kept.
         folder, seed, console, log_to: see `SlotTrainer`.
     """
 
@@ -50,13 +50,13 @@ class ScoreTrainer(SlotTrainer):
         settings: ScoreLearningSection,
         kind: ScoreKind,
         items: Sequence[ListItem],
-        dev_ndcg: Callable[[], float],
+        dev_figures: Callable[[], dict[str, float]],
         folder: Path,
         seed: int,
         console: Console,
         log_to: Sequence[str] = (),
     ) -> None:
-        self.pair_tokenizer, self.settings, self.dev_ndcg = tokenizer, settings, dev_ndcg
+        self.pair_tokenizer, self.settings, self.dev_figures = tokenizer, settings, dev_figures
         self.score = SCORES[kind]
         super().__init__(
             backbone,
@@ -95,4 +95,4 @@ class ScoreTrainer(SlotTrainer):
 
     def held_out(self) -> dict[str, float]:
         """Dev NDCG@10 of reranked first-stage lists."""
-        return {"dev_ndcg@10": self.dev_ndcg()}
+        return self.dev_figures()

@@ -1,0 +1,86 @@
+"""Several collections as one: ids, negatives, weights, a whole run."""
+
+from collections import Counter
+
+import pytest
+from conftest import write_collection
+from rich.console import Console
+from test_training import tiny
+
+from prorank.collection import load_collection
+from prorank.errors import DataError
+from prorank.training.items import labelled_pairs, labelled_sources
+from prorank.training.recipe import Quotas
+from prorank.training.run import prepare_data, prepare_folder, run_recipe
+from prorank.training.union import named, turns, united
+
+
+@pytest.fixture(scope="module")
+def pair_of_collections(tmp_path_factory):
+    """Two collections with the same ids and other words."""
+    folder = tmp_path_factory.mktemp("union")
+    for name, words in (("fruit", "apple pear plum fig lemon"), ("metal", "iron zinc lead gold tin")):
+        texts = [f"{a} {b}" for a in words.split() for b in words.split() if a != b]
+        documents = {f"d{i}": text for i, text in enumerate(texts)}
+        queries = {f"q{i}": text for i, text in enumerate(texts)}
+        splits = {"train": range(10), "dev": range(10, 14), "test": range(14, 20)}
+        qrels = {split: {f"q{i}": {f"d{i}": 1} for i in numbers} for split, numbers in splits.items()}
+        write_collection(folder / name, documents, queries, qrels)
+    return folder
+
+
+def union_recipe(model, folder, **changes):
+    parts = [{"collection": "fruit", "weight": 3.0}, {"collection": "metal"}]
+    return tiny(model, "unused", data__union=parts, data__folder=str(folder), **changes)
+
+
+def test_ids_carry_their_collection(pair_of_collections):
+    parts = [load_collection(pair_of_collections / name) for name in ("fruit", "metal")]
+    whole = united([named(part) for part in parts])
+    assert len(whole.documents) == 40 and len(whole.queries) == 40
+    assert whole.documents["metal/d0"].text == parts[1].documents["d0"].text
+    assert whole.documents["metal/d0"].id == "metal/d0"
+    assert whole.judgments("dev")["fruit/q10"] == {"fruit/d10": 1}
+    assert whole.fingerprint not in (parts[0].fingerprint, parts[1].fingerprint)
+    with pytest.raises(DataError, match="one name"):
+        united([parts[0], parts[0]])
+
+
+def test_turns_follow_the_weights_and_never_change_what_was_drawn():
+    drawn = Counter(turns([1.0, 3.0], 4000, seed=1))
+    assert 0.2 < drawn[0] / 4000 < 0.3
+    assert turns([1.0, 3.0], 4000, seed=1)[:100] == turns([1.0, 3.0], 100, seed=1)
+
+
+@pytest.mark.parametrize("negatives", ["exchanged", Quotas(hard=1, medium=0, random=1)])
+def test_pairs_stay_within_a_collection(negatives, bert_folder, pair_of_collections, tmp_path):
+    recipe = union_recipe(bert_folder, pair_of_collections)
+    prepare_folder(recipe, tmp_path, force=False, resume=False)
+    setting = prepare_data(recipe, tmp_path, Console(quiet=True))
+    pairs = labelled_pairs(setting, "train", 200, negatives)
+    assert len(pairs) == 200
+    names = [(p.query_id.split("/")[0], p.document_id.split("/")[0]) for p in pairs]
+    assert all(query == document for query, document in names)
+    share = Counter(query for query, _ in names)
+    assert 0.6 < share["fruit"] / 200 < 0.9
+    for query, listed in setting.first_stage.items():
+        assert all(d.split("/")[0] == query.split("/")[0] for d in listed)
+
+
+def test_pseudo_queries_are_shared_by_weight(bert_folder, pair_of_collections, tmp_path):
+    changes = {"score_learning__pseudo_queries": 4}
+    recipe = union_recipe(bert_folder, pair_of_collections, **changes)
+    prepare_folder(recipe, tmp_path, force=False, resume=False)
+    sources = labelled_sources(prepare_data(recipe, tmp_path, Console(quiet=True)))
+    for source in sources:
+        assert all(d.split("/")[0] == source.collection.name for judged in source.qrels.values() for d in judged)
+
+
+def test_a_union_trains_from_data_to_report(bert_folder, encoder_folder, pair_of_collections, tmp_path):
+    teacher = {"model": str(encoder_folder), "first_stage": 0.4, "temperature": 0.5}
+    recipe = union_recipe(bert_folder, pair_of_collections, score_learning__teacher=teacher)
+    results = run_recipe(recipe, tmp_path / "run")
+    assert results["collection"] == "fruit+metal" and results["queries"] == 12
+    stage = next(row for row in results["rows"] if row["stage"] == "score-learning")
+    assert stage["by_collection"].keys() == {"fruit", "metal"}
+    assert sum(stage["by_collection"].values()) / 2 == pytest.approx(stage["ndcg@10"])
