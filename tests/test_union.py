@@ -77,7 +77,7 @@ def test_pseudo_queries_are_shared_by_weight(bert_folder, pair_of_collections, t
 
 
 def test_a_union_trains_from_data_to_report(bert_folder, encoder_folder, pair_of_collections, tmp_path):
-    teacher = {"model": str(encoder_folder), "first_stage": 0.4, "temperature": 0.5}
+    teacher = {"model": str(encoder_folder), "first_stage": "dev", "temperature": 0.5}
     recipe = union_recipe(bert_folder, pair_of_collections, score_learning__teacher=teacher)
     results = run_recipe(recipe, tmp_path / "run")
     assert results["collection"] == "fruit+metal" and results["queries"] == 12

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run
+from prorank.evaluation.hybrid import choose_weight
+from prorank.evaluation.stages import lists_of, sample_queries
 from prorank.retrieval import BM25Index
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
@@ -48,6 +50,7 @@ class Setting:
         return {document.id: document.content for document in self.collection.documents.values()}
 
 
+DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
 RANDOM = Quotas(hard=0, medium=0, easy=0, random=1)
 # Negatives from easy to hard, one kind in each third of the run: random, ranks 101 to 1000, top 100.
 CURRICULUM: tuple[Negatives, ...] = (
@@ -113,13 +116,12 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
     section, recipe = setting.recipe.score_learning, setting.recipe
     assert section is not None
     sources = labelled_sources(setting)
-    queries = {query: text for source in sources for query, text in source.collection.queries.items()}
-    run = {query: listed for source in sources for query, listed in source.run.items()}
     texts = setting.texts()
     teacher: Run | None = None
     margin = section.teacher.margin if section.teacher else None
     if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
-        whole = {q: [*judged, *run.get(q, {})] for source in sources for q, judged in source.qrels.items()}
+        queries = {query: text for source in sources for query, text in source.collection.queries.items()}
+        whole = {q: [*j, *source.run.get(q, {})] for source in sources for q, j in source.qrels.items()}
         teacher = teacher_scores(setting, queries, whole, {})
     endless = [
         grouping.forever(
@@ -139,11 +141,7 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
         drawn: dict[str, list[str]] = {}
         for group in used:
             drawn.setdefault(group.query_id, []).extend(group.documents)
-        teacher = teacher_scores(setting, queries, drawn, teacher or {})
-        if section.teacher.first_stage:
-            listed = {query: list(run.get(query, {})) for query in drawn}
-            dense = teacher_scores(setting, queries, listed, teacher)
-            teacher = hybrid_scores(run, dense, drawn, section.teacher.first_stage)
+        teacher = taught(setting, sources, drawn, teacher or {})
     pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
@@ -167,6 +165,35 @@ def teacher_scores(
     setting.console.print(f"  teacher: scoring {sum(map(len, new.values()))} pairs")
     scores = biencoder_scores(section.teacher.model, queries, setting.texts(), new, section.teacher.batch_size)
     return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
+
+
+def taught(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
+    """Teacher scores of the drawn documents: similarities, or their join with the first stage."""
+    section = setting.recipe.score_learning
+    assert section is not None and section.teacher is not None
+    queries = {query: text for source in sources for query, text in source.collection.queries.items()}
+    run = {query: listed for source in sources for query, listed in source.run.items()}
+    share = section.teacher.first_stage
+    if share == 0:
+        return teacher_scores(setting, queries, drawn, known)
+    wanted = {query: [*documents, *run.get(query, {})] for query, documents in drawn.items()}
+    dense = teacher_scores(setting, queries, wanted, known)
+    joined: Run = {}
+    for source, member in zip(sources, setting.members):
+        weight = dev_share(setting, member) if share == "dev" else share
+        setting.console.print(f"  teacher of {member.collection.name}: the first stage's share is {weight}")
+        own = {query: documents for query, documents in drawn.items() if query in source.collection.queries}
+        joined |= hybrid_scores(run, dense, own, weight)
+    return joined
+
+
+def dev_share(setting: Setting, member: Member) -> float:
+    """The first stage's share with the best NDCG@10 of the joined lists of dev queries."""
+    dev = sample_queries(member.collection.judgments(setting.recipe.data.dev), DEV_QUERIES, setting.recipe.seed)
+    lists = lists_of(member.run, dev)
+    wanted = {query: list(listed) for query, listed in lists.items()}
+    dense = teacher_scores(setting, member.collection.queries, wanted, {})
+    return choose_weight(lists, dense, dev, setting.recipe.first_stage.depth)
 
 
 class Source(NamedTuple):

@@ -10,7 +10,7 @@ import copy
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -164,7 +164,9 @@ class TeacherSection(Section):
     weight: float = Field(1.0, gt=0)
     margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
     batch_size: int = Field(64, ge=1)
-    first_stage: float = Field(0.0, ge=0, lt=1, description="share of the first stage, joined by z-scores; 0: none")
+    first_stage: Annotated[float, Field(ge=0, lt=1)] | Literal["dev"] = Field(
+        0.0, description="its share, joined by z-scores; dev: tuned there"
+    )
 
 
 class ScoreLearningSection(Optimisation):

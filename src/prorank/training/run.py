@@ -33,14 +33,13 @@ from prorank.retrieval import BM25Index, candidate_run, dense_run
 from prorank.scores import SCORES
 from prorank.training import processes
 from prorank.training.figures import diagnosis
-from prorank.training.items import Setting, held_out_pairs, list_items, training_pairs
+from prorank.training.items import DEV_QUERIES, Setting, held_out_pairs, list_items, training_pairs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.trainer import SlotTrainer
 from prorank.training.union import Member, named, united
 from prorank.training.warmup import WarmupTrainer
 
-DEV_QUERIES = 200
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
 
 
