@@ -9,7 +9,8 @@ from test_training import tiny
 
 from prorank.collection import load_collection
 from prorank.errors import DataError
-from prorank.training.items import labelled_pairs, labelled_sources
+from prorank.tokenization import Truncation
+from prorank.training.items import labelled_pairs, labelled_sources, list_items
 from prorank.training.recipe import Quotas
 from prorank.training.run import prepare_data, prepare_folder, run_recipe
 from prorank.training.union import named, turns, united
@@ -74,6 +75,45 @@ def test_pseudo_queries_are_shared_by_weight(bert_folder, pair_of_collections, t
     sources = labelled_sources(prepare_data(recipe, tmp_path, Console(quiet=True)))
     for source in sources:
         assert all(d.split("/")[0] == source.collection.name for judged in source.qrels.values() for d in judged)
+
+
+@pytest.mark.parametrize("negatives", ["exchanged", Quotas(hard=3, medium=2, random=5)])
+def test_no_test_query_and_no_passage_it_looks_for_is_trained_on(negatives, bert_folder, tmp_path):
+    documents = {f"d{i}": f"common word{i}" for i in range(60)}
+    documents["d7"] = documents["d41"].upper()  # a copy of a held document
+    queries = {f"q{i}": f"common  word{i}" for i in range(60)} | {"q0": "Common word55"}  # the text of q55
+    qrels = {
+        "train": {f"q{i}": {f"d{i % 50}": 1, f"d{(i + 30) % 60}": 1} for i in range(40)},
+        "dev": {f"q{i}": {f"d{i}": 1} for i in range(40, 50)},
+        "test": {f"q{i}": {f"d{i}": 1} for i in range(50, 60)},
+    }
+    write_collection(tmp_path / "data", documents, queries, qrels)
+    held_queries, held = {f"q{i}" for i in range(40, 60)} | {"q0"}, {f"d{i}" for i in range(40, 60)} | {"d7"}
+    recipe = tiny(
+        bert_folder,
+        tmp_path / "data",
+        data__hold_out_documents=True,
+        score_learning__pseudo_queries=20,
+        score_learning__negatives={"hard": 3, "medium": 2, "random": 5},
+    )
+    prepare_folder(recipe, tmp_path / "run", force=False, resume=False)
+    setting = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
+    assert held & {d for listed in setting.first_stage.values() for d in listed}  # the first stage knows them
+    pairs = labelled_pairs(setting, "train", 300, negatives)
+    assert not held & {pair.document_id for pair in pairs}
+    assert not held_queries & {pair.query_id for pair in pairs}
+    seen = {}
+    texts = {setting.collection.documents[d].content for d in held}
+
+    class Spy:
+        def encode(self, wanted):
+            seen["pairs"] = wanted
+            return [[0]] * len(wanted), Truncation(0, 0)
+
+    list_items(setting, Spy())
+    assert len(seen["pairs"]) == 6 * 2 * 11
+    assert not any(text in texts for _, text in seen["pairs"])
+    assert {q for source in labelled_sources(setting) for q in source.qrels} & held_queries == set()
 
 
 def test_a_union_trains_from_data_to_report(bert_folder, encoder_folder, pair_of_collections, tmp_path):

@@ -22,7 +22,7 @@ from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.teacher import biencoder_scores, hybrid_scores
-from prorank.training.union import Member, turns
+from prorank.training.union import Member, restricted, turns
 from prorank.training.warmup import PairItem
 
 
@@ -85,11 +85,42 @@ def held_out_pairs(setting: Setting, tokenizer: PairTokenizer, split: str, count
 def labelled_pairs(setting: Setting, split: str, count: int, negatives: Negatives) -> list[LabelledPair]:
     """`count` balanced pairs of a split, of a union's members in turn."""
     order = turns(setting.weights(), -(-count // 2), setting.recipe.seed)
+    members = training_members(setting) if split == setting.recipe.data.train else setting.members
     streams = [
         iter(member_pairs(member, split, 2 * order.count(number), negatives, setting.recipe.seed))
-        for number, member in enumerate(setting.members)
+        for number, member in enumerate(members)
     ]
     return [next(streams[number]) for number in order for _ in range(2)][:count]
+
+
+def training_members(setting: Setting) -> tuple[Member, ...]:
+    """What is trained on: everything, or everything but dev's and test's queries and the documents they look for.
+
+    Held out are texts, not ids: a copy of a held document or query, in whichever collection, is gone too.
+    """
+    data = setting.recipe.data
+    if not data.hold_out_documents:
+        return setting.members
+    documents, queries = set(), set()
+    for member in setting.members:
+        for split in (data.dev, data.test):
+            for query, judged in member.collection.judgments(split).items():
+                queries.add(plain(member.collection.queries[query]))
+                documents |= {plain(member.collection.documents[d].content) for d, grade in judged.items() if grade > 0}
+    return tuple(
+        restricted(
+            member,
+            {d for d, document in member.collection.documents.items() if plain(document.content) in documents},
+            {query for query, text in member.collection.queries.items() if plain(text) in queries},
+            data.train,
+        )
+        for member in setting.members
+    )
+
+
+def plain(text: str) -> str:
+    """Lower case, single spaces: equal for texts that a reader would call the same."""
+    return " ".join(text.lower().split())
 
 
 def member_pairs(member: Member, split: str, count: int, negatives: Negatives, seed: int) -> list[LabelledPair]:
@@ -142,7 +173,12 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
         for group in used:
             drawn.setdefault(group.query_id, []).extend(group.documents)
         teacher = taught(setting, sources, drawn, teacher or {})
-    pairs = [(group.query, texts[document]) for group in used for document in group.documents]
+    rests = {query: rest for source in sources for query, rest in source.rests.items()}
+    pairs = []
+    for group in used:
+        own, *others = group.documents  # the first is the one that a pseudo-query was cut from
+        pairs.append((group.query, rests.get(group.query_id, texts[own])))
+        pairs += [(group.query, texts[document]) for document in others]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
         setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
@@ -197,11 +233,12 @@ def dev_share(setting: Setting, member: Member) -> float:
 
 
 class Source(NamedTuple):
-    """What one member's candidate lists are built from."""
+    """What one member's candidate lists are built from; `rests`: by pseudo-query, its document without it."""
 
     collection: Collection
     run: Run
     qrels: Qrels
+    rests: dict[str, str]
 
 
 def labelled_sources(setting: Setting) -> list[Source]:
@@ -209,8 +246,8 @@ def labelled_sources(setting: Setting) -> list[Source]:
     recipe, section = setting.recipe, setting.recipe.score_learning
     assert section is not None
     sources = []
-    for member in setting.members:
-        source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train))
+    for member in training_members(setting):
+        source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train), {})
         count = round(section.pseudo_queries * member.weight / sum(setting.weights()))
         sources.append(with_pseudo_queries(source, count, recipe) if count else source)
     return sources
@@ -221,8 +258,9 @@ def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
     collection = source.collection
     held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
     found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
-    queries = {f"pseudo:{document}": query for document, query in found.items()}
+    queries = {f"pseudo:{document}": cut.query for document, cut in found.items()}
+    rests = {f"pseudo:{document}": cut.rest for document, cut in found.items()}
     index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
     run = source.run | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
     qrels = source.qrels | {f"pseudo:{d}": {d: 1} for d in found}
-    return Source(replace(collection, queries=collection.queries | queries), run, qrels)
+    return Source(replace(collection, queries=collection.queries | queries), run, qrels, rests)

@@ -65,6 +65,7 @@ class DataSection(Section):
     collection: str = "cosqa"
     union: tuple[Part, ...] = Field((), description="in place of one collection")
     folder: str = Field("", description="where the union's collections lie")
+    hold_out_documents: bool = Field(False, description="dev's and test's relevant documents are never trained on")
     train: str = "train"
     dev: str = "dev"
     test: str = "test"

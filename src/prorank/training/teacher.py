@@ -54,8 +54,9 @@ def hybrid_scores(first_stage: Run, dense: Run, wanted: Mapping[str, Sequence[st
         wanted: query id -> document ids.
         weight: share of the first stage, 0..1.
 
-    >>> hybrid_scores({"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 0.1, "b": 0.5, "c": 0.3}}, {"q": ["a", "c"]}, 0.25)
-    {'q': {'a': -0.5, 'c': -0.75}}
+    >>> lists, dense = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 0.1, "b": 0.5, "c": 0.3}}
+    >>> {d: round(score, 2) for d, score in hybrid_scores(lists, dense, {"q": ["a", "c"]}, 0.25)["q"].items()}
+    {'a': -0.5, 'c': -0.75}
     """
 
     def z(value: float, values: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ collections and weights; nothing of models.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,6 +69,25 @@ def united(collections: Sequence[Collection]) -> Collection:
         },
         problems=tuple(problem for collection in collections for problem in collection.problems),
         fingerprint=fingerprint(" ".join(collection.fingerprint for collection in collections)),
+    )
+
+
+def restricted(member: Member, documents: Set[str], queries: Set[str], split: str) -> Member:
+    """The member as if it had never had some documents, and its `split` without some queries."""
+    collection = member.collection
+    kept = {
+        query: {d: grade for d, grade in judged.items() if d not in documents}
+        for query, judged in collection.qrels[split].items()
+        if query not in queries
+    }
+    return Member(
+        replace(
+            collection,
+            documents={d: document for d, document in collection.documents.items() if d not in documents},
+            qrels=collection.qrels | {split: {query: judged for query, judged in kept.items() if judged}},
+        ),
+        {q: {d: score for d, score in listed.items() if d not in documents} for q, listed in member.run.items()},
+        member.weight,
     )
 
 
