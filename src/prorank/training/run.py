@@ -248,11 +248,14 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     if len(setting.members) > 1:
         row["by_collection"] = by_collection(setting, evaluation)
     row["seconds"] = round(time.monotonic() - start, 1)
-    dev_run = rerank_shared(reranker, setting, lists_of(setting.first_stage, dev), depth, f"{stage} on dev")
+    dev_run: Run = {}
+    if setting.recipe.evaluation.hybrid_weight == "dev":
+        dev_run = rerank_shared(reranker, setting, lists_of(setting.first_stage, dev), depth, f"{stage} on dev")
 
     def write() -> None:
         write_evaluation(folder, run, evaluation, row, force=True)
-        write_run(dev_run, folder / "dev.run", tag=stage)
+        if dev_run:
+            write_run(dev_run, folder / "dev.run", tag=stage)
         write_json(folder / "row.json", row)
 
     processes.first_only(write)
