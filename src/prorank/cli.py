@@ -374,7 +374,7 @@ def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson
 def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     to: Annotated[
-        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino"],
+        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"],
         typer.Option("--to", help="What shall read the folder."),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],

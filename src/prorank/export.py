@@ -24,11 +24,13 @@ from prorank.engine import length_batches, score_pairs
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
 from prorank.reranker import Reranker
+from prorank.rows8 import ROWS8_FILE, save_rows8
 from prorank.runtime import ONNX_FILE, OPENVINO_FILE, Graph, RuntimeBackbone, onnx_graph, openvino_graph
 from prorank.tokenization import PairTokenizer
 
-Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino"]
+Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"]
 TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
+ROWS8_TOLERANCE = 0.1  # the same for 8-bit rows, as a share of the scores' spread (or of 1, where that is larger)
 INT8_BLOCK = 128  # weights that share a scale in ONNX int8
 PROBES = [
     ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
@@ -45,7 +47,7 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
         reranker: a causal or masked reranker, loaded in fp32 on the CPU.
         target: `sentence-transformers` (a CrossEncoder folder) and `sequence-classification` (one label) for causal
             models; `onnx` and `openvino` (a graph to the answers' logits, loaded by `Reranker.from_pretrained`) for
-            both families.
+            both families; `rows8` (a checkpoint with 8-bit rows, a quarter of float32's size) for both too.
         folder: where to write.
         int8: 8-bit weights; `onnx` and `openvino` only. Scores then differ a little; ranks hardly.
         force: replace what is in the folder.
@@ -77,6 +79,8 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
             _to_sentence_transformers(reranker, fresh)
         elif target == "sequence-classification":
             _to_sequence_classification(reranker, backbone, fresh)
+        elif target == "rows8":
+            _to_rows8(reranker, backbone, fresh)
         else:
             _to_graph(reranker, backbone, tokenizer, target, fresh, int8)
         if folder.exists():  # only now, with the new one whole and verified
@@ -157,6 +161,19 @@ def _to_sequence_classification(reranker: Reranker, backbone: Backbone, folder: 
     with torch.inference_mode():
         found = again(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0].numpy()
     _compare(found, _expected(reranker), "the sequence classifier")
+
+
+def _to_rows8(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
+    """A checkpoint whose matrices are stored in 8 bits by rows; read back it gives nearly the same scores."""
+    reranker.save_pretrained(folder)
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+    save_rows8(dict(backbone.model.named_parameters()), folder / ROWS8_FILE)
+    again = Reranker.from_pretrained(folder, precision="fp32", device="cpu")
+    found, expected = again.score(PROBES), _expected(reranker)
+    spread = float(np.ptp(expected))
+    if not float(np.abs(np.asarray(found) - expected).max()) <= ROWS8_TOLERANCE * max(spread, 1.0):
+        raise CheckpointError("8-bit rows give other scores", hint="keep the checkpoint as it is")
 
 
 class SlotLogits(torch.nn.Module):
