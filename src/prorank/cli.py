@@ -165,6 +165,7 @@ def rerank(
     output: Annotated[Path | None, typer.Option(help="Where the reranked run goes (with --run).")] = None,
     depth: Annotated[int, typer.Option(help="Documents a query that are reranked (with --run).", min=1)] = 100,
     top_k: Annotated[int | None, typer.Option(help="Print only so many.", min=1)] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least probability of relevance.", min=0, max=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     instruction: Annotated[str | None, typer.Option(help="A line that tells the model what to prefer.")] = None,
     passages: Passages = None,
@@ -190,7 +191,7 @@ def rerank(
         raise ProrankError("no query", hint='prorank rerank MODEL "a query" "a document" "another"')
     found: list[Any] = list(documents or []) or list(_read_documents(file))
     reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
-    results = reranker.rank(query, found, top_k=top_k, return_documents=True)
+    results = reranker.rank(query, found, top_k=top_k, return_documents=True, threshold=threshold)
     if as_json:
         _print_json(results)
         return

@@ -18,6 +18,7 @@ from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, re
 from prorank.crossencoder import CrossEncoderTokenizer
 from prorank.engine import ScoredPairs, score_pairs
 from prorank.errors import CheckpointError
+from prorank.evaluation.calibration import probabilities
 from prorank.files import atomic_writer, write_json
 from prorank.passages import Aggregation, aggregate, split_passages
 from prorank.prompts import Family, Prompt, chat_frame, load_prompt
@@ -206,12 +207,33 @@ class Reranker:
         """
         return [float(score) for score in self.score_detailed(pairs).scores]
 
+    def probability(self, scores: Sequence[float]) -> list[float]:
+        """Scores as probabilities of relevance.
+
+        A calibrated checkpoint's are those of a document in a first-stage list (see `evaluation.calibration`), so that
+        0.5 is a sensible threshold. Without calibration it is the score's sigmoid, the model's own probability.
+
+        Args:
+            scores: from `score`.
+
+        Returns:
+            One number in 0..1 a score.
+
+        Raises:
+            ValueError: no calibration, and the score is not a difference of logits.
+        """
+        calibration = self.settings.calibration
+        if calibration is None and self.settings.score != "logit_difference":
+            raise ValueError(f"the score '{self.settings.score}' has no sigmoid; the checkpoint is not calibrated")
+        return probabilities(scores, calibration or {"slope": 1.0, "intercept": 0.0}).tolist()
+
     def rank(
         self,
         query: str,
         documents: Sequence[Document],
         top_k: int | None = None,
         return_documents: bool = False,
+        threshold: float | None = None,
     ) -> list[dict[str, Any]]:
         """Documents in order of relevance, as sentence-transformers' `CrossEncoder.rank` returns them.
 
@@ -220,6 +242,7 @@ class Reranker:
             documents: strings, or mappings with `text` and maybe `title`.
             top_k: how many to return; None for all.
             return_documents: add each document under `text`.
+            threshold: leave out documents whose `probability` is below this, 0..1; None keeps all.
 
         Returns:
             `[{"corpus_id": position in documents, "score": float, "text"?: document}]`, best first; ties keep
@@ -227,16 +250,21 @@ class Reranker:
 
         Raises:
             TypeError: a query or document of another type, or a bare string as `documents`.
-            ValueError: an empty query, or `top_k` below 1.
+            ValueError: an empty query, `top_k` below 1, or a threshold outside 0..1.
         """
         if isinstance(documents, (str, Mapping)):
             raise TypeError("documents must be a list of documents, not a single one")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
         _query_text(query)
         documents = list(documents)
         scores = np.array(self.score([(query, document) for document in documents]))
-        order = np.argsort(-scores, kind="stable")[:top_k]
+        order = np.argsort(-scores, kind="stable")
+        if threshold is not None and len(scores):
+            order = order[np.array(self.probability(scores.tolist()))[order] >= threshold]
+        order = order[:top_k]
         return [
             {"corpus_id": int(i), "score": float(scores[i])} | ({"text": documents[i]} if return_documents else {})
             for i in order

@@ -18,9 +18,11 @@ import transformers
 from rich.console import Console
 
 from prorank.backbone import Backbone
+from prorank.checkpoint import SETTINGS_FILE
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
 from prorank.engine import slot_logits
-from prorank.errors import ProrankError, RecipeError, require
+from prorank.errors import DataError, ProrankError, RecipeError, require
+from prorank.evaluation.calibration import fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_curves, plot_stages, results_table
@@ -91,7 +93,7 @@ def run_recipe(
     if recipe.score_learning is not None:
         model = train_scores(setting, model)
         rows.append(evaluate_stage(setting, "score-learning", model))
-    processes.first_only(lambda: publish(setting, model))
+    processes.first_only(lambda: publish(setting, model, rows[-1]["stage"]))
     rows.append(hybrid_row(setting, rows[-1]["stage"]))
 
     results = {
@@ -191,7 +193,9 @@ def test_qrels(setting: Setting) -> Qrels:
 
 def dev_qrels(setting: Setting) -> Qrels:
     """Judgments of the dev queries, at most `DEV_QUERIES` (the hybrid's weight is tuned on them)."""
-    return sampled(setting, setting.recipe.data.dev, DEV_QUERIES)
+    return sampled(
+        setting, setting.recipe.data.dev, min(DEV_QUERIES, setting.recipe.evaluation.max_queries or DEV_QUERIES)
+    )
 
 
 def sampled(setting: Setting, split: str, count: int | None) -> Qrels:
@@ -441,12 +445,26 @@ def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:
         reranker.save_pretrained(folder)
 
 
-def publish(setting: Setting, model: str) -> None:
-    """Copy the last stage's model to `checkpoint/`, whole or not at all."""
+def publish(setting: Setting, model: str, stage: str) -> None:
+    """Copy the last stage's model to `checkpoint/`, whole or not at all, with calibrated probabilities."""
     final = setting.folder / CHECKPOINT
     if final.is_dir() or model == setting.recipe.backbone.model:
         return
     part = setting.folder / f".{CHECKPOINT}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(model, part)
+    write_json(part / SETTINGS_FILE, read_json(part / SETTINGS_FILE) | {"calibration": calibration(setting, stage)})
     part.rename(final)
+
+
+def calibration(setting: Setting, stage: str) -> dict[str, float] | None:
+    """Platt's two numbers from the dev lists that were reranked; None where there are none, or they say nothing."""
+    file = setting.folder / stage / "test" / "dev.run"
+    if not file.is_file():
+        return None
+    reranked = top(read_run(file), setting.recipe.evaluation.rerank)  # below, scores are only places in the list
+    try:
+        return fit_platt(*judged_scores(reranked, dev_qrels(setting)))
+    except DataError as error:
+        setting.console.print(f"  [yellow]not calibrated: {error}[/yellow]")
+        return None

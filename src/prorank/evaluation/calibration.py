@@ -1,0 +1,94 @@
+"""Scores to probabilities: Platt scaling fitted on judged first-stage lists.
+
+A reranker's sigmoid answers for pairs like those of its training; in a first-stage list most documents are not
+relevant. Two numbers fitted on dev lists make 0.5 mean "as likely relevant as not in such a list". Knows numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from prorank.collection import Qrels, Run
+from prorank.errors import DataError
+
+BINS = 10
+
+
+def fit_platt(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float]:
+    """Slope and intercept of sigmoid(slope * score + intercept) by maximum likelihood (Platt 1999, smoothed targets).
+
+    Args:
+        scores: any real numbers.
+        labels: 1 relevant, 0 not; both must occur.
+
+    Returns:
+        `slope` and `intercept`.
+
+    Raises:
+        DataError: one class only, or a slope that is not positive (higher scores are not likelier to be relevant).
+
+    >>> found = fit_platt([3.0, 2.0, 1.0, 0.0] * 50, [1, 1, 0, 0] * 50)
+    >>> round(-found["intercept"] / found["slope"], 2)
+    1.5
+    """
+    x, y = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    positives, negatives = y.sum(), len(y) - y.sum()
+    if not positives or not negatives:
+        raise DataError("calibration needs relevant and irrelevant documents")
+    target = np.where(y > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    mean, spread = x.mean(), x.std() or 1.0
+    z = np.stack([(x - mean) / spread, np.ones_like(x)], axis=1)  # (N, 2), well conditioned
+    parameters = np.array([0.0, np.log(positives / negatives)])
+
+    def loss(at: np.ndarray) -> float:
+        margin = z @ at
+        return float(np.sum(np.logaddexp(0, margin) - target * margin))
+
+    for _ in range(100):  # Newton's method, halving steps that overshoot
+        p = 1 / (1 + np.exp(-np.clip(z @ parameters, -500, 500)))
+        gradient = z.T @ (p - target)
+        hessian = (z * (p * (1 - p))[:, None]).T @ z + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        while loss(parameters - step) > loss(parameters) + 1e-12 and np.abs(step).max() > 1e-10:
+            step = step / 2
+        parameters = parameters - step
+        if np.abs(step).max() < 1e-8:
+            break
+    slope = parameters[0] / spread
+    if slope <= 0:
+        raise DataError("higher scores are not likelier to be relevant here; nothing to calibrate")
+    return {"slope": float(slope), "intercept": float(parameters[1] - slope * mean)}
+
+
+def probabilities(scores: Sequence[float], calibration: Mapping[str, float]) -> np.ndarray:
+    """sigmoid(slope * score + intercept).
+
+    >>> probabilities([1.5], {"slope": 2.0, "intercept": -3.0}).tolist()
+    [0.5]
+    """
+    margin = calibration["slope"] * np.asarray(scores, dtype=float) + calibration["intercept"]
+    found: np.ndarray = 1 / (1 + np.exp(-np.clip(margin, -500, 500)))
+    return found
+
+
+def judged_scores(run: Run, qrels: Qrels) -> tuple[list[float], list[int]]:
+    """(scores, labels) of every listed document of the judged queries; what is not judged counts as not relevant.
+
+    >>> judged_scores({"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 1}})
+    ([2.0, 1.0], [0, 1])
+    """
+    found = [(score, int(qrels[q].get(d, 0) > 0)) for q in qrels for d, score in run.get(q, {}).items()]
+    return [score for score, _ in found], [label for _, label in found]
+
+
+def calibration_error(predicted: Sequence[float], labels: Sequence[int]) -> float:
+    """Expected calibration error: mean distance of predicted and found shares over ten bins of equal width.
+
+    >>> calibration_error([0.5, 0.5], [1, 0])
+    0.0
+    """
+    p, y = np.asarray(predicted, dtype=float), np.asarray(labels, dtype=float)
+    bins = np.minimum((p * BINS).astype(int), BINS - 1)
+    return float(sum(abs(p[bins == b].mean() - y[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)))
