@@ -12,7 +12,8 @@ from prorank.errors import DataError
 from prorank.tokenization import Truncation
 from prorank.training.items import labelled_pairs, labelled_sources, list_items
 from prorank.training.recipe import Quotas
-from prorank.training.run import prepare_data, prepare_folder, run_recipe
+from prorank.training.run import prepare_folder, run_recipe
+from prorank.training.setting import prepare_data
 from prorank.training.union import named, turns, united
 
 

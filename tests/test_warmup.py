@@ -21,7 +21,8 @@ from prorank.training.items import training_pairs
 from prorank.training.outlook import outlook, verdict_log_probs
 from prorank.training.recipe import WarmupSection
 from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
-from prorank.training.run import prepare_data, prepare_folder
+from prorank.training.run import prepare_folder
+from prorank.training.setting import prepare_data
 from prorank.training.trainer import last_checkpoint
 from prorank.training.warmup import PairItem, WarmupTrainer
 

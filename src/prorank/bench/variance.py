@@ -17,7 +17,8 @@ from rich.progress import track
 from prorank.provenance import hardware, versions
 from prorank.training.items import training_pairs
 from prorank.training.recipe import Recipe, WarmupSection
-from prorank.training.run import load_reranker, prepare_data, prepare_folder, ready_to_train, train_warmup
+from prorank.training.run import load_reranker, prepare_folder, ready_to_train, train_warmup
+from prorank.training.setting import prepare_data
 from prorank.training.warmup import WarmupTrainer
 
 PLAIN = {

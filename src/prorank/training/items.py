@@ -6,11 +6,8 @@ Knows the recipe, the collection and the first stage; knows tokenizers, but no m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import NamedTuple
-
-from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run
 from prorank.evaluation.hybrid import choose_weight
@@ -21,36 +18,11 @@ from prorank.training import groups as grouping
 from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
+from prorank.training.setting import DEV_QUERIES, Setting
 from prorank.training.teacher import biencoder_scores, hybrid_scores
 from prorank.training.union import Member, restricted, turns
 from prorank.training.warmup import PairItem
 
-
-@dataclass
-class Setting:
-    """What every step of a run needs."""
-
-    recipe: Recipe
-    folder: Path
-    collection: Collection
-    first_stage: Run
-    console: Console
-    log_to: tuple[str, ...] = ()
-    members: tuple[Member, ...] = ()  # of a union; one collection is a union of one
-
-    def __post_init__(self) -> None:
-        self.members = self.members or (Member(self.collection, self.first_stage, 1.0),)
-
-    def weights(self) -> list[float]:
-        """How often each member's items come."""
-        return [member.weight for member in self.members]
-
-    def texts(self) -> Mapping[str, str]:
-        """Document id -> the text that the model reads."""
-        return {document.id: document.content for document in self.collection.documents.values()}
-
-
-DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
 RANDOM = Quotas(hard=0, medium=0, easy=0, random=1)
 # Negatives from easy to hard, one kind in each third of the run: random, ranks 101 to 1000, top 100.
 CURRICULUM: tuple[Negatives, ...] = (

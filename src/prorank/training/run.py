@@ -19,7 +19,7 @@ from rich.console import Console
 
 from prorank.backbone import Backbone
 from prorank.checkpoint import SETTINGS_FILE
-from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
+from prorank.collection import Run, read_run, write_run
 from prorank.engine import slot_logits
 from prorank.errors import DataError, ProrankError, RecipeError, require
 from prorank.evaluation.calibration import fit_platt, judged_scores
@@ -27,19 +27,18 @@ from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, to
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_curves, plot_stages, results_table
 from prorank.evaluation.significance import binomial_above_chance
-from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
+from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of
 from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
-from prorank.retrieval import BM25Index, candidate_run, dense_run
 from prorank.scores import SCORES
 from prorank.training import processes
 from prorank.training.figures import diagnosis
-from prorank.training.items import DEV_QUERIES, Setting, held_out_pairs, list_items, training_pairs
+from prorank.training.items import held_out_pairs, list_items, training_pairs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.score_learning import ScoreTrainer
+from prorank.training.setting import Setting, dev_qrels, prepare_data, sampled, test_qrels
 from prorank.training.trainer import SlotTrainer
-from prorank.training.union import Member, named, united
 from prorank.training.warmup import WarmupTrainer
 
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
@@ -136,74 +135,6 @@ def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> N
         shutil.rmtree(folder)
     with atomic_writer(saved) as file:
         file.write(text)
-
-
-def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequence[str] = ()) -> Setting:
-    """Collections with splits, and the first-stage run of all their queries."""
-    data = recipe.data
-    paths = [str(Path(data.folder) / part.collection) for part in data.union] or [data.collection]
-    loaded = [with_splits(load_collection(path, strict=data.strict), seed=recipe.seed) for path in paths]
-    for collection in loaded:
-        for problem in collection.problems[:3]:
-            console.print(f"  [yellow]{problem}[/yellow]")
-        if len(collection.problems) > 3:
-            more = len(collection.problems) - 3
-            console.print(f"  [yellow]... and {more} more; see `prorank data check`[/yellow]")
-        splits = {name: len(collection.judgments(name)) for name in (data.train, data.dev, data.test)}
-        console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
-    parts = [named(collection) for collection in loaded] if data.union else loaded
-    saved = folder / "first_stage.run"
-
-    def search() -> None:
-        if not saved.is_file():
-            run = {query: listed for part in parts for query, listed in first_stage(recipe, part).items()}
-            write_run(run, saved, tag=recipe.first_stage.method)
-
-    processes.first_only(search)
-    run = read_run(saved)
-    if not data.union:
-        return Setting(recipe, folder, parts[0], run, console, tuple(log_to))
-    members = tuple(
-        Member(part, {query: listed for query, listed in run.items() if query in part.queries}, one.weight)
-        for part, one in zip(parts, data.union)
-    )
-    return Setting(recipe, folder, united(parts), run, console, tuple(log_to), members)
-
-
-def first_stage(recipe: Recipe, collection: Collection) -> Run:
-    """Candidate lists of all judged queries, by the recipe's method."""
-    section = recipe.first_stage
-    splits = (recipe.data.train, recipe.data.dev, recipe.data.test)
-    wanted = {q: collection.queries[q] for split in splits for q in collection.judgments(split)}
-    if section.method == "dense":
-        return dense_run(section.dense_model, collection, wanted, top_k=section.depth)
-    index = BM25Index.build(collection.documents, language=section.language)
-    run = index.search(wanted, top_k=section.depth, progress=True)
-    if section.method == "candidates":
-        for split in splits:
-            if split in collection.candidates:
-                run |= candidate_run(collection, split)
-    return run
-
-
-def test_qrels(setting: Setting) -> Qrels:
-    """Judgments of the test queries that are measured (all, or the recipe's seeded sample of each collection)."""
-    return sampled(setting, setting.recipe.data.test, setting.recipe.evaluation.max_queries)
-
-
-def dev_qrels(setting: Setting) -> Qrels:
-    """Judgments of the dev queries, at most `DEV_QUERIES` (the hybrid's weight is tuned on them)."""
-    return sampled(
-        setting, setting.recipe.data.dev, min(DEV_QUERIES, setting.recipe.evaluation.max_queries or DEV_QUERIES)
-    )
-
-
-def sampled(setting: Setting, split: str, count: int | None) -> Qrels:
-    """At most `count` queries of a split, of each of a union's collections."""
-    found: Qrels = {}
-    for member in setting.members:
-        found |= sample_queries(member.collection.judgments(split), count, setting.recipe.seed)
-    return found
 
 
 def first_stage_evaluation(setting: Setting) -> Evaluation:
