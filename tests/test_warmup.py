@@ -134,7 +134,7 @@ def test_drawn_gradients_scatter_around_the_exact_one(bert_folder, tmp_path):
         for name, p in trainer.backbone.named_parameters():
             if name.endswith("bias") and p.shape == logits.shape:
                 p[trainer.answer_ids] += 6.0
-    small, large = noise(trainer, (8, 512), 20, "test")
+    small, large = noise(trainer, (8, 512), 20, "test", Console(quiet=True))
     assert 32 < small["noise"] / large["noise"] < 128  # 1 / G
     assert large["noise_of_mean"] < 0.3 * large["noise"] and small["noise_of_mean"] < 0.3 * small["noise"]
 

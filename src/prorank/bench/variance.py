@@ -40,7 +40,9 @@ def gradient(trainer: WarmupTrainer, batch: dict[str, torch.Tensor], samples: in
     return torch.cat([p.grad.flatten() for p in trainer.backbone.parameters() if p.grad is not None])
 
 
-def noise(trainer: WarmupTrainer, groups: Sequence[int], draws: int, title: str) -> list[dict[str, Any]]:
+def noise(
+    trainer: WarmupTrainer, groups: Sequence[int], draws: int, title: str, console: Console
+) -> list[dict[str, Any]]:
     """E|g_G - g|^2 / |g|^2 for each group size G, g the exact gradient.
 
     Args:
@@ -48,13 +50,15 @@ def noise(trainer: WarmupTrainer, groups: Sequence[int], draws: int, title: str)
         groups: group sizes.
         draws: gradients drawn for each.
         title: text of the progress bar.
+        console: where it goes.
     """
     trainer.backbone.eval()  # no dropout: only the draws may differ
     batch = trainer.collate([trainer.train_dataset[i] for i in range(trainer.settings.pairs_per_step)])
     exact = gradient(trainer, batch, "exact")
     rows = []
     for group in groups:
-        drawn = [gradient(trainer, batch, group) for _ in track(range(draws), f"{title}, G={group}")]
+        rounds = track(range(draws), f"{title}, G={group}", console=console, transient=True)
+        drawn = [gradient(trainer, batch, group) for _ in rounds]
         squares = torch.stack([(one - exact).square().sum() for one in drawn])
         mean = torch.stack(drawn).mean(0)
         rows.append(
@@ -93,7 +97,7 @@ def run_variance_bench(
             console,
         )
         torch.manual_seed(recipe.seed)
-        found[name] = noise(trainer, groups, draws, name)
+        found[name] = noise(trainer, groups, draws, name, console)
     return found | {
         "draws": draws,
         "recipe": recipe.model_dump(mode="json"),
