@@ -78,15 +78,7 @@ def test_every_group_comes_once_an_epoch():
     ],
 )
 def test_pseudo_queries_from_documents(title, text, query):
-    found = pseudo_query(title, text)
-    assert (found.query if found else None) == query
-
-
-def test_a_document_loses_what_became_its_query():
-    text = "Owls hunt at night. They see well in the dark and hear better."
-    assert pseudo_query("", text).rest == "They see well in the dark and hear better."
-    assert pseudo_query("What owls do", text).rest == text  # the title is no part of the text
-    assert pseudo_query("", "Owls hunt at night. Yes.").rest == "Owls hunt at night. Yes."  # too little would be left
+    assert pseudo_query(title, text) == query
 
 
 def test_shared_titles_and_held_documents_are_not_used(tmp_path):
@@ -96,4 +88,4 @@ def test_shared_titles_and_held_documents_are_not_used(tmp_path):
     rows += ['{"_id": "c", "title": "a title of its own", "text": "third piece here. More."}']
     (folder / "corpus.jsonl").write_text("\n".join(rows))
     found = pseudo_queries(load_collection(folder), 10, 1, {"b": None})
-    assert {d: cut.query for d, cut in found.items()} == {"a": "first piece here", "c": "a title of its own"}
+    assert found == {"a": "first piece here", "c": "a title of its own"}

@@ -179,44 +179,34 @@ def forever(groups: Sequence[Group], seed: int) -> Iterator[tuple[int, Group]]:
         epoch += 1
 
 
-LEAST_REST = 30  # characters of a document that must be left when a query is cut from it
 _DOCSTRING = re.compile(r'"""\s*(.+?)(?:\n\s*\n|"""|\.\s)|\'\'\'\s*(.+?)(?:\n\s*\n|\'\'\'|\.\s)', re.DOTALL)
 _SENTENCE = re.compile(r"(.+?[.!?。！？])(?:\s|$)", re.DOTALL)
 
 
-class Cut(NamedTuple):
-    """A query cut from a document, and the document's text without it."""
-
-    query: str
-    rest: str
-
-
-def pseudo_query(title: str, text: str) -> Cut | None:
+def pseudo_query(title: str, text: str) -> str | None:
     """A query that the document itself suggests: its title, else a docstring's or the text's first sentence.
 
     Returns:
-        Query and the text without it (the whole text where too little would be left), or None when nothing of 3 to 40
-        words (or 6 to 60 characters without spaces) is found.
+        The query, or None when nothing of 3 to 40 words (or 6 to 60 characters without spaces) is found.
 
-    >>> pseudo_query("", "Owls hunt at night. They see well in the dark, and hear.")
-    Cut(query='Owls hunt at night', rest='They see well in the dark, and hear.')
+    >>> pseudo_query("", 'def f():\\n    \\"\\"\\"Open a file. Then more.\\"\\"\\"')
+    'Open a file'
     >>> pseudo_query("Flow over a wedge", "The text.")
-    Cut(query='Flow over a wedge', rest='The text.')
+    'Flow over a wedge'
     """
-    docstring = _DOCSTRING.search(text)
+    found = _DOCSTRING.search(text)
     sentence = _SENTENCE.match(text.strip())
-    candidates = [title, next((g for g in docstring.groups() if g), "") if docstring else ""]
+    candidates = [title, next((g for g in found.groups() if g), "") if found else ""]
     candidates.append(sentence.group(1) if sentence else "")
     for candidate in candidates:
         words = " ".join(candidate.split()).rstrip(".")
         if 3 <= words.count(" ") + 1 <= 40 or (" " not in words and 6 <= len(words) <= 60):
-            rest = text if candidate == title else text.replace(candidate, "", 1).strip()
-            return Cut(words, rest if len(rest) >= LEAST_REST else text)
+            return words
     return None
 
 
-def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mapping[str, object]) -> dict[str, Cut]:
-    """Up to `count` queries cut from a seeded sample of documents, by document id.
+def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mapping[str, object]) -> dict[str, str]:
+    """Up to `count` queries cut from a seeded sample of documents: {document id: query}.
 
     A title that several documents share (pieces of one article, say) names none of them and is not used.
 
@@ -226,14 +216,14 @@ def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mappi
     titles = Counter(document.title for document in collection.documents.values())
     ids = [document_id for document_id in collection.documents if document_id not in exclude]
     random.Random(f"{seed}:pseudo").shuffle(ids)
-    found: dict[str, Cut] = {}
+    found: dict[str, str] = {}
     for document_id in ids:
         if len(found) >= count:
             break
         document = collection.documents[document_id]
-        cut = pseudo_query(document.title if titles[document.title] == 1 else "", document.text)
-        if cut:
-            found[document_id] = cut
+        query = pseudo_query(document.title if titles[document.title] == 1 else "", document.text)
+        if query:
+            found[document_id] = query
     return found
 
 

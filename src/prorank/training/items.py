@@ -145,12 +145,7 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
         for group in used:
             drawn.setdefault(group.query_id, []).extend(group.documents)
         teacher = taught(setting, sources, drawn, teacher or {})
-    rests = {query: rest for source in sources for query, rest in source.rests.items()}
-    pairs = []
-    for group in used:
-        own, *others = group.documents  # the first is the one that a pseudo-query was cut from
-        pairs.append((group.query, rests.get(group.query_id, texts[own])))
-        pairs += [(group.query, texts[document]) for document in others]
+    pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
         setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
@@ -205,12 +200,11 @@ def dev_share(setting: Setting, member: Member) -> float:
 
 
 class Source(NamedTuple):
-    """What one member's candidate lists are built from; `rests`: by pseudo-query, its document without it."""
+    """What one member's candidate lists are built from."""
 
     collection: Collection
     run: Run
     qrels: Qrels
-    rests: dict[str, str]
 
 
 def labelled_sources(setting: Setting) -> list[Source]:
@@ -219,7 +213,7 @@ def labelled_sources(setting: Setting) -> list[Source]:
     assert section is not None
     sources = []
     for member in training_members(setting):
-        source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train), {})
+        source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train))
         count = round(section.pseudo_queries * member.weight / sum(setting.weights()))
         sources.append(with_pseudo_queries(source, count, recipe) if count else source)
     return sources
@@ -230,9 +224,8 @@ def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
     collection = source.collection
     held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
     found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
-    queries = {f"pseudo:{document}": cut.query for document, cut in found.items()}
-    rests = {f"pseudo:{document}": cut.rest for document, cut in found.items()}
+    queries = {f"pseudo:{document}": query for document, query in found.items()}
     index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
     run = source.run | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
     qrels = source.qrels | {f"pseudo:{d}": {d: 1} for d in found}
-    return Source(replace(collection, queries=collection.queries | queries), run, qrels, rests)
+    return Source(replace(collection, queries=collection.queries | queries), run, qrels)
