@@ -16,7 +16,7 @@ from prorank.files import read_json
 
 COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
 # Shares of the training log are drawn from 0 to 1: a small wobble must not look like a leap.
-SHARES = ("format_rate", "accuracy", "balance", "answer_mass")
+SHARES = ("format_rate", "accuracy", "balance", "_mass", "reward_format", "clip_fraction", "equal_groups")
 CHANCE = {"balanced_accuracy": 0.5, "verdict_balance": 0.5}
 
 
