@@ -223,7 +223,11 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
     small = {"steps": 2, "evaluate_every": 1}
     tree = recipe.model_dump()
     tree["backbone"] |= {"model": str(model)}
-    tree["data"]["collection"] = str(word_collection)
+    if recipe.data.union:
+        part = recipe.data.union[0].model_dump() | {"collection": word_collection.name}
+        tree["data"] |= {"union": [part], "folder": str(word_collection.parent)}
+    else:
+        tree["data"]["collection"] = str(word_collection)
     tree["warmup"] |= small | {"pairs_per_step": 2, "held_out_pairs": 10}
     tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
     tree["evaluation"] |= {"rerank": 3, "max_queries": 3}
