@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from prorank.collection import Collection, Qrels, Run
+from prorank.collection import Collection, Qrels, Run, read_run, write_run
 from prorank.evaluation.hybrid import choose_weight
-from prorank.evaluation.stages import lists_of, sample_queries
+from prorank.evaluation.stages import lists_of
 from prorank.retrieval import BM25Index
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
+from prorank.training import processes
 from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
-from prorank.training.setting import DEV_QUERIES, Setting
+from prorank.training.setting import DEV_QUERIES, Setting, sampled
 from prorank.training.teacher import biencoder_scores, hybrid_scores
 from prorank.training.union import Member, restricted, turns
 from prorank.training.warmup import PairItem
@@ -171,7 +172,19 @@ def teacher_scores(
 
 
 def taught(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
-    """Teacher scores of the drawn documents: similarities, or their join with the first stage."""
+    """Teacher scores of the drawn documents, kept in the run's folder: a resumed run does not ask again."""
+    saved = setting.folder / "score-learning" / "teacher.run"
+
+    def ask() -> None:
+        if not saved.is_file():
+            write_run(ask_teacher(setting, sources, drawn, known), saved, tag="teacher")
+
+    processes.first_only(ask)
+    return read_run(saved)
+
+
+def ask_teacher(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
+    """Similarities of the drawn documents, or their join with the first stage."""
     section = setting.recipe.score_learning
     assert section is not None and section.teacher is not None
     queries = {query: text for source in sources for query, text in source.collection.queries.items()}
@@ -179,24 +192,24 @@ def taught(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequ
     share = section.teacher.first_stage
     if share == 0:
         return teacher_scores(setting, queries, drawn, known)
+    dev = sampled(setting, setting.recipe.data.dev, DEV_QUERIES) if share == "dev" else {}
     wanted = {query: [*documents, *run.get(query, {})] for query, documents in drawn.items()}
+    wanted |= {query: list(setting.first_stage.get(query, {})) for query in dev}
     dense = teacher_scores(setting, queries, wanted, known)
     joined: Run = {}
     for source, member in zip(sources, setting.members):
-        weight = dev_share(setting, member) if share == "dev" else share
+        weight = dev_share(setting, member, dev, dense) if share == "dev" else share
         setting.console.print(f"  teacher of {member.collection.name}: the first stage's share is {weight}")
         own = {query: documents for query, documents in drawn.items() if query in source.collection.queries}
         joined |= hybrid_scores(run, dense, own, weight)
     return joined
 
 
-def dev_share(setting: Setting, member: Member) -> float:
-    """The first stage's share with the best NDCG@10 of the joined lists of dev queries."""
-    dev = sample_queries(member.collection.judgments(setting.recipe.data.dev), DEV_QUERIES, setting.recipe.seed)
-    lists = lists_of(member.run, dev)
-    wanted = {query: list(listed) for query, listed in lists.items()}
-    dense = teacher_scores(setting, member.collection.queries, wanted, {})
-    return choose_weight(lists, dense, dev, setting.recipe.first_stage.depth)
+def dev_share(setting: Setting, member: Member, dev: Qrels, dense: Run) -> float:
+    """The first stage's share with the best NDCG@10 of the joined lists of the member's dev queries."""
+    own = {query: judged for query, judged in dev.items() if query in member.collection.queries}
+    lists = lists_of(member.run, own)
+    return choose_weight(lists, dense, own, setting.recipe.first_stage.depth)
 
 
 class Source(NamedTuple):

@@ -347,7 +347,11 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
 
 
 def ready_to_train(backbone: Backbone, recipe: Recipe) -> Backbone:
-    """Attach LoRA if the recipe wants it; otherwise every weight is trained."""
+    """Attach LoRA if the recipe wants it, otherwise every weight is trained; switch dropout off if it says so."""
+    if not recipe.backbone.dropout:
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
     if recipe.backbone.lora is not None:
         lora = recipe.backbone.lora
         backbone.add_lora(lora.rank, lora.alpha, lora.dropout)
