@@ -1,6 +1,7 @@
 """Tiny models, tokenizers and collections, made in place; nothing is downloaded."""
 
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and one thread is one order of sums
@@ -11,6 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from prorank import cli
 from prorank.bench.toy import WORDS, write_collection
 
 # No time limits inside tests; in CI the same examples every time.
@@ -117,3 +119,20 @@ def word_collection(tmp_path_factory):
             queries[f"q{i}"] = " ".join(words[:2])
             qrels["train" if i < 24 else "dev" if i < 30 else "test"][f"q{i}"] = {f"d{i}": 1}
     return write_collection(tmp_path_factory.mktemp("words"), documents, queries, qrels)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command in this process: call(*arguments) -> (code, out, err)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["prorank", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -21,23 +21,6 @@ def prorank(*arguments, text=None):
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command in this process: call(*arguments) -> (code, out, err)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["prorank", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def checkpoint(bert_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -49,19 +32,19 @@ def checkpoint(bert_folder, tmp_path_factory):
 
 def test_rerank_takes_arguments_files_and_standard_input(checkpoint, tmp_path, call):
     documents = ["river stone", "apple", "tiger piano"]
-    code, out, _ = call("rerank", checkpoint, "apple", *documents, "--json")
+    code, out, _ = call("rerank", "-m", checkpoint, "apple", *documents, "--json")
     assert code == 0
     expected = json.loads(out)
     assert {result["text"] for result in expected} == set(documents)
     (tmp_path / "d.txt").write_text("\n".join(documents) + "\n\n")
-    assert json.loads(call("rerank", checkpoint, "apple", "--file", tmp_path / "d.txt", "--json")[1]) == expected
+    assert json.loads(call("rerank", "-m", checkpoint, "apple", "--file", tmp_path / "d.txt", "--json")[1]) == expected
     rows = [json.dumps(documents[0]), json.dumps({"text": documents[1], "id": 7}), json.dumps({"text": documents[2]})]
     (tmp_path / "d.jsonl").write_text("\n".join(rows))
-    from_jsonl = json.loads(call("rerank", checkpoint, "apple", "--file", tmp_path / "d.jsonl", "--json")[1])
+    from_jsonl = json.loads(call("rerank", "-m", checkpoint, "apple", "--file", tmp_path / "d.jsonl", "--json")[1])
     assert [r["corpus_id"] for r in from_jsonl] == [r["corpus_id"] for r in expected]
-    piped = prorank("rerank", checkpoint, "apple", "--json", text="\n".join(documents))
+    piped = prorank("rerank", "-m", checkpoint, "apple", "--json", text="\n".join(documents))
     assert piped.returncode == 0 and json.loads(piped.stdout) == expected
-    code, out, _ = call("rerank", checkpoint, "apple", *documents, "--top-k", 1)
+    code, out, _ = call("rerank", "-m", checkpoint, "apple", *documents, "--top-k", 1)
     assert out.startswith("  1 ") and out.count("\n") == 1
 
 
@@ -74,7 +57,7 @@ def test_index_search_rerank_evaluate_a_collection(checkpoint, word_collection, 
     assert call(*arguments)[0] == 0
     assert set(read_run(first)) == set(load_collection(word_collection).judgments("test"))
     reranked = tmp_path / "second.run"
-    rerank = ["rerank", checkpoint, "--run", first, "--collection", word_collection, "--output", reranked]
+    rerank = ["rerank", "-m", checkpoint, "--run", first, "--collection", word_collection, "--output", reranked]
     assert call(*rerank)[0] == 0
     assert {q: set(d) for q, d in read_run(reranked).items()} == {q: set(d) for q, d in read_run(first).items()}
     code, _, err = call(*rerank)
@@ -114,17 +97,18 @@ def test_info(checkpoint, bert_folder, call):
     ("arguments", "words"),
     [
         (["info", "nowhere/at/all"], "no model at"),
-        (["rerank", "nowhere", "q", "d"], "cannot load 'nowhere'"),
-        (["rerank", "{model}", "", "d"], "query is empty"),
-        (["rerank", "{model}", "q", "--file", "absent.txt"], "absent.txt: cannot be read"),
-        (["rerank", "{model}"], "no query"),
-        (["rerank", "{model}", "--run", "x.run"], "--run needs"),
-        (["rerank", "{model}", "q", "d", "--prompt", "yesno"], "brings its own prompt"),
+        (["rerank", "-m", "nowhere", "q", "d"], "cannot load 'nowhere'"),
+        (["rerank", "-m", "{model}", "", "d"], "query is empty"),
+        (["rerank", "-m", "{model}", "q", "--file", "absent.txt"], "absent.txt: cannot be read"),
+        (["rerank", "-m", "{model}"], "no query"),
+        (["rerank", "{model}", "q", "d"], "the model goes under --model"),
+        (["rerank", "-m", "{model}", "--run", "x.run"], "--run needs"),
+        (["rerank", "-m", "{model}", "q", "d", "--prompt", "yesno"], "brings its own prompt"),
         (["evaluate", "{model}", "{data}", "--split", "moon"], "no split 'moon'"),
         (["evaluate", "{model}", "{data}", "--run", "{bad_run}"], "bad.run:1: expected 6 columns"),
         (["evaluate", "{model}", "absent-collection"], "bundled collections: cosqa"),
         (["train", "quickstrat"], "no recipe 'quickstrat'"),
-        (["train", "quickstart", "warmup.stpes=3"], "did you mean 'warmup.steps'"),
+        (["train", "from-scratch", "warmup.stpes=3"], "did you mean 'warmup.steps'"),
         (["index", "{data}", "--output", "i", "--language", "klingon"], "unknown language"),
         (["search", "{data}", "q"], "holds no index"),
         (["search", "{data}"], "either a query or --collection"),

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from prorank.errors import CheckpointError, require
 from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
+from prorank.models import FOLDER, MINI
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
 from prorank.rows8 import ROWS8_FILE, load_rows8
@@ -65,7 +66,9 @@ def resolve_device(device: str = "auto") -> torch.device:
 
 
 def resolve_source(name_or_path: str | Path) -> str:
-    """The folder of the embedded backbone for the name `embedded`; any other name or path unchanged."""
+    """The folder of `prorank-mini` or of the embedded backbone, by name; any other name or path unchanged."""
+    if str(name_or_path) == MINI:
+        return str(FOLDER)
     if str(name_or_path) != EMBEDDED:
         return str(name_or_path)
     # The package's own file is enough: importing it whole would pull in sentence-transformers.

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from prorank import __version__
 from prorank.errors import DataError, ProrankError
+from prorank.models import MINI
 
 app = typer.Typer(
     name="prorank",
@@ -39,7 +40,8 @@ Passages = Annotated[
     Literal["max", "mean", "first"] | None,
     typer.Option(help="Score documents that do not fit by passages; default: cut them."),
 ]
-MODEL_HELP = "Checkpoint folder, model folder, hub name, or `embedded`."
+MODEL_HELP = "Checkpoint folder, model folder, hub name, `embedded`, or `prorank-mini`, which ships."
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 
 
 def _version(wanted: bool) -> None:
@@ -65,17 +67,20 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/quickstart"),
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Both stages, from a sentence encoder.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME of the recipe.")] = None,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
-    """Run the main job on the bundled collection: both stages, a table, and one query reranked."""
+    """Tune the shipped model to the bundled collection: a table, a plot, and one query reranked."""
     from prorank.evaluation.showcase import showcase
     from prorank.training.recipe import load_recipe
     from prorank.training.run import run_recipe
 
-    run_recipe(load_recipe("quickstart"), output, force=force, resume=resume, console=out)
-    showcase(output, out)
+    recipe = load_recipe("from-scratch" if from_scratch else "quickstart")
+    folder = output or Path("runs") / recipe.name
+    run_recipe(recipe, folder, force=force, resume=resume, console=out)
+    showcase(folder, out)
 
 
 @app.command()
@@ -113,6 +118,8 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split whose queries are measured.")] = "test",
     depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
     run: Annotated[Path | None, typer.Option(help="First-stage TREC run; default BM25.")] = None,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Rerank the collection's own lists.")] = False,
+    dense: Annotated[str | None, typer.Option(help="A bi-encoder that reranks the same lists too.")] = None,
     hybrid: Annotated[float | None, typer.Option(help="Also join with this first-stage share.", min=0, max=1)] = None,
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
@@ -137,6 +144,8 @@ def evaluate(
         split=split,
         depth=depth,
         run_file=run,
+        candidates=candidates,
+        dense=dense,
         hybrid=hybrid,
         max_queries=max_queries,
         prompt=prompt,
@@ -154,11 +163,11 @@ def evaluate(
 
 @app.command()
 def rerank(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     query: Annotated[str | None, typer.Argument(help="The query (not with --run).")] = None,
     documents: Annotated[
         list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
     ] = None,
+    model: Model = MINI,
     file: Annotated[Path | None, typer.Option(help="Documents: text, one a line, or .jsonl with `text`.")] = None,
     run: Annotated[Path | None, typer.Option(help="Rerank this TREC run instead (with --collection).")] = None,
     collection: Annotated[str | None, typer.Option(help="Texts of the run's ids.")] = None,
@@ -188,7 +197,9 @@ def rerank(
         write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
         return
     if query is None:
-        raise ProrankError("no query", hint='prorank rerank MODEL "a query" "a document" "another"')
+        raise ProrankError("no query", hint='prorank rerank "a query" "a document" "another"')
+    if (Path(query) / "config.json").is_file():
+        raise ProrankError(f"the query is a model's folder: {query}", hint="the model goes under --model")
     found: list[Any] = list(documents or []) or list(_read_documents(file))
     reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
     results = reranker.rank(query, found, top_k=top_k, return_documents=True, threshold=threshold)
@@ -359,7 +370,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)], as_json: AsJson = False) -> None:
+def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = MINI, as_json: AsJson = False) -> None:
     """Show what a checkpoint is: model, prompt, answers, where it came from."""
     from prorank.checkpoint import describe
 
@@ -519,6 +530,49 @@ def bench_variance(
     for name in ("start", "warmed"):
         for row in found[name]:
             out.print(f"{name}, G={row['group']}: noise over signal {row['noise']:.2f}")
+
+
+@bench.command("quality")
+def bench_quality(
+    collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
+    model: Model = MINI,
+    dense: Annotated[str, typer.Option(help="Bi-encoder that reranks the same lists.")] = "embedded",
+    hybrid: Annotated[float, typer.Option(help="The first stage's share in the hybrid.", min=0, max=1)] = 0.2,
+    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
+    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the test queries.", min=1)] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
+    output: Annotated[Path, typer.Option(help="Folder; collections that are done are not repeated.")] = Path(
+        "runs/quality"
+    ),
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    force: Force = False,
+) -> None:
+    """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
+    from prorank.bench.quality import run_quality_bench
+    from prorank.evaluation.report import quality_markdown, quality_table
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    found = run_quality_bench(
+        model,
+        collections,
+        output,
+        dense=dense,
+        hybrid=hybrid,
+        depth=depth,
+        max_queries=max_queries,
+        max_length=max_length,
+        console=err,
+    )
+    if file is not None:
+        write_json(file, found)
+    if markdown:
+        print(quality_markdown(found))
+    else:
+        out.print(quality_table(found))
+        out.print(f"100 passages of 200 tokens: {found['passages']['median_seconds']:.2f} s")
 
 
 def main() -> None:

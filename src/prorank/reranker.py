@@ -20,6 +20,7 @@ from prorank.engine import ScoredPairs, score_pairs
 from prorank.errors import CheckpointError
 from prorank.evaluation.calibration import probabilities
 from prorank.files import atomic_writer, write_json
+from prorank.models import MINI
 from prorank.passages import Aggregation, aggregate, split_passages
 from prorank.prompts import Family, Prompt, chat_frame, load_prompt
 from prorank.published import recognise
@@ -37,28 +38,44 @@ Document = str | Mapping[str, Any]
 class Reranker:
     """Scores and ranks documents for a query.
 
-    Make one with `Reranker.from_pretrained`.
+    Loads a prorank checkpoint, a published reranker, or any causal or masked language model (zero-shot). Published
+    rerankers are known by name: mxbai-rerank-base-v2 and -large-v2, Qwen3-Reranker. A cross-encoder with a
+    classification head (sentence-transformers') loads too, for comparison.
 
     Args:
+        path_or_name: checkpoint folder, model folder, hub name, `embedded`, or the model that ships: `prorank-mini`.
+        prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
+            (default: the published checkpoint's, else `prorank`).
+        max_length: tokens of a pair, template included; default the checkpoint's, else 512.
+        instruction: line for the prompt; default the checkpoint's.
+        score, family: as for `prompt`: a checkpoint brings its own.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: `auto` (bf16 where fast), `fp32` or `bf16`.
+        passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
+            `first`; None cuts the document.
+        token_budget: tokens of one forward pass; None chooses by device and free memory.
+        compile_layers: compile the layers with `torch.compile` on first use.
+        for_training: keep float32 weights.
+        trust_remote_code: run the checkpoint's own Python code; off unless you say so.
+
+    Attributes:
         backbone: the model.
         tokenizer: turns pairs into token ids.
         settings: what `prorank.json` records.
-        passages: how over-long documents are scored, see `from_pretrained`.
+        passages: how over-long documents are scored.
+
+    Raises:
+        CheckpointError, PromptError: what does not fit, and how to mend it.
+
+    >>> reranker = Reranker()
+    >>> documents = ["The moon is far.", "Owls hunt mice at night."]
+    >>> [result["corpus_id"] for result in reranker.rank("when do owls hunt", documents)]
+    [1, 0]
     """
 
     def __init__(
         self,
-        backbone: Backbone,
-        tokenizer: PairTokenizer | CrossEncoderTokenizer,
-        settings: CheckpointSettings,
-        passages: Aggregation | None = None,
-    ) -> None:
-        self.backbone, self.tokenizer, self.settings, self.passages = backbone, tokenizer, settings, passages
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_name: str | Path,
+        path_or_name: str | Path = MINI,
         *,
         prompt: str | Path | Prompt | None = None,
         max_length: int | None = None,
@@ -72,31 +89,7 @@ class Reranker:
         compile_layers: bool = False,
         for_training: bool = False,
         trust_remote_code: bool = False,
-    ) -> Reranker:
-        """Load a prorank checkpoint, a published reranker, or any causal or masked language model (zero-shot).
-
-        Published rerankers are known by name: mxbai-rerank-base-v2 and -large-v2, Qwen3-Reranker. A cross-encoder
-        with a classification head (sentence-transformers') loads too, for comparison.
-
-        Args:
-            path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
-            prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
-                (default: the published checkpoint's, else `prorank`).
-            max_length: tokens of a pair, template included; default the checkpoint's, else 512.
-            instruction: line for the prompt; default the checkpoint's.
-            score, family: as for `prompt`: a checkpoint brings its own.
-            device: `auto`, `cpu`, `cuda`, ...
-            precision: `auto` (bf16 where fast), `fp32` or `bf16`.
-            passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
-                `first`; None cuts the document.
-            token_budget: tokens of one forward pass; None chooses by device and free memory.
-            compile_layers: compile the layers with `torch.compile` on first use.
-            for_training: keep float32 weights.
-            trust_remote_code: run the checkpoint's own Python code; off unless you say so.
-
-        Raises:
-            CheckpointError, PromptError: what does not fit, and how to mend it.
-        """
+    ) -> None:
         source = resolve_source(path_or_name)
         saved = read_settings(source)
         if saved is not None and prompt is not None:
@@ -134,7 +127,13 @@ class Reranker:
                 f"{SETTINGS_FILE}: {settings.answer_ids}",
                 hint="the folder mixes files of two models",
             )
-        return cls(backbone, tokenizer, settings.model_copy(update={"answer_ids": tokenizer.answer_ids}), passages)
+        self.backbone, self.tokenizer, self.passages = backbone, tokenizer, passages
+        self.settings = settings.model_copy(update={"answer_ids": tokenizer.answer_ids})
+
+    @classmethod
+    def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Any) -> Reranker:
+        """`Reranker(path_or_name, **options)`, under the name that Hugging Face's libraries use."""
+        return cls(path_or_name, **options)
 
     def score_detailed(
         self,

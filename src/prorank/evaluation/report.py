@@ -77,6 +77,48 @@ def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
     return _markdown(lines)
 
 
+def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """One line a collection: NDCG@10 of every stage with its interval, and two gains with Holm's p-values.
+
+    Args:
+        results: what `run_quality_bench` returned.
+    """
+    header = ["collection", "queries", "first stage", "bi-encoder", "model", "hybrid"]
+    lines = [[*header, "model - first stage (p)", "model - bi-encoder (p)"]]
+    for i, found in enumerate(results["collections"]):
+        over_first, over_dense = (
+            f"{difference:+.3f} ({_p_value({'p_value': results['adjusted'][name][i]})})"
+            for difference, name in (
+                (_stage(found, "reranked")["difference"], "reranked over first stage"),
+                (found["versus_dense"]["difference"], "reranked over bi-encoder"),
+            )
+        )
+        cells = [_cell(row, "ndcg@10") for row in found["rows"]]
+        lines.append([found["collection"], str(found["queries"]), *cells, over_first, over_dense])
+    return lines
+
+
+def _stage(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next(row for row in summary["rows"] if row["stage"] == name)
+
+
+def quality_table(results: Mapping[str, Any]) -> Table:
+    """`quality_rows` for the terminal."""
+    header, *lines = quality_rows(results)
+    table = Table(box=None, pad_edge=False)
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i == 0 else "right")
+    for cells in lines:
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def quality_markdown(results: Mapping[str, Any]) -> str:
+    """`quality_rows` in Markdown."""
+    header, *lines = quality_rows(results)
+    return _markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
+
+
 def _save(figure: Any, path: str | Path) -> None:
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -59,5 +59,7 @@ def showcase(folder: str | Path, console: Console) -> None:
     console.print(f"\nOne query, reranked: [bold]{escape(collection.queries[query])}[/bold] (chosen because it helps)")
     console.print(table)
     console.print(f"\nYour model is in [bold]{folder / 'checkpoint'}[/bold]. Try it:")
-    example = f'prorank rerank {folder / "checkpoint"} "read a csv file" "def add(a, b): ..." "def load(path): ..."'
+    example = (
+        f'prorank rerank --model {folder / "checkpoint"} "read a csv file" "def add(a, b): ..." "def load(path): ..."'
+    )
     console.print(f"  {example}", soft_wrap=True, highlight=False)

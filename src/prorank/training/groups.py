@@ -18,9 +18,8 @@ from prorank.collection import Collection, Qrels, Run, load_collection, read_run
 from prorank.errors import DataError
 from prorank.files import atomic_writer, refuse_overwrite
 from prorank.mining import Mined, mine_negatives
-from prorank.retrieval import BM25Index
+from prorank.retrieval import BM25Index, biencoder_scores
 from prorank.training.recipe import Quotas
-from prorank.training.teacher import biencoder_scores
 
 
 class Group(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from prorank.collection import Collection, Qrels, Run, read_run, write_run
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.stages import lists_of
-from prorank.retrieval import BM25Index
+from prorank.retrieval import BM25Index, biencoder_scores
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
 from prorank.training import processes
@@ -20,7 +20,7 @@ from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.setting import DEV_QUERIES, Setting, sampled
-from prorank.training.teacher import biencoder_scores, hybrid_scores
+from prorank.training.teacher import hybrid_scores
 from prorank.training.union import Member, restricted, turns
 from prorank.training.warmup import PairItem
 

@@ -49,9 +49,11 @@ class BackboneSection(Section):
         True, description="the model's own dropout in training; without it a CPU trains half as fast again"
     )
     trust_remote_code: bool = False
-    prompt: str = "prorank"
+    prompt: str | None = Field(None, description="None: the checkpoint's own, else `prorank`")
     instruction: str | None = None
-    max_length: int = Field(512, ge=32, le=131_072, description="tokens of a pair, template included")
+    max_length: int | None = Field(
+        None, ge=32, le=131_072, description="tokens of a pair, template included; None: the checkpoint's own, else 512"
+    )
     score: ScoreKind = "logit_difference"
 
 

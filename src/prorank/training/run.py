@@ -374,6 +374,7 @@ def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:
             "recipe": setting.recipe.model_dump(mode="json"),
             "data_fingerprint": setting.collection.fingerprint,
             "base_model": setting.recipe.backbone.model,
+            "calibration": None,
         }
     )
     with torch.no_grad():

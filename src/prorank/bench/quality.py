@@ -1,0 +1,130 @@
+"""How good a model is on many collections, and how fast: BM25, a bi-encoder, the model and the hybrid on one list each.
+
+Every collection's figures are kept in a folder of its own, so that an interrupted benchmark goes on. Knows the
+evaluator and the reranker's public face.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from prorank.errors import DataError
+from prorank.evaluation.evaluator import evaluate_model
+from prorank.evaluation.significance import holm
+from prorank.files import read_json
+from prorank.provenance import hardware, versions
+from prorank.reranker import Reranker
+
+
+def run_quality_bench(
+    model: str,
+    collections: Sequence[str],
+    output: Path,
+    *,
+    dense: str,
+    hybrid: float,
+    depth: int,
+    max_queries: int | None,
+    max_length: int | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure a model on the test queries of several collections.
+
+    A collection that brings candidate lists for its test queries is measured on those.
+
+    Args:
+        model: checkpoint folder or name.
+        collections: folders in BEIR layout.
+        output: one folder a collection; those that are done are not repeated.
+        dense: bi-encoder that reranks the same lists.
+        hybrid: the first stage's share in the hybrid, 0..1.
+        depth: first-stage documents that are reranked.
+        max_queries: a seeded sample of each collection's test queries; None takes all.
+        max_length: tokens of a pair; None takes the checkpoint's.
+        console: where progress goes.
+
+    Returns:
+        `collections` (one summary each), `adjusted` (Holm's p-values over the collections, by comparison), `passages`
+        (seconds for 100 passages) and how it was made.
+
+    Raises:
+        DataError: a folder holds figures of another model or other settings.
+    """
+    found = []
+    for collection in collections:
+        folder = output / Path(collection).name
+        if not (folder / "summary.json").is_file():
+            console.print(f"[bold]{folder.name}[/bold]")
+            evaluate_model(
+                model,
+                collection,
+                depth=depth,
+                candidates=(Path(collection) / "candidates" / "test.tsv").is_file(),
+                dense=dense,
+                hybrid=hybrid,
+                max_queries=max_queries,
+                max_length=max_length,
+                output=folder,
+            )
+        summary = dict(read_json(folder / "summary.json"))
+        asked = (model, dense, depth, hybrid)
+        if (summary["model"], summary["dense"], summary["depth"], summary["rows"][-1]["first_stage_weight"]) != asked:
+            raise DataError(f"{folder} was measured with other settings", hint="give another --output")
+        found.append(summary)
+    return {
+        "model": model,
+        "dense": dense,
+        "hybrid_weight": hybrid,
+        "depth": depth,
+        "collections": found,
+        "adjusted": adjusted(found),
+        "passages": passage_seconds(Reranker.from_pretrained(model, max_length=max_length)),
+        "versions": versions(),
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def adjusted(summaries: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """p-values of each comparison adjusted for the number of collections, in their order."""
+
+    def of(stage: str) -> list[float]:
+        return [next(row["p_value"] for row in summary["rows"] if row["stage"] == stage) for summary in summaries]
+
+    return {
+        "reranked over first stage": holm(of("reranked")),
+        "hybrid over first stage": holm(of("hybrid")),
+        "reranked over bi-encoder": holm([summary["versus_dense"]["p_value"] for summary in summaries]),
+    }
+
+
+def passage_seconds(reranker: Reranker, passages: int = 100, tokens: int = 200, repeats: int = 5) -> dict[str, Any]:
+    """Seconds that ranking passages takes, the least and the median of some repeats after one that does not count.
+
+    Args:
+        reranker: the model.
+        passages: how many documents.
+        tokens: of each document alone; query and prompt come on top.
+        repeats: timed rankings.
+    """
+    texts = [f"{i} " + "stone " * (tokens - 1) for i in range(passages)]
+    taken = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        reranker.rank("which stone is it", texts)
+        taken.append(time.perf_counter() - start)
+    counted = sorted(taken[1:])
+    sequences, _ = reranker.tokenizer.encode([("which stone is it", texts[0])])
+    return {
+        "passages": passages,
+        "tokens": tokens,
+        "tokens_of_a_pair": len(sequences[0]),
+        "least_seconds": counted[0],
+        "median_seconds": counted[repeats // 2],
+    }
