@@ -121,6 +121,7 @@ def evaluate(
     candidates: Annotated[bool, typer.Option("--candidates", help="Rerank the collection's own lists.")] = False,
     dense: Annotated[str | None, typer.Option(help="A bi-encoder that reranks the same lists too.")] = None,
     hybrid: Annotated[float | None, typer.Option(help="Also join with this first-stage share.", min=0, max=1)] = None,
+    relevant_from: Annotated[int, typer.Option(help="Least relevant grade in metrics without grades.", min=1)] = 1,
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
@@ -147,6 +148,7 @@ def evaluate(
         candidates=candidates,
         dense=dense,
         hybrid=hybrid,
+        relevant_from=relevant_from,
         max_queries=max_queries,
         prompt=prompt,
         max_length=max_length,
@@ -159,6 +161,9 @@ def evaluate(
         _print_json(summary)
     else:
         out.print(results_table(summary["rows"]))
+        for row in summary["rows"]:
+            if "p_mrr" in row:
+                out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
 
 
 @app.command()
@@ -312,6 +317,22 @@ def check(
     for problem in loaded.problems[:20]:
         out.print(f"[yellow]{escape(str(problem))}[/yellow]", soft_wrap=True)
     out.print(f"{len(loaded.problems)} doubtful entries")
+
+
+@data.command("convert")
+def data_convert(
+    layout: Annotated[Literal["followir", "bright", "trec-dl"], typer.Argument(help="Whose files these are.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the benchmark's files, as published.")],
+    output: Annotated[Path, typer.Option(help="Collection to write, in BEIR layout.")],
+    part: Annotated[str | None, typer.Option(help="BRIGHT's domain, or TREC's year.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="BRIGHT's whole pages and their gold lists.")] = False,
+    force: Force = False,
+) -> None:
+    """Write FollowIR, BRIGHT or TREC Deep Learning as a collection."""
+    from prorank.layouts import convert
+
+    convert(layout, source, output, part=part, long=long, force=force)
+    out.print(f"{layout} in [bold]{escape(str(output))}[/bold]; look at it: prorank data check {escape(str(output))}")
 
 
 @data.command()

@@ -16,7 +16,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -75,7 +75,8 @@ class Collection:
         qrels: judgments by split.
         candidates: by split, the collection's own list of documents for each query (may be empty).
         problems: what was doubtful.
-        fingerprint: SHA-256 of texts, judgments and candidates, the same for plain and gzipped files.
+        fingerprint: SHA-256 of texts, judgments and lists, the same for plain and gzipped files.
+        excluded: documents that must not be retrieved for a query (`excluded.tsv`; may be empty).
     """
 
     name: str
@@ -85,6 +86,7 @@ class Collection:
     candidates: dict[str, dict[str, list[str]]]
     problems: tuple[Problem, ...]
     fingerprint: str
+    excluded: dict[str, list[str]] = field(default_factory=dict)
 
     def judgments(self, split: str) -> Qrels:
         """Judgments of one split.
@@ -141,6 +143,7 @@ class _Files(NamedTuple):
     queries: Iterator[tuple[str, int, dict[str, Any]]]
     qrels: dict[str, Iterator[tuple[str, int, list[str]]]]
     candidates: dict[str, Iterator[tuple[str, int, list[str]]]]
+    excluded: Iterator[tuple[str, int, list[str]]] = iter(())
 
 
 def _open(path: Path) -> IO[str]:
@@ -163,18 +166,24 @@ def _folder_files(folder: Path) -> _Files:
     for kind, splits in tables.items():
         # Plain files last: where both stand, the plain one is read, as for corpus and queries.
         for path in [*sorted((folder / kind).glob("*.tsv.gz")), *sorted((folder / kind).glob("*.tsv"))]:
-            splits[path.name.removesuffix(".gz").removesuffix(".tsv")] = _tsv_rows(path)
+            splits[path.name.removesuffix(".gz").removesuffix(".tsv")] = tsv_rows(path)
     if not tables["qrels"]:
         raise DataError(f"{folder / 'qrels'}: no split", hint="add qrels/test.tsv: query-id, corpus-id, score")
     return _Files(
-        _json_rows(_either(folder, "corpus.jsonl")),
-        _json_rows(_either(folder, "queries.jsonl")),
+        json_rows(_either(folder, "corpus.jsonl")),
+        json_rows(_either(folder, "queries.jsonl")),
         tables["qrels"],
         tables["candidates"],
+        tsv_rows(folder / "excluded.tsv") if (folder / "excluded.tsv").is_file() else iter(()),
     )
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """(file, line, object) of a JSON Lines file, plain or gzipped; empty lines are passed over.
+
+    Raises:
+        DataError: unreadable, not JSON, or no object; with the line.
+    """
     try:
         with _open(path) as file:
             for line, text in enumerate(file, start=1):
@@ -191,10 +200,15 @@ def _json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
         raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[str, int, list[str]]]:
+def tsv_rows(path: Path, delimiter: str = "\t") -> Iterator[tuple[str, int, list[str]]]:
+    """(file, line, cells) of a table, plain or gzipped; a header and empty lines are passed over.
+
+    Raises:
+        DataError: unreadable.
+    """
     try:
         with _open(path) as file:
-            for line, row in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
+            for line, row in enumerate(csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE), start=1):
                 if row and not (line == 1 and row[0] in _QUERY_COLUMN):
                     yield str(path), line, row
     except _UNREADABLE as error:
@@ -309,22 +323,36 @@ def _build(name: str, files: _Files, strict: bool) -> Collection:
         digest.update(json.dumps(["j", split, judged], ensure_ascii=False).encode())
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
-        lists: dict[str, list[str]] = {}
-        for file, line, cells in rows:
-            if len(cells) < 2:
-                raise DataError(f"{file}:{line}: expected query-id and corpus-id, got {len(cells)} column")
-            if cells[0] in queries and cells[1] in documents:
-                lists.setdefault(cells[0], []).append(cells[1])
-            else:
-                problems.append(Problem(file, line, "candidate of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
-        candidates[split] = lists
-        digest.update(json.dumps(["c", split, lists], ensure_ascii=False).encode())
+        candidates[split] = _lists(rows, "candidate", queries, documents, problems)
+        digest.update(json.dumps(["c", split, candidates[split]], ensure_ascii=False).encode())
+    excluded = _lists(files.excluded, "exclusion", queries, documents, problems)
+    if excluded:
+        digest.update(json.dumps(["x", excluded], ensure_ascii=False).encode())
     if strict and problems:
         shown = "; ".join(map(str, problems[:3]))
         raise DataError(f"{name}: {len(problems)} doubtful entries: {shown}", hint="mend them or leave out --strict")
     if not documents or not queries:
         raise DataError(f"{name}: no {'documents' if not documents else 'queries'}")
-    return Collection(name, documents, queries, qrels, candidates, tuple(problems), digest.hexdigest())
+    return Collection(name, documents, queries, qrels, candidates, tuple(problems), digest.hexdigest(), excluded)
+
+
+def _lists(
+    rows: Iterable[tuple[str, int, list[str]]],
+    kind: str,
+    queries: Mapping[str, str],
+    documents: Mapping[str, Document],
+    problems: list[Problem],
+) -> dict[str, list[str]]:
+    """Query id -> document ids from (query-id, corpus-id) rows; unknown ids are doubtful."""
+    lists: dict[str, list[str]] = {}
+    for file, line, cells in rows:
+        if len(cells) < 2:
+            raise DataError(f"{file}:{line}: expected query-id and corpus-id, got {len(cells)} column")
+        if cells[0] in queries and cells[1] in documents:
+            lists.setdefault(cells[0], []).append(cells[1])
+        else:
+            problems.append(Problem(file, line, f"{kind} of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
+    return lists
 
 
 def _judgment(cells: list[str], place: str) -> tuple[str, str, int]:
@@ -439,7 +467,7 @@ def read_qrels(path: str | Path) -> Qrels:
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if first.split("\t")[0] in _QUERY_COLUMN:
-        rows: Iterable[tuple[str, list[str]]] = ((f"{file}:{line}", cells) for file, line, cells in _tsv_rows(path))
+        rows: Iterable[tuple[str, list[str]]] = ((f"{file}:{line}", cells) for file, line, cells in tsv_rows(path))
     else:
         rows = ((place, [c[0], c[2], c[3]]) for place, c in _trec_rows(path, 4, "qid 0 docid rel"))
     for place, cells in rows:

@@ -335,6 +335,16 @@ def dense_run(
     return {query: _best(ids, documents @ vector, top_k) for query, vector in zip(queries, vectors)}
 
 
+def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str], top_k: int) -> Run:
+    """BM25's first `top_k` documents of each query, those that the collection excludes for it left out."""
+    most = max((len(collection.excluded.get(query, [])) for query in queries), default=0)
+    found = index.search(queries, top_k=top_k + most, progress=True)
+    return {
+        query: {d: listed[d] for d in [d for d in listed if d not in set(collection.excluded.get(query, []))][:top_k]}
+        for query, listed in found.items()
+    }
+
+
 def candidate_run(collection: Collection, split: str) -> Run:
     """The collection's own candidate lists, scored by BM25 over its corpus (0 where no term is shared).
 

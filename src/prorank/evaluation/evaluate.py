@@ -85,13 +85,16 @@ def _refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")
 
 
-def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRICS) -> Evaluation:
+def evaluate_run(
+    run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRICS, relevant_from: int = 1
+) -> Evaluation:
     """Figures of a run for every query that has a relevant document; a query missing from the run scores 0.
 
     Args:
         run: by query; scores decide the order, ties go by document id.
         qrels: judgments of the split.
         metrics: names of ir-measures.
+        relevant_from: least grade that counts as relevant in metrics that know no grades.
 
     Raises:
         ProrankError: an unknown metric, or one that cannot be computed here.
@@ -103,7 +106,10 @@ def evaluate_run(run: Run, qrels: Qrels, metrics: Sequence[str] = DEFAULT_METRIC
     measures = require("ir_measures", "eval")
     keys: dict[Any, list[str]] = {}  # two names may mean one measure: AP and MAP
     for name in metrics:
-        keys.setdefault(_parse_metric(name), []).append(metric_key(name))
+        measure = _parse_metric(name)
+        if relevant_from > 1 and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
+            measure = measure(rel=relevant_from)
+        keys.setdefault(measure, []).append(metric_key(name))
     judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if not judged:
         raise DataError("no query of the judgments has a relevant document")

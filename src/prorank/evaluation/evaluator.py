@@ -11,6 +11,7 @@ from typing import Any
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
+from prorank.evaluation.followir import p_mrr
 from prorank.evaluation.hybrid import hybrid_run
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
@@ -18,7 +19,7 @@ from prorank.files import write_json
 from prorank.passages import Aggregation
 from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
-from prorank.retrieval import BM25Index, biencoder_scores, candidate_run
+from prorank.retrieval import BM25Index, biencoder_scores, bm25_run, candidate_run
 
 
 def evaluate_model(
@@ -31,6 +32,7 @@ def evaluate_model(
     candidates: bool = False,
     dense: str | None = None,
     hybrid: float | None = None,
+    relevant_from: int = 1,
     max_queries: int | None = None,
     prompt: str | None = None,
     max_length: int | None = None,
@@ -50,6 +52,7 @@ def evaluate_model(
         candidates: the first stage is the collection's own candidate lists, ordered by BM25.
         dense: a bi-encoder that reranks the same lists, for comparison.
         hybrid: the first stage's share of a further, hybrid row.
+        relevant_from: least grade that counts as relevant in metrics that know no grades; TREC Deep Learning's is 2.
         max_queries: a seeded sample of the queries.
         prompt: for a model that is no prorank checkpoint.
         max_length: tokens of a pair; None takes the checkpoint's.
@@ -71,11 +74,14 @@ def evaluate_model(
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)
     reranker = Reranker.from_pretrained(model, prompt=prompt, max_length=max_length, passages=passages)
-    baseline = evaluate_run(lists, qrels)
+    baseline = evaluate_run(lists, qrels, relevant_from=relevant_from)
     rows = [row_of(first, baseline)]
 
     def add(stage: str, run: Run, **more: float) -> Evaluation:
-        evaluation = evaluate_run(run, qrels)
+        evaluation = evaluate_run(run, qrels, relevant_from=relevant_from)
+        changes = p_mrr(run, qrels)
+        if changes:
+            more["p_mrr"] = sum(changes.values()) / len(changes)
         rows.append(row_of(stage, evaluation, baseline) | more)
         if output:
             write_evaluation(output / stage, run, evaluation, rows[-1], force=True)
@@ -121,7 +127,7 @@ def first_stage_lists(
         return lists_of(candidate_run(collection, split), qrels), "candidates (BM25)"
     if run_file is None:
         queries = {query: collection.queries[query] for query in qrels}
-        run = BM25Index.build(collection.documents).search(queries, top_k=max(100, depth), progress=True)
+        run = bm25_run(BM25Index.build(collection.documents), collection, queries, max(100, depth))
         return lists_of(run, qrels), "BM25"
     run = read_run(run_file)
     if not run.keys() & qrels.keys():

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
 from prorank.evaluation.stages import sample_queries
-from prorank.retrieval import BM25Index, candidate_run, dense_run
+from prorank.retrieval import BM25Index, bm25_run, candidate_run, dense_run
 from prorank.training import processes
 from prorank.training.recipe import Recipe
 from prorank.training.union import Member, named, united
@@ -85,7 +85,7 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
     if section.method == "dense":
         return dense_run(section.dense_model, collection, wanted, top_k=section.depth)
     index = BM25Index.build(collection.documents, language=section.language)
-    run = index.search(wanted, top_k=section.depth, progress=True)
+    run = bm25_run(index, collection, wanted, section.depth)
     if section.method == "candidates":
         for split in splits:
             if split in collection.candidates:

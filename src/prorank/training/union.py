@@ -42,6 +42,7 @@ def named(collection: Collection) -> Collection:
             split: {long(query): [long(d) for d in ids] for query, ids in lists.items()}
             for split, lists in collection.candidates.items()
         },
+        excluded={long(query): [long(d) for d in ids] for query, ids in collection.excluded.items()},
     )
 
 
@@ -69,6 +70,7 @@ def united(collections: Sequence[Collection]) -> Collection:
         },
         problems=tuple(problem for collection in collections for problem in collection.problems),
         fingerprint=fingerprint(" ".join(collection.fingerprint for collection in collections)),
+        excluded={q: ids for collection in collections for q, ids in collection.excluded.items()},
     )
 
 
