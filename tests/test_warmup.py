@@ -12,10 +12,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_training import tiny
 
+from prorank.completions import completion_log_probs
 from prorank.errors import DataError, TrainingError
 from prorank.reranker import Reranker
 from prorank.training import grpo, rewards
-from prorank.training.completions import completion_log_probs
 from prorank.training.groups import exchanged_pairs
 from prorank.training.items import training_pairs
 from prorank.training.outlook import outlook, verdict_log_probs

@@ -182,11 +182,11 @@ class Backbone(nn.Module):
 
         Args:
             input_ids, attention_mask: (B, T), padded on the right.
-            slot: (B,) positions.
+            slot: (B,) positions, or (B, S) where several are read.
             type_ids: (B, T) token types, or None.
 
         Returns:
-            (B, H) float32.
+            (B, H) float32, or (B, S, H).
         """
         lengths = attention_mask.sum(-1)
         order = lengths.argsort(stable=True)
@@ -198,7 +198,8 @@ class Backbone(nn.Module):
                 states = self.core.base_model(
                     input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest], **types
                 ).last_hidden_state  # (b, t, H)
-                pieces.append(states[torch.arange(len(rows), device=states.device), slot[rows]])
+                index = torch.arange(len(rows), device=states.device).view(-1, *[1] * (slot.ndim - 1))
+                pieces.append(states[index, slot[rows]])
         return self.transformed(torch.cat(pieces).float()[order.argsort()])  # (B, H), input order again
 
     def packed_hidden(self, pack: Pack, *, every_state: bool = False) -> torch.Tensor:

@@ -30,7 +30,7 @@ class CheckpointSettings(BaseModel):
     prorank_version: str = __version__
     prompt: Prompt | None = Field(description="None for a classifier, which has its own head")
     frame: tuple[str, str] = Field(description="text before and after the prompt (chat template), or empty")
-    answer_ids: list[int]
+    answer_ids: list[int | list[int]] = Field(description="token ids of the answers; a list where one takes two")
     family: Family
     max_length: int = Field(ge=1)
     instruction: str | None = None
@@ -39,6 +39,11 @@ class CheckpointSettings(BaseModel):
     base_model: str = ""
     recipe: dict[str, Any] | None = None
     data_fingerprint: str | None = None
+
+    @property
+    def answer_tokens(self) -> list[list[int]]:
+        """The tokens of each answer."""
+        return [tokens if isinstance(tokens, list) else [tokens] for tokens in self.answer_ids]
 
 
 def read_settings(source: str) -> CheckpointSettings | None:

@@ -43,6 +43,8 @@ class CrossEncoderTokenizer:
     tokenizer: Any
     max_length: int = 512
     answer_ids: list[int] = field(default_factory=list)  # the head has its own labels
+    answer_tokens: list[list[int]] = field(default_factory=list)
+    stem: int | None = None
     slot_from_end: int = 0  # the first token
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ or evaluation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from prorank.backbone import Backbone
 from prorank.packing import Pack, plan_packs
-from prorank.scores import SCORES, ScoreKind
+from prorank.scores import SCORES, ScoreKind, whole_answers
 from prorank.tokenization import Batch, Truncation
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,9 @@ GPU_SHARE = 0.5  # of the free GPU memory may go to activations
 class Tokenizer(Protocol):
     """What the engine asks of a pair tokenizer (`PairTokenizer`, `CrossEncoderTokenizer`)."""
 
-    answer_ids: list[int]
     slot_from_end: int
+    stem: int | None
+    answer_tokens: list[list[int]]
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
         """Token ids of pairs, and what was cut."""
@@ -95,6 +96,7 @@ def _plan(
     sequences: Sequence[list[int]],
     groups: Sequence[int],
     budget: int,
+    slots: int,
 ) -> Iterator[tuple[list[int], Pack | Batch]]:
     """Forward passes that together cover all sequences, each with the places of its sequences."""
     if backbone.packs:
@@ -104,6 +106,7 @@ def _plan(
             budget,
             causal=backbone.family == "causal",
             slot_from_end=tokenizer.slot_from_end,
+            slots=slots,
             type_ids=tokenizer.type_ids(sequences),
             position_offset=backbone.position_offset,
         ):
@@ -121,7 +124,21 @@ def _run(backbone: Backbone, work: Pack | Batch, rows: Sequence[int] | None) -> 
     return backbone(batch.input_ids, batch.attention_mask, batch.slot, rows, batch.type_ids).cpu()
 
 
-@torch.inference_mode()
+def _run_both(backbone: Backbone, work: Pack | Batch, tokenizer: Tokenizer, stem: int) -> torch.Tensor:
+    """Logits (B, K) of whole answers: read before the stem and behind it, in one forward pass."""
+    if isinstance(work, Pack):
+        hidden = backbone.packed_hidden(work.to(backbone.device)).unflatten(0, (-1, 2))  # (B, 2, H)
+    else:
+        batch = work.to(backbone.device)
+        both = torch.stack([batch.slot - 1, batch.slot], -1)
+        hidden = backbone.slot_hidden(batch.input_ids, batch.attention_mask, both, batch.type_ids)
+    longer = [place for place, tokens in enumerate(tokenizer.answer_tokens) if len(tokens) > 1]
+    first = backbone.project(hidden[:, 0], [tokens[0] for tokens in tokenizer.answer_tokens])  # (B, K)
+    after = backbone.project(hidden[:, 1]).log_softmax(-1)  # (B, V)
+    after = after[:, [tokenizer.answer_tokens[place][1] for place in longer]]  # (B, L)
+    return whole_answers(first, after, stem, longer).cpu()
+
+
 def slot_logits(
     backbone: Backbone,
     tokenizer: Tokenizer,
@@ -147,6 +164,46 @@ def slot_logits(
     """
     if not sequences:
         return torch.empty(0, len(rows) if rows is not None else len(backbone.tokenizer))
+    return _all(backbone, tokenizer, sequences, lambda work: _run(backbone, work, rows), 1, groups, progress)
+
+
+def answer_logits(
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    sequences: Sequence[list[int]],
+    *,
+    groups: Sequence[int] | None = None,
+    progress: str | None = None,
+) -> torch.Tensor:
+    """Logits (N, K) of the answers of tokenised pairs, whole answers where some take two tokens.
+
+    Args:
+        sequences, groups, progress: see `slot_logits`.
+    """
+    if tokenizer.stem is None:
+        return slot_logits(
+            backbone, tokenizer, sequences, [t[0] for t in tokenizer.answer_tokens], groups=groups, progress=progress
+        )
+    stem = tokenizer.stem
+    if not sequences:
+        return torch.empty(0, len(tokenizer.answer_tokens))
+    longer = [ids + tokenizer.answer_tokens[stem] for ids in sequences]
+    return _all(
+        backbone, tokenizer, longer, lambda work: _run_both(backbone, work, tokenizer, stem), 2, groups, progress
+    )
+
+
+@torch.inference_mode()
+def _all(
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    sequences: Sequence[list[int]],
+    run: Callable[[Pack | Batch], torch.Tensor],
+    slots: int,
+    groups: Sequence[int] | None,
+    progress: str | None,
+) -> torch.Tensor:
+    """What `run` gives for every sequence, in input order; batches shrink where the GPU's memory does not suffice."""
     groups = groups if groups is not None else range(len(sequences))
     found: dict[int, torch.Tensor] = {}
     training = backbone.training
@@ -158,10 +215,10 @@ def slot_logits(
                 left = [i for i in range(len(sequences)) if i not in found]
                 budget = token_budget(backbone)
                 for places, work in _plan(
-                    backbone, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget
+                    backbone, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget, slots
                 ):
                     try:
-                        logits = _run(backbone, work, rows)
+                        logits = run(work)
                     except torch.OutOfMemoryError:
                         if len(places) == 1:
                             raise  # one sequence alone: a smaller budget cannot help
@@ -199,12 +256,7 @@ def score_pairs(
     """
     sequences, truncation = tokenizer.encode(pairs)
     groups = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-    logits = slot_logits(
-        backbone,
-        tokenizer,
-        sequences,
-        tokenizer.answer_ids,
-        groups=[groups[query] for query, _ in pairs],
-        progress=progress,
+    logits = answer_logits(
+        backbone, tokenizer, sequences, groups=[groups[query] for query, _ in pairs], progress=progress
     )
     return ScoredPairs(SCORES[kind](logits).numpy(), truncation)

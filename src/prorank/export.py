@@ -129,7 +129,7 @@ def _to_sequence_classification(reranker: Reranker, backbone: Backbone, folder: 
     _causal_only(reranker, "a causal sequence classifier")
     config = copy.deepcopy(backbone.config)
     weight, bias = backbone.head()
-    worst, best = reranker.settings.answer_ids[0], reranker.settings.answer_ids[-1]
+    worst, best = reranker.pair_tokenizer.answer_ids[0], reranker.pair_tokenizer.answer_ids[-1]
     row = (weight[best].float() - weight[worst].float()).detach()
     if bias is not None and float(bias[best] - bias[worst]) != 0.0:
         raise CheckpointError("the head has a bias, a sequence classifier has none", hint="export to onnx")

@@ -43,7 +43,7 @@ class Pack:
     Attributes:
         input_ids, position_ids: (1, N).
         spans: cover all N tokens, shared prefixes included.
-        slots: (B,) where each sequence's answer slot lies.
+        slots: (B,) where each sequence's answer slot lies; (B * S,) where S places of each are read.
         sequences: (B,) which of the planned sequences these are.
         causal: whether tokens attend to earlier tokens only.
         type_ids: (1, N) token types for models that have them, or None.
@@ -102,8 +102,8 @@ class Pack:
         )
 
 
-def shared_length(sequences: Sequence[list[int]]) -> int:
-    """Length of the longest common prefix, at least one token short of the shortest sequence.
+def shared_length(sequences: Sequence[list[int]], own: int = 1) -> int:
+    """Length of the longest common prefix, at least `own` tokens short of the shortest sequence.
 
     The least and the greatest sequence in lexicographic order differ first where any two do.
 
@@ -113,7 +113,7 @@ def shared_length(sequences: Sequence[list[int]]) -> int:
     1
     """
     low, high = min(sequences), max(sequences)
-    limit = min(map(len, sequences)) - 1
+    limit = max(0, min(map(len, sequences)) - own)
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
@@ -124,6 +124,7 @@ def plan_packs(
     *,
     causal: bool,
     slot_from_end: int = 1,
+    slots: int = 1,
     type_ids: Sequence[list[int]] | None = None,
     position_offset: int = 0,
 ) -> Iterator[Pack]:
@@ -138,6 +139,7 @@ def plan_packs(
         token_budget: tokens a pack may hold.
         causal: whether the model is causal; others share nothing.
         slot_from_end: the answer slot, counted from a sequence's end; 0 means its first token.
+        slots: places read in each sequence, the slot and those right before it.
         type_ids: token types of each sequence, for models that have them.
         position_offset: what the model adds to positions (RoBERTa).
 
@@ -154,10 +156,10 @@ def plan_packs(
     members: dict[int, list[int]] = {}
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):  # longest first: memory peaks early
         members.setdefault(groups[i], []).append(i)
-    builder = _Builder(sequences, type_ids, causal, slot_from_end, position_offset)
+    builder = _Builder(sequences, type_ids, causal, slot_from_end, slots, position_offset)
     for indices in members.values():
         sharing = [i for i in indices if len(sequences[i]) <= MAX_MASK] if causal else []
-        shared = shared_length([sequences[i] for i in sharing]) if len(sharing) > 1 else 0
+        shared = shared_length([sequences[i] for i in sharing], slots) if len(sharing) > 1 else 0
         for i in indices:
             prefix = shared if shared >= MIN_SHARED and len(sequences[i]) <= MAX_MASK else 0
             if builder.length and builder.length + builder.cost(i, prefix) > token_budget:
@@ -212,9 +214,10 @@ class _Builder:
         type_ids: Sequence[list[int]] | None,
         causal: bool,
         slot_from_end: int,
+        slots: int,
         position_offset: int,
     ) -> None:
-        self.source, self.types = sequences, type_ids
+        self.source, self.types, self.count = sequences, type_ids, slots
         self.causal, self.slot_from_end, self.offset = causal, slot_from_end, position_offset
         self._clear()
 
@@ -256,7 +259,8 @@ class _Builder:
                 self.prefixes[key] = self._append(index, 0, prefix, (0, 0))
             bounds = self.prefixes[key]
         start, stop = self._append(index, prefix, len(self.source[index]), bounds)
-        self.slots.append(stop - self.slot_from_end if self.slot_from_end else start)
+        slot = stop - self.slot_from_end if self.slot_from_end else start
+        self.slots += range(slot - self.count + 1, slot + 1)
         self.members.append(index)
 
     def finish(self) -> Pack:

@@ -28,6 +28,19 @@ _RELEVANCE_TASK = (
 )
 
 
+GRADES = tuple(str(grade) for grade in range(11))
+# Text of the published ERank checkpoints; the instruction says what relevance means.
+_ERANK = (
+    "Given a query and a document, please give a relevance score of 0 to 10.\n"
+    "The goal or relevance definition is: {instruction}\n\nHere is the query:\n{query}",
+    "\n\n",
+    "Here is the document:\n{document}",
+    "\n\n",
+    "After thinking, directly choose a relevance score from [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10].\n"
+    "- 0 represents completely not related.\n- 10 means perfectly related.\n\n",
+)
+
+
 class Prompt(BaseModel):
     """A named template with its answer set.
 
@@ -36,13 +49,16 @@ class Prompt(BaseModel):
         segments: pieces of text, each tokenised apart. Exactly one holds `{query}` and exactly one (another)
             holds `{document}`; `{instruction}` may stand in the query's segment and becomes the line
             `instruction: ...` when an instruction is given, nothing otherwise.
-        answers: the answer set from worst to best; each must be one token after the prompt.
+        answers: the answer set from worst to best; one token each after the prompt (see `PairTokenizer`).
         system: system turn for chat models; None means the tokenizer's own default.
         frame: text before and after the prompt, to the letter, in place of a chat template.
+        opening: what stands between the prompt and the answer, in the answerer's own turn.
+        closing: what follows the answer there.
         instruction_line: how an instruction is written where `{instruction}` stands.
         default_instruction: the instruction when none is given.
         joined: tokenise the whole prompt as one text and cut its end, as some published code does. A query's
             and a document's tokens then depend on each other a little.
+        thinks: the answer comes after reasoning, inside `<answer>` tags; scores need generation.
 
     >>> PROMPTS["prorank"].answers
     ('0', '1')
@@ -57,9 +73,12 @@ class Prompt(BaseModel):
     answers: tuple[str, ...] = ("0", "1")
     system: str | None = None
     frame: tuple[str, str] | None = None
+    opening: str = ""
+    closing: str = ""
     instruction_line: str = "instruction: {instruction}\n"
     default_instruction: str | None = None
     joined: bool = False
+    thinks: bool = False
 
     @field_validator("answers")
     @classmethod
@@ -162,6 +181,35 @@ PROMPTS: dict[str, Prompt] = {
         instruction_line="<Instruct>: {instruction}\n",
         default_instruction="Given a web search query, retrieve relevant passages that answer the query",
         joined=True,
+    ),
+    # ERank (arXiv 2509.00520, figure 5), the answer at once: the model opens the answer's tag and says the grade.
+    "erank": Prompt(
+        name="erank",
+        segments=(*_ERANK, "Desired output format:\n<answer>Only allows an integer here</answer>\n\nYour output:"),
+        answers=GRADES,
+        opening="<answer>",
+        closing="</answer>",
+        instruction_line="{instruction}",
+        default_instruction="Given a query, retrieval relevant passage.",
+    ),
+    # The published checkpoints' own: first the thinking, then the grade.
+    "erank-think": Prompt(
+        name="erank-think",
+        segments=(
+            *_ERANK,
+            "Desired output format:\n<think>put your thinking here</think><answer>Only allows an integer here</answer>"
+            "\n\nYour output:",
+        ),
+        answers=GRADES,
+        instruction_line="{instruction}",
+        default_instruction="Given a query, retrieval relevant passage.",
+        thinks=True,
+    ),
+    # Integer grades for small masked models.
+    "erank-short": Prompt(
+        name="erank-short",
+        segments=("{instruction}query: {query}", "\n", "document: {document}", "\n", "Relevance from 0 to 10:"),
+        answers=GRADES,
     ),
     # The same answers with a short question: a small masked model gains nothing from a long instruction,
     # and every pair is about 60 tokens cheaper.

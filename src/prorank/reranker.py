@@ -121,14 +121,16 @@ class Reranker:
             }
         )
         tokenizer = _tokenizer(backbone, settings)
-        if settings.answer_ids and settings.answer_ids != tokenizer.answer_ids:
+        if settings.answer_tokens and settings.answer_tokens != tokenizer.answer_tokens:
             raise CheckpointError(
-                f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_ids} are not those in "
+                f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_tokens} are not those in "
                 f"{SETTINGS_FILE}: {settings.answer_ids}",
                 hint="the folder mixes files of two models",
             )
         self.backbone, self.tokenizer, self.passages = backbone, tokenizer, passages
-        self.settings = settings.model_copy(update={"answer_ids": tokenizer.answer_ids})
+        self.settings = settings.model_copy(
+            update={"answer_ids": [t if len(t) > 1 else t[0] for t in tokenizer.answer_tokens]}
+        )
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Any) -> Reranker:

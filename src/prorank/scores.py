@@ -5,12 +5,12 @@ Knows tensors only. Answers are ordered from worst to best, as in `Prompt.answer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 
-ScoreKind = Literal["logit_difference", "expected_grade", "graded_confidence"]
+ScoreKind = Literal["logit_difference", "expected_grade", "graded_confidence", "argmax_grade"]
 
 
 def logit_difference(logits: torch.Tensor) -> torch.Tensor:
@@ -62,8 +62,50 @@ def graded_confidence(logits: torch.Tensor) -> torch.Tensor:
     return grade * confidence
 
 
+def argmax_grade(logits: torch.Tensor) -> torch.Tensor:
+    """The most probable grade itself; many documents tie.
+
+    Args:
+        logits: (B, K) answer logits, worst to best.
+
+    Returns:
+        (B,) whole numbers 0..K-1, as float32.
+
+    >>> argmax_grade(torch.tensor([[0.0, 3.0, 1.0]]))
+    tensor([1.])
+    """
+    return logits.argmax(-1).float()
+
+
+def whole_answers(first: torch.Tensor, after: torch.Tensor, stem: int, longer: Sequence[int]) -> torch.Tensor:
+    """Logits of whole answers where some are one of the others and one token more, as `10` may be `1` and `0`.
+
+    With log p(t | stem) from the second position, an answer of two tokens has z(stem) + log p(t | stem), and the stem
+    as an answer by itself z(stem) + log(1 - sum of p over these t). The softmax over them is that of whole answers.
+
+    Args:
+        first: (B, K) logits of each answer's first token; those of two tokens have the stem's.
+        after: (B, L) log-probabilities, over the whole vocabulary, of the second tokens of the L longer answers.
+        stem: place of the stem among the answers.
+        longer: places of the longer answers, in the order of `after`.
+
+    Returns:
+        (B, K).
+
+    >>> first = torch.tensor([[0.0, 2.0, 2.0]])  # 0, 1, 10
+    >>> whole_answers(first, torch.tensor([[0.25]]).log(), stem=1, longer=[2])
+    tensor([[0.0000, 1.7123, 0.6137]])
+    """
+    found = first.clone()
+    rest = torch.log1p(-after.exp().sum(-1).clamp(max=1 - 1e-7))
+    found[:, stem] = first[:, stem] + rest
+    found[:, list(longer)] = first[:, list(longer)] + after
+    return found
+
+
 SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "logit_difference": logit_difference,
     "expected_grade": expected_grade,
     "graded_confidence": graded_confidence,
+    "argmax_grade": argmax_grade,
 }

@@ -92,8 +92,9 @@ class PairTokenizer:
         instruction: optional line for the prompt's `{instruction}`.
 
     Raises:
-        PromptError: an answer is not exactly one token after the prompt, the template leaves no room under
-            `max_length`, or a masked tokenizer has no mask token.
+        PromptError: an answer is not exactly one token after the prompt (for causal models it may also be another
+            answer and one token more, as `10` after `1`), the template leaves no room under `max_length`, or a masked
+            tokenizer has no mask token.
     """
 
     tokenizer: Any
@@ -103,12 +104,13 @@ class PairTokenizer:
     max_length: int = 512
     instruction: str | None = None
     fixed: list[list[int]] = field(init=False, repr=False)  # ids of each fixed segment; [] for query, document
-    answer_ids: list[int] = field(init=False)
+    answer_tokens: list[list[int]] = field(init=False)
+    stem: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         require_fast(self.tokenizer)
         self.prefix_ids = self._template_ids(self.frame[0])
-        self.suffix_ids = self._template_ids(self.frame[1])
+        self.suffix_ids = self._template_ids(self.frame[1]) + self._template_ids(self.prompt.opening)
         start, end = self._boundary_ids()
         self.prefix_ids = start + self.prefix_ids
         if self.family == "masked":
@@ -122,13 +124,41 @@ class PairTokenizer:
         ]
         self.query_segment = next(s for s in self.prompt.segments if "{query}" in s)
         self.document_segment = next(s for s in self.prompt.segments if "{document}" in s)
-        self.answer_ids = [self._answer_id(answer) for answer in self.prompt.answers]
-        if len(set(self.answer_ids)) != len(self.answer_ids):
+        self.answer_tokens = [self._answer_tokens(answer) for answer in self.prompt.answers]
+        if len(set(map(tuple, self.answer_tokens))) != len(self.answer_tokens):
             raise PromptError(
                 f"the answers {list(self.prompt.answers)} share a token in this tokenizer",
                 hint="choose answers that the tokenizer tells apart",
             )
+        self.stem = self._stem()
         self._check_room()
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The one token of each answer.
+
+        Raises:
+            PromptError: an answer takes two tokens.
+        """
+        for answer, tokens in zip(self.prompt.answers, self.answer_tokens):
+            if len(tokens) > 1:
+                raise self._not_one_token(answer, tokens)
+        return [tokens[0] for tokens in self.answer_tokens]
+
+    def _stem(self) -> int | None:
+        """Place of the answer that the answers of two tokens begin with, as `1` in `10`; None where all are one token.
+
+        Raises:
+            PromptError: answers that one look behind one answer cannot tell apart.
+        """
+        longer = [(a, t) for a, t in zip(self.prompt.answers, self.answer_tokens) if len(t) > 1]
+        if not longer:
+            return None
+        answer, tokens = longer[0]
+        fits = all(len(other) == 2 and other[0] == tokens[0] for _, other in longer)
+        if self.family != "causal" or not fits or tokens[:1] not in self.answer_tokens:
+            raise self._not_one_token(answer, tokens)
+        return self.answer_tokens.index(tokens[:1])
 
     @property
     def budget(self) -> int:
@@ -173,22 +203,24 @@ class PairTokenizer:
     def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
         return plain_ids(self.tokenizer, texts)
 
-    def _answer_id(self, answer: str) -> int:
-        """The one token that `answer` is after the prompt, or a PromptError that shows the pieces."""
+    def _answer_tokens(self, answer: str) -> list[int]:
+        """The tokens that `answer` is after the prompt."""
         alone = self._text_ids([answer])[0]
         if self.family == "causal":
-            tail = self.frame[1] or self.prompt.segments[-1]
+            tail = self.prompt.opening or self.frame[1] or self.prompt.segments[-1]
             before, joined = self._template_ids(tail), self._template_ids(tail + answer)
-            if joined[:-1] == before:  # a tokenizer that marks word starts has another token in mid-line
-                alone = joined[-1:]
-        unknown = self.tokenizer.unk_token_id
-        if len(alone) != 1 or (unknown is not None and alone[0] == unknown):
-            pieces = self.tokenizer.convert_ids_to_tokens(alone)
-            raise PromptError(
-                f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: {pieces}",
-                hint="choose answers that are single tokens of this tokenizer",
-            )
-        return alone[0]
+            if joined[: len(before)] == before:  # a tokenizer that marks word starts has another token in mid-line
+                alone = joined[len(before) :]
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in alone:
+            raise self._not_one_token(answer, alone)
+        return alone
+
+    def _not_one_token(self, answer: str, tokens: list[int]) -> PromptError:
+        pieces = self.tokenizer.convert_ids_to_tokens(tokens)
+        return PromptError(
+            f"the answer '{answer}' of prompt '{self.prompt.name}' is not one token after the prompt: {pieces}",
+            hint="choose answers that are single tokens of this tokenizer",
+        )
 
     def query_ids(self, queries: Sequence[str]) -> list[list[int]]:
         """Uncut ids of each query's segment."""

@@ -21,11 +21,11 @@ from transformers import TrainerCallback
 from prorank.backbone import Backbone
 from prorank.bench.models import QWEN25_05B, byte_tokenizer
 from prorank.bench.worker import Memory
+from prorank.completions import build_tree, completion_log_probs, draw, token_log_probs
 from prorank.packing import unpadded
 from prorank.prompts import load_prompt
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, rewards
-from prorank.training.completions import build_tree, completion_log_probs, draw, token_log_probs
 from prorank.training.recipe import WarmupSection
 from prorank.training.warmup import PairItem, WarmupTrainer
 

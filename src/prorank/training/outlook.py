@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import torch
 
 from prorank.backbone import Backbone
+from prorank.completions import build_tree, token_log_probs
 from prorank.errors import TrainingError
 from prorank.packing import unpadded
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo
-from prorank.training.completions import build_tree, token_log_probs
 
 
 class Outlook(NamedTuple):

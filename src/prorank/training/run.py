@@ -20,7 +20,7 @@ from rich.console import Console
 from prorank.backbone import Backbone
 from prorank.checkpoint import SETTINGS_FILE
 from prorank.collection import Run, read_run, write_run
-from prorank.engine import slot_logits
+from prorank.engine import answer_logits
 from prorank.errors import DataError, ProrankError, RecipeError, require
 from prorank.evaluation.calibration import fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
@@ -333,7 +333,7 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     groups = [numbers[query] for query, _ in ids]
 
     def measure() -> dict[str, float]:
-        logits = slot_logits(reranker.backbone, tokenizer, sequences, tokenizer.answer_ids, groups=groups)
+        logits = answer_logits(reranker.backbone, tokenizer, sequences, groups=groups)
         scores: Run = {query: {} for query in lists}
         mine = SCORES[recipe.backbone.score](logits).tolist() if ids else []
         for (query, document), value in processes.gathered(list(zip(ids, mine))):
