@@ -47,10 +47,11 @@ class Tokenizer(Protocol):
 
 
 class ScoredPairs(NamedTuple):
-    """Scores in input order, float32 (N,), and what was cut."""
+    """Scores in input order, float32 (N,), what was cut, and how many generated answers held no grade."""
 
     scores: np.ndarray
     truncation: Truncation
+    malformed: int = 0
 
 
 def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

@@ -41,6 +41,9 @@ _ERANK = (
 )
 
 
+ANSWER_TAG = "<answer>"  # opens the answer after reasoning
+
+
 class Prompt(BaseModel):
     """A named template with its answer set.
 
@@ -248,9 +251,9 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
 def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, str]:
     """Text that stands before and after the prompt: the chat template's opening and the assistant's turn.
 
-    Qwen2-type models get the literal format of the published ProRank checkpoints. Others go through their own
-    template (without thinking where the template knows `enable_thinking`). A tokenizer without a template gets
-    the plain text.
+    Qwen2-type models get the literal format of the published ProRank checkpoints. Others go through their own template,
+    with or without thinking as the prompt says, where the template knows `enable_thinking`. A tokenizer without a
+    template gets the plain text.
 
     Returns:
         (prefix, suffix), both empty for plain text.
@@ -270,7 +273,9 @@ def chat_frame(tokenizer: Any, prompt: Prompt, model_type: str) -> tuple[str, st
     # The system text above is Qwen's own; other families keep their template's default system turn.
     system = prompt.system if prompt.system != QWEN_SYSTEM else None
     turns = ([{"role": "system", "content": system}] if system else []) + user
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, enable_thinking=prompt.thinks
+    )
     if text.count(marker) != 1:
         raise PromptError("the tokenizer's chat template does not keep the user's text as it is")
     prefix, _, suffix = text.partition(marker)

@@ -28,6 +28,10 @@ PUBLISHED = {
     "Qwen/Qwen3-Reranker-0.6B": Published("qwen3-reranker", "qwen3", 8_192, (*_CHAT, "no", "yes")),
     "Qwen/Qwen3-Reranker-4B": Published("qwen3-reranker", "qwen3", 8_192, (*_CHAT, "no", "yes")),
     "Qwen/Qwen3-Reranker-8B": Published("qwen3-reranker", "qwen3", 8_192, (*_CHAT, "no", "yes")),
+    # Alibaba-NLP, Apache-2.0: ERank, 2,048 tokens each of query and document
+    "Alibaba-NLP/ERank-4B": Published("erank-think", "qwen3", 4_352, (*_CHAT, *"0123456789")),
+    "Alibaba-NLP/ERank-14B": Published("erank-think", "qwen3", 4_352, (*_CHAT, *"0123456789")),
+    "Alibaba-NLP/ERank-32B": Published("erank-think", "qwen3", 4_352, (*_CHAT, *"0123456789")),
 }
 
 

@@ -24,6 +24,7 @@ from prorank.models import MINI
 from prorank.passages import Aggregation, aggregate, split_passages
 from prorank.prompts import Family, Prompt, chat_frame, load_prompt
 from prorank.published import recognise
+from prorank.reasoning import MAX_NEW_TOKENS, reason
 from prorank.runtime import RuntimeBackbone, is_exported
 from prorank.scores import ScoreKind
 from prorank.st_files import write_sentence_transformers_files
@@ -48,11 +49,13 @@ class Reranker:
             (default: the published checkpoint's, else `prorank`).
         max_length: tokens of a pair, template included; default the checkpoint's, else 512.
         instruction: line for the prompt; default the checkpoint's.
-        score, family: as for `prompt`: a checkpoint brings its own.
+        score, family: as for `prompt`: a checkpoint brings its own. Scores are logit differences of two answers, and
+            `graded_confidence` of more, unless said otherwise.
         device: `auto`, `cpu`, `cuda`, ...
         precision: `auto` (bf16 where fast), `fp32` or `bf16`.
         passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
             `first`; None cuts the document.
+        max_new_tokens: of reasoning, for prompts that think before they answer.
         token_budget: tokens of one forward pass; None chooses by device and free memory.
         compile_layers: compile the layers with `torch.compile` on first use.
         for_training: keep float32 weights.
@@ -80,11 +83,12 @@ class Reranker:
         prompt: str | Path | Prompt | None = None,
         max_length: int | None = None,
         instruction: str | None = None,
-        score: ScoreKind = "logit_difference",
+        score: ScoreKind | None = None,
         family: Family | None = None,
         device: str = "auto",
         precision: Precision = "auto",
         passages: Aggregation | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         token_budget: int | None = None,
         compile_layers: bool = False,
         for_training: bool = False,
@@ -128,6 +132,7 @@ class Reranker:
                 hint="the folder mixes files of two models",
             )
         self.backbone, self.tokenizer, self.passages = backbone, tokenizer, passages
+        self.max_new_tokens = max_new_tokens
         self.settings = settings.model_copy(
             update={"answer_ids": [t if len(t) > 1 else t[0] for t in tokenizer.answer_tokens]}
         )
@@ -158,7 +163,9 @@ class Reranker:
             pieces = [self._passages(query, document) for query, document in texts]
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
-        result = score_pairs(self.backbone, self.tokenizer, texts, kind=self.settings.score, progress=progress)
+        result = self._scored(texts, progress)
+        if result.malformed:
+            logger.warning("%d of %d answers held no grade: these documents rank last", result.malformed, len(texts))
         if result.truncation.pairs:
             logger.warning(
                 "%d of %d pairs were cut to %d tokens (longest text: %d tokens); the end of the document is not seen",
@@ -170,6 +177,21 @@ class Reranker:
         if self.passages is None:
             return result
         return result._replace(scores=aggregate(result.scores, owners, len(pairs), self.passages))
+
+    def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, PairTokenizer) or not tokenizer.prompt.thinks:
+            return score_pairs(self.backbone, tokenizer, texts, kind=self.settings.score, progress=progress)
+        sequences, truncation = tokenizer.encode(texts)
+        found = reason(
+            self.backbone,
+            tokenizer,
+            sequences,
+            self.settings.score,
+            max_new_tokens=self.max_new_tokens,
+            progress=progress,
+        )
+        return ScoredPairs(found.scores.numpy(), truncation, found.grades.count(None))
 
     @property
     def pair_tokenizer(self) -> PairTokenizer:
@@ -360,19 +382,19 @@ def _fresh_settings(
     backbone: Backbone,
     prompt: str | Path | Prompt | None,
     instruction: str | None,
-    score: ScoreKind,
+    score: ScoreKind | None,
 ) -> CheckpointSettings:
     """Settings of a model that is no prorank checkpoint."""
     shared: dict[str, Any] = {
         "answer_ids": [],
         "family": backbone.family,
         "instruction": instruction,
-        "score": score,
         "base_model": str(path_or_name),
     }
     if backbone.family == "classifier":
         if prompt is not None:
             raise CheckpointError(f"'{path_or_name}' is a classifier: it takes no prompt", hint="leave out `prompt`")
+        shared["score"] = score or "logit_difference"
         return CheckpointSettings(prompt=None, frame=("", ""), max_length=DEFAULT_LENGTH, **shared)
     if backbone.tied_head:
         logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name)
@@ -381,6 +403,7 @@ def _fresh_settings(
         prompt = published.prompt if published else "prorank"
     chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt)
     frame = chat_frame(backbone.tokenizer, chosen, backbone.config.model_type)
+    shared["score"] = score or ("logit_difference" if len(chosen.answers) == 2 else "graded_confidence")
     length = published.max_length if published else DEFAULT_LENGTH
     return CheckpointSettings(prompt=chosen, frame=frame, max_length=length, **shared)
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from prorank.errors import PromptError
-from prorank.prompts import Family, Prompt
+from prorank.prompts import ANSWER_TAG, Family, Prompt
 
 QUERY_SHARE = 0.75  # a query may take this share of the free tokens (as the published ProRank code does)
 MIN_FREE_TOKENS = 16  # a prompt that leaves less room than this for query and document is refused
@@ -131,6 +131,8 @@ class PairTokenizer:
                 hint="choose answers that the tokenizer tells apart",
             )
         self.stem = self._stem()
+        if self.prompt.thinks and self.family != "causal":
+            raise PromptError(f"the prompt '{self.prompt.name}' asks for reasoning, which needs a causal model")
         self._check_room()
 
     @property
@@ -207,7 +209,8 @@ class PairTokenizer:
         """The tokens that `answer` is after the prompt."""
         alone = self._text_ids([answer])[0]
         if self.family == "causal":
-            tail = self.prompt.opening or self.frame[1] or self.prompt.segments[-1]
+            opening = ANSWER_TAG if self.prompt.thinks else self.prompt.opening
+            tail = opening or self.frame[1] or self.prompt.segments[-1]
             before, joined = self._template_ids(tail), self._template_ids(tail + answer)
             if joined[: len(before)] == before:  # a tokenizer that marks word starts has another token in mid-line
                 alone = joined[len(before) :]

@@ -54,7 +54,7 @@ class BackboneSection(Section):
     max_length: int | None = Field(
         None, ge=32, le=131_072, description="tokens of a pair, template included; None: the checkpoint's own, else 512"
     )
-    score: ScoreKind = "logit_difference"
+    score: ScoreKind | None = Field(None, description="None: the checkpoint's own, else by the answer set")
 
 
 class Part(Section):

@@ -295,7 +295,7 @@ def train_scores(setting: Setting, model: str) -> str:
         ready_to_train(reranker.backbone, recipe),
         reranker.pair_tokenizer,
         section,
-        recipe.backbone.score,
+        reranker.settings.score,
         list_items(setting, reranker.pair_tokenizer),
         dev_measure(setting, reranker),
         folder / "training",
@@ -335,7 +335,7 @@ def dev_measure(setting: Setting, reranker: Reranker) -> Any:
     def measure() -> dict[str, float]:
         logits = answer_logits(reranker.backbone, tokenizer, sequences, groups=groups)
         scores: Run = {query: {} for query in lists}
-        mine = SCORES[recipe.backbone.score](logits).tolist() if ids else []
+        mine = SCORES[reranker.settings.score](logits).tolist() if ids else []
         for (query, document), value in processes.gathered(list(zip(ids, mine))):
             scores[query][document] = value
         reranked = rerank_run(lists, scores, depth)
