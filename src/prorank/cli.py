@@ -361,6 +361,40 @@ def mine(
     )
 
 
+@data.command()
+def synthesize(
+    collection: CollectionArgument,
+    output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, documents with grades 0 to 10.")],
+    teacher: Annotated[
+        str, typer.Option(help="qrels; scorer:MODEL; local:MODEL; or chat:MODEL (with --base-url).")
+    ] = f"scorer:{MINI}",
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
+    key_variable: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    generations: Annotated[int, typer.Option(help="Answers a pair; the one nearest their mean is kept.", min=1)] = 3,
+    temperature: Annotated[float, typer.Option(help="Of generated answers.", min=0)] = 0.6,
+    max_new_tokens: Annotated[int, typer.Option(help="Of a generated answer.", min=8)] = 2_048,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.", min=1)] = 8,
+    split: Annotated[str, typer.Option(help="Split whose queries are graded.")] = "train",
+    queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
+    hard: Annotated[int, typer.Option(help="Negatives from ranks 1-10.", min=0)] = 10,
+    medium: Annotated[int, typer.Option(help="From ranks 11-100.", min=0)] = 5,
+    easy: Annotated[int, typer.Option(help="From ranks 101-1000.", min=0)] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
+    force: Force = False,
+) -> None:
+    """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
+    from prorank.files import refuse_overwrite
+    from prorank.training.grade_teachers import load_teacher
+    from prorank.training.synthesis import graded_groups, synthesize
+
+    refuse_overwrite(output, force)
+    asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
+    quotas = {"hard": hard, "medium": medium, "easy": easy}
+    loaded, groups = graded_groups(collection, split, queries, quotas, seed)
+    for name, value in synthesize(loaded, groups, asked, output, out).items():
+        out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
+
+
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],

@@ -1,0 +1,226 @@
+"""Graded candidate lists for ERank: documents by tier, a teacher's grades, the generation nearest the mean.
+
+Every answer of the teacher is written down at once, so nothing is asked twice and a killed run goes on. Source: ERank,
+arXiv 2509.00520, section 3.2 and appendix C. Knows collections, groups and teachers; nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress
+
+from prorank.collection import Collection, load_collection, with_splits
+from prorank.errors import DataError
+from prorank.evaluation.stages import sample_queries
+from prorank.files import atomic_writer
+from prorank.provenance import fingerprint
+from prorank.retrieval import BM25Index, bm25_run
+from prorank.training.grade_teachers import Generation, Task, Teacher
+from prorank.training.groups import Group, build_groups
+from prorank.training.recipe import Quotas
+
+LONGEST = 2_048  # tokens of a generation that is kept
+CHUNK = 8  # queries whose tasks are handed to the teacher together
+
+
+class GradedDocument(NamedTuple):
+    """A document of a query's list: the teacher's grade 0..10, whether it is judged relevant, what the teacher said."""
+
+    id: str
+    grade: int
+    relevant: bool
+    text: str
+
+
+GradedLists = dict[str, list[GradedDocument]]  # query id -> its list
+
+
+def consensus(generations: Sequence[Generation]) -> Generation | None:
+    """The generation whose grade is nearest the mean grade; None where none held a grade. Ties take the first.
+
+    >>> consensus([Generation(2), Generation(9), Generation(8), Generation(None)]).grade
+    8
+    """
+    graded = [generation for generation in generations if generation.grade is not None]
+    if not graded:
+        return None
+    mean = sum(generation.grade or 0 for generation in graded) / len(graded)
+    return min(graded, key=lambda generation: abs((generation.grade or 0) - mean))
+
+
+class Cache:
+    """Answers of a teacher in a file, one a line; a line cut off by a kill is passed over.
+
+    Args:
+        path: JSON Lines file; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.known: dict[str, Generation] = {}
+        whole = 0
+        if path.is_file():
+            with path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith(b"\n"):
+                        break
+                    try:
+                        row = json.loads(line)
+                        self.known[row["key"]] = Generation(row["grade"], row["text"], row["tokens"])
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise DataError(f"{path}:{number}: not an answer: {error}", hint="delete the line") from error
+                    whole += len(line)
+            os.truncate(path, whole)
+        self.file: IO[str] = path.open("a", encoding="utf-8")
+
+    def add(self, key: str, generation: Generation) -> None:
+        """Write an answer down; it is on the disk when this returns."""
+        self.known[key] = generation
+        self.file.write(json.dumps({"key": key, **generation._asdict()}, ensure_ascii=False) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def key_of(teacher: Teacher, task: Task) -> str:
+    """What a cached answer is found by: teacher, texts and judgment, and which generation."""
+    return fingerprint(json.dumps([teacher.name, task.query, task.document, task.label, task.generation]))
+
+
+def tasks_of(collection: Collection, groups: Sequence[Group], generations: int) -> Iterator[list[list[Task]]]:
+    """Tasks by query and document, some queries at a time; a query's groups are one list without repetitions."""
+    lists: dict[str, dict[str, int]] = {}
+    for group in groups:
+        for document, label in zip(group.documents, group.labels):
+            known = lists.setdefault(group.query_id, {})
+            known[document] = max(label, known.get(document, 0))
+    queries = list(lists)
+    for start in range(0, len(queries), CHUNK):
+        yield [
+            [
+                Task(query, d, collection.queries[query], collection.documents[d].content, label, number)
+                for number in range(generations)
+            ]
+            for query in queries[start : start + CHUNK]
+            for d, label in lists[query].items()
+        ]
+
+
+def graded_groups(
+    source: str, split: str, queries: int | None, quotas: Mapping[str, int], seed: int
+) -> tuple[Collection, list[Group]]:
+    """A collection, and candidate lists of a split's queries by BM25's tiers.
+
+    Args:
+        source: folder, bundled name or hub data set.
+        split: whose queries.
+        queries: a seeded sample of them; None takes all.
+        quotas: documents by tier besides a relevant one.
+        seed: of the draw and of splits that are made.
+    """
+    loaded = load_collection(source)
+    if split not in loaded.qrels:
+        loaded = with_splits(loaded, seed=seed)
+    qrels = sample_queries(loaded.judgments(split), queries, seed)
+    index = BM25Index.build(loaded.documents)
+    run = bm25_run(index, loaded, {query: loaded.queries[query] for query in qrels}, top_k=1000)
+    return loaded, build_groups(loaded, qrels, run, Quotas(**quotas, random=0), seed)
+
+
+def synthesize(
+    collection: Collection, groups: Sequence[Group], teacher: Teacher, output: Path, console: Console
+) -> dict[str, float]:
+    """Grade the groups' documents and write one JSON line a query.
+
+    Args:
+        collection: texts.
+        groups: candidate lists.
+        teacher: who grades.
+        output: JSON Lines to write: `query_id`, `documents` of `id`, `grade`, `relevant`, `text`. The teacher's answers
+            are kept beside it, in `.cache.jsonl`.
+        console: where progress goes.
+
+    Returns:
+        Statistics: `queries`, `documents`, `asked`, `malformed` and `dropped` (too long, or no generation with a grade)
+        counts, `mean_grade` of relevant and other documents.
+    """
+    cache = Cache(output.with_suffix(".cache.jsonl"))
+    lists: GradedLists = {}
+    asked = malformed = dropped = 0
+    with Progress(console=console, transient=True) as bar:
+        total = len({(group.query_id, document) for group in groups for document in group.documents})
+        line = bar.add_task("grade", total=total)
+        for documents in tasks_of(collection, groups, teacher.generations):
+            new = {task for tasks in documents for task in tasks if key_of(teacher, task) not in cache.known}
+            if teacher.whole_lists:
+                queries = {task.query_id for task in new}
+                new = {task for tasks in documents for task in tasks if task.query_id in queries}
+            wanted = [task for tasks in documents for task in tasks if task in new]
+            for task, generation in teacher.ask(wanted) if wanted else ():
+                cache.add(key_of(teacher, task), generation)
+                asked += 1
+            for tasks in documents:
+                answers = [cache.known[key_of(teacher, task)] for task in tasks]
+                malformed += sum(generation.grade is None for generation in answers)
+                chosen = consensus(answers)
+                if chosen is None or chosen.grade is None or chosen.tokens > LONGEST:
+                    dropped += 1
+                    continue
+                graded = GradedDocument(tasks[0].document_id, chosen.grade, tasks[0].label > 0, chosen.text)
+                lists.setdefault(tasks[0].query_id, []).append(graded)
+            bar.advance(line, len(documents))
+    write_graded(lists, output)
+    everything = [document for documents in lists.values() for document in documents]
+
+    def mean(relevant: bool) -> float:
+        grades = [document.grade for document in everything if document.relevant == relevant]
+        return sum(grades) / len(grades) if grades else 0.0
+
+    return {
+        "queries": len(lists),
+        "documents": len(everything),
+        "asked": asked,
+        "malformed": malformed,
+        "dropped": dropped,
+        "mean_grade_relevant": mean(True),
+        "mean_grade_other": mean(False),
+    }
+
+
+def write_graded(lists: Mapping[str, Sequence[GradedDocument]], path: Path) -> None:
+    """Write graded lists, one JSON line a query, whole or not at all."""
+    with atomic_writer(path) as file:
+        for query, documents in lists.items():
+            row = {"query_id": query, "documents": [document._asdict() for document in documents]}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_graded(path: Path, collection: Collection) -> GradedLists:
+    """Read what `write_graded` wrote.
+
+    Raises:
+        DataError: a malformed line, a grade outside 0..10, or an id that the collection lacks; with the line.
+    """
+    lists: GradedLists = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            query, documents = row["query_id"], [GradedDocument(**document) for document in row["documents"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: not a graded list: {error}") from error
+        for document in documents:
+            if query not in collection.queries or document.id not in collection.documents:
+                raise DataError(f"{path}:{number}: '{query}' or '{document.id}' is not in {collection.name}")
+            if not isinstance(document.grade, int) or not 0 <= document.grade <= 10:
+                raise DataError(f"{path}:{number}: the grade of '{document.id}' is {document.grade!r}, not 0..10")
+        lists[query] = documents
+    return lists
