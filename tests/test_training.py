@@ -11,10 +11,11 @@ import time
 import pytest
 import torch
 import transformers
-from conftest import SIZE, byte_tokenizer, save
+from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 from rich.console import Console
 from safetensors.torch import load_file
 
+from prorank.bench.toy import WORDS
 from prorank.errors import DataError, MissingExtraError, ProrankError, RecipeError, TrainingError
 from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
@@ -203,13 +204,16 @@ def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collecti
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory, bert_folder, qwen_folder):
+def stand_ins(tmp_path_factory, qwen_folder):
     """A two-layer model of the architecture that each recipe names."""
     tokenizer = byte_tokenizer()
     torch.manual_seed(2)
     config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, **SIZE)
     qwen3 = save(transformers.Qwen3ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen3"))
-    return {"embedded": bert_folder, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
+    words = bert_tokenizer([*WORDS, *"23456789", "10", "from", "to"])  # grades are words of it
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=600, **SIZE)
+    bert = save(transformers.BertForMaskedLM(config), words, tmp_path_factory.mktemp("bert"))
+    return {"embedded": bert, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -231,10 +235,17 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
         tree["data"]["collection"] = str(word_collection)
     if recipe.warmup is not None:
         tree["warmup"] |= small | {"pairs_per_step": 2, "held_out_pairs": 10}
-    tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
+    if recipe.score_learning is not None:
+        tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
+    if recipe.sft is not None:
+        tree["first_stage"]["depth"] = 10
+        tree["grades"] |= {"teacher": "qrels", "documents": {"hard": 1, "medium": 0, "easy": 0, "random": 1}}
+        tree["sft"] |= small | {"pairs_per_step": 2, "dev_queries": 2}
+        tree["listwise"] |= small | {"queries_per_step": 1, "dev_queries": 2, "max_new_tokens": 8}
     tree["evaluation"] |= {"rerank": 3, "max_queries": 3}
     results = run_recipe(validate_recipe(tree), tmp_path / "run")
-    assert len(results["rows"]) == (5 if recipe.warmup else 4)
+    stages = (recipe.warmup, recipe.score_learning, recipe.sft, recipe.listwise)
+    assert len(results["rows"]) == 3 + sum(stage is not None for stage in stages)
 
 
 def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path):

@@ -18,8 +18,9 @@ from prorank.errors import RecipeError
 from prorank.files import read_json, write_json
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.training.recipe import Recipe, dump_recipe, load_recipe, validate_recipe
-from prorank.training.run import prepare_folder, train_warmup
+from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
+from prorank.training.stages import train_warmup
 
 RANDOM = {"hard": 0, "medium": 0, "easy": 0, "random": 1}
 SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}

@@ -17,8 +17,9 @@ from rich.progress import track
 from prorank.provenance import hardware, versions
 from prorank.training.items import training_pairs
 from prorank.training.recipe import Recipe, WarmupSection
-from prorank.training.run import load_reranker, prepare_folder, ready_to_train, train_warmup
+from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
+from prorank.training.stages import load_reranker, ready_to_train, train_warmup
 from prorank.training.warmup import WarmupTrainer
 
 PLAIN = {

@@ -187,6 +187,48 @@ class ScoreLearningSection(Optimisation):
     dev_queries: int = Field(100, ge=1)
 
 
+class GradesSection(Section):
+    """Whose grades 0..10 ERank's stages learn from, and of which documents."""
+
+    teacher: str = Field("qrels", description="qrels; scorer:MODEL; local:MODEL; chat:MODEL")
+    file: str | None = Field(None, description="of `prorank data synthesize`, in place of a teacher")
+    base_url: str = "http://localhost:8000/v1"
+    generations: int = Field(3, ge=1, description="of each pair; the one nearest their mean counts")
+    temperature: float = Field(0.6, ge=0)
+    max_new_tokens: int = Field(2_048, ge=8)
+    documents: Quotas = Field(Quotas(hard=10, medium=5, easy=4, random=0), description="besides the relevant one")
+    queries: int | None = Field(None, ge=1, description="a seeded sample of the training queries; None = all")
+
+
+class SftSection(Optimisation):
+    """ERank's first stage: language modelling of the grade, and of the reasoning before it where there is one."""
+
+    pairs_per_step: int = Field(16, ge=1)
+    dev_queries: int = Field(100, ge=1)
+
+
+class ListwiseSection(Optimisation):
+    """ERank's second stage: GRPO with rewards from the whole candidate list."""
+
+    queries_per_step: int = Field(2, ge=1)
+    lora: bool = Field(True, description="train the backbone's adapters, if it has any; false: every weight")
+    reward: Literal["rr", "ndcg", "se"] = Field("rr", description="r_RR, r_nDCG or, pointwise, r_SE")
+    samples: int = Field(5, ge=2, description="G grades a document")
+    scale_advantages: Scale = Field("std", description="as for warmup")
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    kl: float = Field(0.001, ge=0, description="weight of KL to the starting model")
+    entropy_bonus: float = Field(0.0, ge=0, description="weight of the grades' entropy")
+    format_weight: float = Field(1.0, ge=0, description="one-token grades: weight of giving a grade at all")
+    max_new_tokens: int = Field(1_024, ge=4, description="of a generated answer")
+    dev_queries: int = Field(100, ge=1)
+
+    @model_validator(mode="after")
+    def _rewards_may_be_negative(self) -> ListwiseSection:
+        if self.scale_advantages == "mean":
+            raise ValueError("scale_advantages: mean needs rewards that are not negative; use std or none")
+        return self
+
+
 class EvaluationSection(Section):
     """What is measured after each stage."""
 
@@ -205,12 +247,22 @@ class Recipe(Section):
     first_stage: FirstStageSection = FirstStageSection()
     warmup: WarmupSection | None = WarmupSection()
     score_learning: ScoreLearningSection | None = ScoreLearningSection()
+    grades: GradesSection = GradesSection()
+    sft: SftSection | None = None
+    listwise: ListwiseSection | None = None
     evaluation: EvaluationSection = EvaluationSection()
 
     @model_validator(mode="after")
     def _curriculum_has_its_ranks(self) -> Recipe:
         if self.warmup is not None and self.warmup.curriculum and self.first_stage.depth < CURRICULUM_DEPTH:
             raise ValueError(f"warmup.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
+        return self
+
+    @model_validator(mode="after")
+    def _easy_documents_have_their_ranks(self) -> Recipe:
+        graded = self.sft is not None or self.listwise is not None
+        if graded and self.grades.documents.easy and self.first_stage.depth < CURRICULUM_DEPTH:
+            raise ValueError(f"grades.documents.easy needs first_stage.depth of {CURRICULUM_DEPTH}")
         return self
 
 

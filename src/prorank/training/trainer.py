@@ -8,6 +8,7 @@ collections.
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,7 @@ class SlotTrainer(transformers.Trainer):
         title: text of the progress bar.
         console: where to print.
         log_to: where else the log goes: `tensorboard`, `wandb`.
+        keep_start: `reference` will be asked for.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class SlotTrainer(transformers.Trainer):
         title: str,
         console: Console,
         log_to: Sequence[str] = (),
+        keep_start: bool = False,
     ) -> None:
+        self.frozen = copy.deepcopy(backbone).eval() if keep_start and not backbone.has_lora else None
         on_cpu = backbone.device.type == "cpu"
         # written by TensorBoard's callback, which takes its folder from the environment
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
@@ -177,6 +181,19 @@ class SlotTrainer(transformers.Trainer):
         self.remove_callback(transformers.PrinterCallback)
         self.backbone, self.console = backbone, console
         self.notes: dict[str, list[torch.Tensor]] = {}
+
+    @contextmanager
+    def reference(self) -> Iterator[Backbone]:
+        """The starting model, without gradient: LoRA switched off, or a frozen copy."""
+        with torch.no_grad():
+            if self.frozen is not None:
+                yield self.frozen
+                return
+            training = self.backbone.training
+            self.backbone.eval()
+            with self.backbone.without_lora():
+                yield self.backbone
+            self.backbone.train(training)
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of one batch; `model` is the backbone, perhaps wrapped for several processes."""

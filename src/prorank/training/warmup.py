@@ -12,9 +12,7 @@ What it does not know: multi-token answers (see `completions`).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,7 +89,6 @@ class WarmupTrainer(SlotTrainer):
         self.relevance_reward = relevance_reward
         self.answer_ids = torch.tensor(tokenizer.answer_ids, device=backbone.device)
         self.end_id = end_of_turn(backbone, tokenizer) if settings.end_of_turn else None
-        self.frozen = copy.deepcopy(backbone).eval() if settings.kl and not backbone.has_lora else None
         self.rollouts = Rollouts(settings)
         size = settings.pairs_per_step
         batches = [batch_of_step(step, settings) for step in range(settings.steps)]
@@ -107,6 +104,7 @@ class WarmupTrainer(SlotTrainer):
             title="warmup",
             console=console,
             log_to=log_to,
+            keep_start=settings.kl > 0,
         )
 
     def collate(self, items: list[PairItem]) -> dict[str, Any]:
@@ -114,19 +112,6 @@ class WarmupTrainer(SlotTrainer):
         batch = self.pair_tokenizer.collate([item.input_ids for item in items])
         tensors = {name: value for name, value in vars(batch).items() if value is not None}
         return {**tensors, "label": torch.tensor([item.label for item in items])}
-
-    @contextmanager
-    def reference(self) -> Iterator[Backbone]:
-        """The starting model, without gradient: LoRA switched off, or a frozen copy."""
-        with torch.no_grad():
-            if self.frozen is not None:
-                yield self.frozen
-                return
-            training = self.backbone.training
-            self.backbone.eval()
-            with self.backbone.without_lora():
-                yield self.backbone
-            self.backbone.train(training)
 
     def supervised_weight(self) -> float:
         """Weight of the supervised term: linear from its start to 0 over the first part of the run, or constant."""

@@ -1,0 +1,172 @@
+"""Training items of ERank's stages: graded lists, pairs with answers, lists with reference grades.
+
+Knows the recipe, the collection and tokenizers; no trainers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from prorank.collection import Run, read_run, write_run
+from prorank.engine import answer_logits
+from prorank.errors import DataError
+from prorank.evaluation.stages import sample_queries
+from prorank.reasoning import reason
+from prorank.reranker import Reranker
+from prorank.scores import expected_grade
+from prorank.tokenization import PairTokenizer
+from prorank.training import processes
+from prorank.training.grade_teachers import HIGHEST, load_teacher
+from prorank.training.groups import build_groups
+from prorank.training.items import training_members
+from prorank.training.score_learning import ListItem
+from prorank.training.setting import Setting
+from prorank.training.sft import SftItem
+from prorank.training.synthesis import GradedDocument, GradedLists, read_graded, synthesize
+
+T = TypeVar("T")
+
+
+def graded_lists(setting: Setting) -> GradedLists:
+    """The recipe's graded lists: from its file, or by its teacher, kept in the run's folder."""
+    section, recipe = setting.recipe.grades, setting.recipe
+    saved = Path(section.file) if section.file else setting.folder / "grades.jsonl"
+
+    def ask() -> None:
+        if section.file or saved.is_file():
+            return
+        groups = []
+        for member in training_members(setting):
+            qrels = sample_queries(member.collection.judgments(recipe.data.train), section.queries, recipe.seed)
+            groups += build_groups(member.collection, qrels, member.run, section.documents, recipe.seed)
+        teacher = load_teacher(
+            section.teacher, section.generations, section.max_new_tokens, section.temperature, section.base_url
+        )
+        found = synthesize(setting.collection, groups, teacher, saved, setting.console)
+        setting.console.print("  grades: " + "  ".join(f"{key} {value:.4g}" for key, value in found.items()))
+
+    processes.first_only(ask)
+    lists = read_graded(saved, setting.collection)
+    if not lists:
+        raise DataError(f"{saved} holds no graded list")
+    return lists
+
+
+def scaled(grade: float, tokenizer: PairTokenizer) -> float:
+    """A grade 0..10 on the scale of the prompt's answers, 0..K-1."""
+    return grade * (len(tokenizer.answer_tokens) - 1) / HIGHEST
+
+
+def completion_of(tokenizer: PairTokenizer, document: GradedDocument) -> list[int]:
+    """Tokens of the right answer: the grade, its closing tag and the end of the turn; reasoning first where asked for.
+
+    A masked model's answer is the grade's one token.
+    """
+    place = round(scaled(document.grade, tokenizer))
+    tokens = list(tokenizer.answer_tokens[place])
+    if tokenizer.family != "causal":
+        return tokens
+    words, prompt = tokenizer.tokenizer, tokenizer.prompt
+    if prompt.thinks:
+        text = document.text or f"<think></think><answer>{tokenizer.prompt.answers[place]}</answer>"
+        tokens = list(words(text, add_special_tokens=False)["input_ids"])
+    elif prompt.closing:
+        tokens += words(prompt.closing, add_special_tokens=False)["input_ids"]
+    return [*tokens, words.eos_token_id] if words.eos_token_id is not None else tokens
+
+
+def encoded_lists(setting: Setting, tokenizer: PairTokenizer, lists: GradedLists) -> dict[str, list[list[int]]]:
+    """Query id -> token ids of its documents' pairs."""
+    texts = setting.texts()
+    pairs = [(setting.collection.queries[q], texts[d.id]) for q, documents in lists.items() for d in documents]
+    sequences, truncation = tokenizer.encode(pairs)
+    if truncation.pairs:
+        setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
+    rows = iter(sequences)
+    return {query: [next(rows) for _ in documents] for query, documents in lists.items()}
+
+
+def sft_items(setting: Setting, tokenizer: PairTokenizer) -> list[SftItem]:
+    """Pairs with their answers in training order; each epoch in its own seeded order."""
+    section = setting.recipe.sft
+    assert section is not None
+    lists = graded_lists(setting)
+    encoded = encoded_lists(setting, tokenizer, lists)
+    items = [
+        SftItem(ids, completion_of(tokenizer, document))
+        for query, documents in lists.items()
+        for ids, document in zip(encoded[query], documents)
+    ]
+    return in_epochs(items, section.steps * section.pairs_per_step, setting.recipe.seed)
+
+
+def listwise_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
+    """Candidate lists in training order, with the reference grades of the reward.
+
+    References are the teacher's grades for r_SE, else those of the model that training starts from.
+    """
+    section = setting.recipe.listwise
+    assert section is not None
+    lists = {q: documents for q, documents in graded_lists(setting).items() if any(d.relevant for d in documents)}
+    if not lists:
+        raise DataError("no graded list holds a relevant document")
+    tokenizer = reranker.pair_tokenizer
+    encoded = encoded_lists(setting, tokenizer, lists)
+    if section.reward == "se":
+        reference: Run = {
+            query: {d.id: scaled(d.grade, tokenizer) for d in documents} for query, documents in lists.items()
+        }
+    else:
+        reference = reference_grades(setting, reranker, lists, encoded)
+    items = [
+        ListItem(
+            encoded[query],
+            tuple(int(document.relevant) for document in documents),
+            tuple(reference[query][document.id] for document in documents),
+        )
+        for query, documents in lists.items()
+    ]
+    return in_epochs(items, section.steps * section.queries_per_step, setting.recipe.seed)
+
+
+def reference_grades(
+    setting: Setting, reranker: Reranker, lists: GradedLists, encoded: dict[str, list[list[int]]]
+) -> Run:
+    """Expected grades of the model that training starts from, kept in the run's folder; malformed answers are 0."""
+    saved = setting.folder / "listwise" / "reference.run"
+
+    def grade() -> None:
+        if saved.is_file():
+            return
+        tokenizer, backbone = reranker.pair_tokenizer, reranker.backbone
+        sequences = [ids for query in lists for ids in encoded[query]]
+        if tokenizer.prompt.thinks:
+            found = reason(backbone, tokenizer, sequences, "expected_grade", progress="reference grades")
+            values = found.scores.clamp(min=0).tolist()
+        else:
+            values = expected_grade(answer_logits(backbone, tokenizer, sequences, progress="reference grades")).tolist()
+        grades = iter(values)
+        run = {query: {document.id: next(grades) for document in documents} for query, documents in lists.items()}
+        write_run(run, saved, tag="reference")
+
+    processes.first_only(grade)
+    return read_run(saved)
+
+
+def in_epochs(items: Sequence[T], count: int, seed: int) -> list[T]:
+    """`count` items; each pass over them in its own seeded order.
+
+    >>> len(in_epochs([1, 2, 3], 7, seed=0)), sorted(in_epochs([1, 2, 3], 3, seed=0))
+    (7, [1, 2, 3])
+    """
+    found: list[T] = []
+    epoch = 0
+    while len(found) < count:
+        order = list(items)
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        found += order
+        epoch += 1
+    return found[:count]

@@ -1,0 +1,94 @@
+"""ERank's first stage: language modelling of the answer, and of the reasoning before it where the data hold one.
+
+Only the answer's tokens carry loss. Prompts and answers of causal models run end to end in one packed row; a masked
+model's answer is the one token at its slot. Source: ERank, arXiv 2509.00520, section 3.2. Knows tokenised pairs and
+answers; where they come from is `graded`'s matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch.nn import functional as F
+
+from prorank.backbone import Backbone
+from prorank.completions import build_tree, token_log_probs
+from prorank.packing import unpadded
+from prorank.tokenization import PairTokenizer
+from prorank.training.outlook import unwrapped
+from prorank.training.recipe import SftSection
+from prorank.training.trainer import SlotTrainer
+
+
+class SftItem(NamedTuple):
+    """A tokenised pair and the tokens of its answer."""
+
+    input_ids: list[int]
+    completion: list[int]
+
+
+class SftTrainer(SlotTrainer):
+    """Supervised learning of grades.
+
+    Args:
+        backbone: the model.
+        tokenizer: pair tokenizer.
+        settings: the recipe's `sft` section.
+        items: pairs with answers, in order of training.
+        dev_figures: of the model as it is; `dev_ndcg@10` decides which checkpoint is kept.
+        folder, seed, console, log_to: see `SlotTrainer`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: PairTokenizer,
+        settings: SftSection,
+        items: Sequence[SftItem],
+        dev_figures: Callable[[], dict[str, float]],
+        folder: Path,
+        seed: int,
+        console: Console,
+        log_to: Sequence[str] = (),
+    ) -> None:
+        self.pair_tokenizer, self.dev_figures = tokenizer, dev_figures
+        super().__init__(
+            backbone,
+            settings,
+            items,
+            settings.pairs_per_step,
+            self.collate,
+            folder,
+            seed,
+            best_by="dev_ndcg@10",
+            title="sft",
+            console=console,
+            log_to=log_to,
+        )
+
+    def collate(self, items: list[SftItem]) -> dict[str, Any]:
+        """Padded prompts, and the answers as lists."""
+        batch = self.pair_tokenizer.collate([item.input_ids for item in items])
+        tensors = {name: value for name, value in vars(batch).items() if value is not None}
+        return {**tensors, "completions": [item.completion for item in items]}
+
+    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Mean over pairs of the mean over the answer's tokens of -log p."""
+        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
+        completions: list[list[int]] = inputs["completions"]
+        device = inputs["slot"].device
+        if self.backbone.family != "causal":
+            return F.cross_entropy(model(*arguments), torch.tensor([first for first, *_ in completions], device=device))
+        prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
+        tree = build_tree(prompts, [[completion] for completion in completions], device)
+        hidden = model(*arguments, pack=tree.pack)
+        rows, mask = tree.rows(token_log_probs(unwrapped(model), hidden, tree.targets))  # (B, L)
+        return -(rows.sum(-1) / mask.sum(-1)).mean()
+
+    def held_out(self) -> dict[str, float]:
+        """Dev NDCG@10 of reranked first-stage lists."""
+        return self.dev_figures()

@@ -1,0 +1,265 @@
+"""The stages that train: each takes a model's folder, leaves a trained one in the run's folder, and says where.
+
+A stage that a resumed run finds done is not repeated. Between stages the model is always read back from its folder,
+so a resumed run goes the same way as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from prorank.backbone import Backbone
+from prorank.collection import Run
+from prorank.engine import answer_logits
+from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top
+from prorank.evaluation.report import plot_curves
+from prorank.evaluation.significance import binomial_above_chance
+from prorank.evaluation.stages import PRIMARY, lists_of
+from prorank.files import read_json, write_json
+from prorank.reasoning import reason
+from prorank.reranker import Reranker
+from prorank.scores import SCORES
+from prorank.training import processes
+from prorank.training.figures import diagnosis
+from prorank.training.graded import listwise_items, sft_items
+from prorank.training.items import held_out_pairs, list_items, training_pairs
+from prorank.training.listwise import ListwiseTrainer
+from prorank.training.recipe import Recipe
+from prorank.training.score_learning import ScoreTrainer
+from prorank.training.setting import Setting, sampled
+from prorank.training.sft import SftTrainer
+from prorank.training.trainer import SlotTrainer
+from prorank.training.warmup import WarmupTrainer
+
+
+def load_reranker(setting: Setting, model: str, for_training: bool = False) -> Reranker:
+    """The starting model by the recipe's settings, or a checkpoint of this run by its own."""
+    section = setting.recipe.backbone
+    common: dict[str, Any] = {"precision": section.precision, "for_training": for_training}
+    if model != section.model:
+        return Reranker.from_pretrained(model, **common)
+    return Reranker.from_pretrained(
+        model,
+        prompt=section.prompt,
+        max_length=section.max_length,
+        instruction=section.instruction,
+        score=section.score,
+        family=section.family,
+        trust_remote_code=section.trust_remote_code,
+        **common,
+    )
+
+
+def by_collection(setting: Setting, evaluation: Evaluation) -> dict[str, float]:
+    """Mean NDCG@10 over the queries of each of a union's collections."""
+    values = evaluation.per_query[PRIMARY]
+    found = {}
+    for member in setting.members:
+        own = [value for query, value in values.items() if query in member.collection.queries]
+        found[member.collection.name] = sum(own) / len(own)
+    return found
+
+
+def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
+    """Stage 1. Returns the folder of the warmed-up model and its held-out figures."""
+    section, recipe = setting.recipe.warmup, setting.recipe
+    assert section is not None
+    folder = setting.folder / "warmup"
+    if (folder / "figures.json").is_file():
+        return str(folder / "model"), dict(read_json(folder / "figures.json"))
+    setting.console.print(f"[bold]Stage 1, prompt warmup[/bold]: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, recipe.backbone.model, for_training=True)
+    dev, test = (
+        held_out_pairs(setting, reranker.pair_tokenizer, split, section.held_out_pairs)
+        for split in (recipe.data.dev, recipe.data.test)
+    )
+    trainer = WarmupTrainer(
+        ready_to_train(reranker.backbone, recipe),
+        reranker.pair_tokenizer,
+        section,
+        training_pairs(setting, reranker.pair_tokenizer),
+        dev,
+        folder / "training",
+        recipe.seed,
+        setting.console,
+        setting.log_to,
+    )
+    start = trainer.figures(dev)
+    trainer.run(resume=True)
+    with trainer.whole_weights():
+        figures, test_figures = trainer.figures(dev), trainer.figures(test)
+    result = figures._asdict() | {
+        "p_above_chance": binomial_above_chance(figures.correct, figures.total),
+        "diagnosis": diagnosis(figures),
+        "start": start._asdict(),
+        "test": test_figures._asdict(),  # the checkpoint was chosen on dev
+    }
+
+    def write() -> None:
+        save_stage(setting, whole(setting, recipe.backbone.model, reranker, trainer), folder / "model")
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+        write_json(folder / "figures.json", result)
+
+    processes.first_only(write)
+    return str(folder / "model"), result
+
+
+def train_scores(setting: Setting, model: str) -> str:
+    """Stage 2. Returns the folder of the trained model."""
+    section, recipe = setting.recipe.score_learning, setting.recipe
+    assert section is not None
+    folder = setting.folder / "score-learning"
+    if (folder / "done.json").is_file():
+        return str(folder / "model")
+    setting.console.print(f"[bold]Stage 2, score learning[/bold]: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, model, for_training=True)
+    trainer = ScoreTrainer(
+        ready_to_train(reranker.backbone, recipe),
+        reranker.pair_tokenizer,
+        section,
+        reranker.settings.score,
+        list_items(setting, reranker.pair_tokenizer),
+        dev_measure(setting, reranker, section.dev_queries),
+        folder / "training",
+        recipe.seed,
+        setting.console,
+        setting.log_to,
+    )
+    return finish(setting, model, reranker, trainer, folder)
+
+
+def train_grades(setting: Setting, model: str) -> str:
+    """ERank's first stage. Returns the folder of the trained model."""
+    section, recipe = setting.recipe.sft, setting.recipe
+    assert section is not None
+    folder = setting.folder / "sft"
+    if (folder / "done.json").is_file():
+        return str(folder / "model")
+    setting.console.print(f"[bold]Supervised grades[/bold]: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, model, for_training=True)
+    trainer = SftTrainer(
+        ready_to_train(reranker.backbone, recipe),
+        reranker.pair_tokenizer,
+        section,
+        sft_items(setting, reranker.pair_tokenizer),
+        dev_measure(setting, reranker, section.dev_queries),
+        folder / "training",
+        recipe.seed,
+        setting.console,
+        setting.log_to,
+    )
+    return finish(setting, model, reranker, trainer, folder)
+
+
+def train_listwise(setting: Setting, model: str) -> str:
+    """ERank's second stage. Returns the folder of the trained model."""
+    section, recipe = setting.recipe.listwise, setting.recipe
+    assert section is not None
+    folder = setting.folder / "listwise"
+    if (folder / "done.json").is_file():
+        return str(folder / "model")
+    setting.console.print(f"[bold]Listwise reinforcement[/bold], {section.reward}: {section.steps} steps")
+    transformers.set_seed(recipe.seed)
+    reranker = load_reranker(setting, model, for_training=True)
+    items = listwise_items(setting, reranker)
+    trainer = ListwiseTrainer(
+        ready_to_train(reranker.backbone, recipe, section.lora),
+        reranker.pair_tokenizer,
+        section,
+        items,
+        dev_measure(setting, reranker, section.dev_queries),
+        folder / "training",
+        recipe.seed,
+        setting.console,
+        setting.log_to,
+    )
+    return finish(setting, model, reranker, trainer, folder)
+
+
+def finish(setting: Setting, start: str, reranker: Reranker, trainer: SlotTrainer, folder: Path) -> str:
+    """Train to the end and leave model, curves and `done.json` in the stage's folder. Returns the model's."""
+    trainer.run(resume=True)
+
+    def write() -> None:
+        save_stage(setting, whole(setting, start, reranker, trainer), folder / "model")
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+        write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
+
+    processes.first_only(write)
+    return str(folder / "model")
+
+
+def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
+    """A function that gives dev NDCG@10 of the model as it is, the mean over collections and each one's.
+
+    Texts are tokenised once, at most `queries` of each collection's queries shared out over the processes.
+    """
+    recipe = setting.recipe
+    qrels = sampled(setting, recipe.data.dev, queries)
+    lists = lists_of(setting.first_stage, qrels)
+    depth = recipe.evaluation.rerank
+    shortened = top(lists, depth)
+    ids = [(query, document) for query in processes.share(list(lists)) for document in shortened[query]]
+    texts = setting.texts()
+    tokenizer = reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
+    numbers = {query: number for number, query in enumerate(lists)}
+    groups = [numbers[query] for query, _ in ids]
+
+    def measure() -> dict[str, float]:
+        if tokenizer.prompt.thinks:
+            mine = reason(reranker.backbone, tokenizer, sequences, reranker.settings.score).scores.tolist()
+        else:
+            logits = answer_logits(reranker.backbone, tokenizer, sequences, groups=groups)
+            mine = SCORES[reranker.settings.score](logits).tolist() if ids else []
+        scores: Run = {query: {} for query in lists}
+        for (query, document), value in processes.gathered(list(zip(ids, mine))):
+            scores[query][document] = value
+        reranked = rerank_run(lists, scores, depth)
+        found = by_collection(setting, evaluate_run(reranked, qrels, ("nDCG@10",)))
+        total = {"dev_ndcg@10": sum(found.values()) / len(found)}
+        return total | {f"dev_ndcg@10_{name}": value for name, value in found.items() if len(found) > 1}
+
+    return measure
+
+
+def ready_to_train(backbone: Backbone, recipe: Recipe, lora: bool = True) -> Backbone:
+    """Attach LoRA if the recipe wants it, otherwise every weight is trained; switch dropout off if it says so."""
+    if not recipe.backbone.dropout:
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    adapters = recipe.backbone.lora
+    if adapters is not None and lora:
+        backbone.add_lora(adapters.rank, adapters.alpha, adapters.dropout)
+    return backbone.train()
+
+
+def whole(setting: Setting, start: str, reranker: Reranker, trainer: SlotTrainer) -> Reranker:
+    """The trained model; where its weights are shared out over processes, a whole one with the best checkpoint's."""
+    if not trainer.sharded():
+        return reranker
+    again = load_reranker(setting, start, for_training=True)
+    trainer.load_best(ready_to_train(again.backbone, setting.recipe, reranker.backbone.has_lora))
+    return again
+
+
+def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:
+    """Write a checkpoint with the recipe and the data's fingerprint in it."""
+    reranker.settings = reranker.settings.model_copy(
+        update={
+            "recipe": setting.recipe.model_dump(mode="json"),
+            "data_fingerprint": setting.collection.fingerprint,
+            "base_model": setting.recipe.backbone.model,
+            "calibration": None,
+        }
+    )
+    with torch.no_grad():
+        reranker.save_pretrained(folder)

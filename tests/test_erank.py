@@ -1,0 +1,196 @@
+"""ERank's stages: losses against plain formulas, and the whole way on a toy language."""
+
+import io
+import json
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from torch.nn import functional as F
+
+from prorank import Reranker
+from prorank.bench.toy import toy_recipe
+from prorank.collection import load_collection
+from prorank.errors import RecipeError
+from prorank.training import grpo
+from prorank.training.graded import completion_of, in_epochs
+from prorank.training.listwise import REWARDS, ListwiseTrainer
+from prorank.training.recipe import ListwiseSection, SftSection, validate_recipe
+from prorank.training.run import run_recipe
+from prorank.training.score_learning import ListItem
+from prorank.training.sft import SftItem, SftTrainer
+from prorank.training.synthesis import GradedDocument, read_graded
+
+QUIET = Console(file=io.StringIO())
+FIVE = {  # grades that the toy language has as single tokens
+    "name": "five",
+    "segments": ["{instruction}query: {query}", "\n", "document: {document}", "\n", "Relevance:"],
+    "answers": ["0", "1", "2", "3", "4"],
+}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """The toy language's recipe, with grades in place of verdicts."""
+    folder = tmp_path_factory.mktemp("toy")
+    tree = toy_recipe(folder)
+    (folder / "five.yaml").write_text(yaml.safe_dump(FIVE))
+    tree["backbone"] |= {"prompt": str(folder / "five.yaml"), "score": "expected_grade"}
+    tree |= {"warmup": None, "score_learning": None}
+    tree["evaluation"] |= {"rerank": 20}
+    return tree
+
+
+def trainers(toy, settings, items, tmp_path, kind):
+    reranker = Reranker(
+        toy["backbone"]["model"], prompt=toy["backbone"]["prompt"], max_length=64, precision="fp32", for_training=True
+    )
+    return kind(
+        reranker.backbone, reranker.pair_tokenizer, settings, items, lambda: {"dev_ndcg@10": 0.0}, tmp_path, 1, QUIET
+    )
+
+
+def test_only_the_answer_carries_loss(toy, tmp_path):
+    reranker = Reranker(toy["backbone"]["model"], prompt=toy["backbone"]["prompt"], max_length=64, precision="fp32")
+    tokenizer = reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([("apple river", "stone"), ("apple river", "stone cloud tiger")])
+    completions = [
+        completion_of(tokenizer, GradedDocument("a", 7, False, "")),
+        [*completion_of(tokenizer, GradedDocument("b", 0, False, "")), 5],
+    ]
+    assert tokenizer.tokenizer.decode(completions[0]) == "3<end>"
+    items = [SftItem(ids, completion) for ids, completion in zip(sequences, completions)]
+    trainer = trainers(toy, SftSection(steps=1, pairs_per_step=2), items, tmp_path, SftTrainer)
+    loss = trainer.loss_on(trainer.backbone, trainer.collate(items))
+    expected = []
+    for ids, completion in items:
+        logits = trainer.backbone.model(torch.tensor([[*ids, *completion]])).logits[0].log_softmax(-1)
+        places = torch.arange(len(ids) - 1, len(ids) + len(completion) - 1)
+        expected.append(-logits[places, completion].mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_masked_answer_is_its_slot(bert_folder, tmp_path):
+    prompt = {**FIVE, "answers": ["river", "stone", "cloud"]}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(prompt))
+    reranker = Reranker(bert_folder, prompt=tmp_path / "p.yaml", max_length=40, precision="fp32", for_training=True)
+    tokenizer = reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([("apple", "tiger"), ("apple", "tiger lemon")])
+    graded = [GradedDocument("a", grade, False, "") for grade in (10, 0)]
+    items = [SftItem(ids, completion_of(tokenizer, document)) for ids, document in zip(sequences, graded)]
+    trainer = SftTrainer(
+        reranker.backbone,
+        tokenizer,
+        SftSection(steps=1, pairs_per_step=2),
+        items,
+        lambda: {"dev_ndcg@10": 0.0},
+        tmp_path,
+        1,
+        QUIET,
+    )
+    trainer.backbone.eval()
+    batch = trainer.collate(items)
+    logits = trainer.backbone(batch["input_ids"], batch["attention_mask"], batch["slot"])
+    target = torch.tensor([tokenizer.answer_ids[2], tokenizer.answer_ids[0]])
+    torch.testing.assert_close(trainer.loss_on(trainer.backbone, batch), F.cross_entropy(logits, target))
+
+
+def lists(tokenizer):
+    sequences, _ = tokenizer.encode(
+        [("apple river", d) for d in ("apple river stone", "stone", "cloud", "apple tiger")]
+    )
+    return [
+        ListItem(sequences[:3], (1, 0, 0), (4.0, 1.0, 0.0)),
+        ListItem([sequences[3], *sequences[1:]], (0, 0, 0, 1), (1.0, 0.0, 0.0, 3.0)),
+    ]
+
+
+@pytest.mark.parametrize("reward", sorted(REWARDS))
+def test_one_forward_loss_is_the_gradient_of_the_drawn_grades(toy, tmp_path, reward):
+    settings = ListwiseSection(steps=1, reward=reward, samples=4, kl=0.0, format_weight=0.0)
+    plain = Reranker(toy["backbone"]["model"], prompt=toy["backbone"]["prompt"], max_length=64, precision="fp32")
+    items = lists(plain.pair_tokenizer)
+    trainer = trainers(toy, settings, items, tmp_path, ListwiseTrainer)
+    batch = trainer.collate(items)
+    assert trainer.one_forward and batch["sizes"] == [3, 4]
+    torch.manual_seed(5)
+    trainer.backbone.zero_grad()
+    trainer.loss_on(trainer.backbone, batch).backward()
+    found = trainer.backbone.head()[0].grad.clone()
+    # by hand: the same draw, each list's own reward, -A log p
+    torch.manual_seed(5)
+    trainer.backbone.zero_grad()
+    logits = trainer.backbone(batch["input_ids"], batch["attention_mask"], batch["slot"])
+    grades = logits[:, trainer.pair_tokenizer.answer_ids].log_softmax(-1)
+    drawn = torch.multinomial(grades.detach().exp(), 4, replacement=True)
+    rewards = []
+    for rows, item in zip(drawn.float().split([3, 4]), items):
+        relevant = torch.tensor([label > 0 for label in item.labels])
+        rewards.append(REWARDS[reward](rows, relevant, torch.tensor(item.teacher), 4.0))
+    advantages = grpo.group_advantages(torch.cat(rewards))
+    (-(advantages * grades.gather(-1, drawn)).mean()).backward()
+    torch.testing.assert_close(found, trainer.backbone.head()[0].grad, atol=1e-5, rtol=1e-3)
+
+
+def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):
+    prompt = {**FIVE, "answers": [str(g) for g in range(11)], "opening": "<answer>", "closing": "</answer>"}
+    (tmp_path / "ten.yaml").write_text(yaml.safe_dump({**prompt, "name": "ten"}))
+    ten = {**toy, "backbone": {**toy["backbone"], "prompt": str(tmp_path / "ten.yaml")}}
+    settings = ListwiseSection(steps=1, samples=2, kl=0.1, max_new_tokens=12)
+    plain = Reranker(ten["backbone"]["model"], prompt=ten["backbone"]["prompt"], max_length=96, precision="fp32")
+    items = lists(plain.pair_tokenizer)[:1]
+    trainer = trainers(ten, settings, items, tmp_path, ListwiseTrainer)
+    assert not trainer.one_forward and trainer.pair_tokenizer.stem == 1
+    words = trainer.pair_tokenizer.tokenizer
+    said = [["10</answer><end>", "7</answer><end>"], ["3</answer><end>", "3"], ["0</answer><end>", "0</answer><end>"]]
+    tokens = [[words(text, add_special_tokens=False)["input_ids"] for text in own] for own in said]
+    monkeypatch.setattr("prorank.training.listwise.draw", lambda *_, **__: tokens)
+    seen = {}
+    reward = REWARDS["rr"]
+    monkeypatch.setitem(
+        REWARDS, "rr", lambda scores, *rest: seen.setdefault("reward", reward(seen.setdefault("scores", scores), *rest))
+    )
+    loss = trainer.loss_on(trainer.backbone, trainer.collate(items))
+    assert torch.equal(seen["scores"].nan_to_num(nan=-1), torch.tensor([[10.0, 7.0], [3.0, -1.0], [0.0, 0.0]]))
+    assert seen["reward"][1, 1] == -1.0 and torch.isfinite(loss)
+    assert trainer.notes["malformed"][0] == pytest.approx(1 / 6)
+    assert trainer.notes["kl"][0] == pytest.approx(0.0, abs=1e-5)  # nothing has moved yet
+
+
+def test_epochs_hold_every_item_once():
+    found = in_epochs(list(range(5)), 12, seed=3)
+    assert sorted(found[:5]) == sorted(found[5:10]) == list(range(5)) and found[:5] != found[5:10]
+
+
+def test_recipe_refuses_what_cannot_be():
+    with pytest.raises(RecipeError, match=r"first_stage\.depth of 1000"):
+        validate_recipe({"name": "a", "sft": {}})
+    with pytest.raises(RecipeError, match="not negative"):
+        validate_recipe({"name": "a", "listwise": {"scale_advantages": "mean"}})
+
+
+@pytest.mark.timeout(240)
+def test_listwise_reinforcement_ranks_better_than_its_supervised_start(toy, tmp_path):
+    """Few supervised steps on the judgments, then r_RR; measured on test queries that neither stage saw."""
+    tree = {**toy, "grades": {"teacher": "qrels", "documents": {"hard": 0, "medium": 0, "easy": 0, "random": 7}}}
+    tree["sft"] = {"steps": 15, "pairs_per_step": 16, "learning_rate": 1e-3, "evaluate_every": 15, "dev_queries": 20}
+    tree["listwise"] = {
+        "steps": 60,
+        "queries_per_step": 4,
+        "learning_rate": 1e-3,
+        "evaluate_every": 20,
+        "dev_queries": 20,
+        "samples": 8,
+        "entropy_bonus": 0.05,
+    }
+    results = run_recipe(validate_recipe(tree), tmp_path / "run", console=QUIET)
+    ndcg = {row["stage"]: row["ndcg@10"] for row in results["rows"]}
+    assert list(ndcg) == ["BM25", "zero-shot", "sft", "listwise", "hybrid"]
+    assert ndcg["listwise"] > ndcg["sft"] + 0.05, ndcg
+    collection = load_collection(toy["data"]["collection"])
+    graded = read_graded(tmp_path / "run" / "grades.jsonl", collection)
+    assert set(graded) <= set(collection.judgments("train"))
+    log = json.loads((tmp_path / "run" / "listwise" / "training" / "log.json").read_text())
+    rewards = [entry["reward"] for entry in log if "reward" in entry]
+    assert rewards[-1] > rewards[0]
