@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
 from prorank import __version__
+from prorank.cli_bench import bench
+from prorank.cli_data import data
+from prorank.cli_shared import MODEL_HELP, AsJson, CollectionArgument, Force, Model, Passages, err, out, print_json
 from prorank.errors import DataError, ProrankError
 from prorank.models import MINI
 
@@ -25,23 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
 app.add_typer(data, name="data")
-bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-out, err = Console(), Console(stderr=True)
 _state = {"debug": False}
-
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-CollectionOption = Annotated[str, typer.Option(help="Folder in BEIR layout, bundled name or hub data set.")]
-CollectionArgument = Annotated[str, typer.Argument(help="Folder in BEIR layout, bundled name or hub data set.")]
-Passages = Annotated[
-    Literal["max", "mean", "first"] | None,
-    typer.Option(help="Score documents that do not fit by passages; default: cut them."),
-]
-MODEL_HELP = "Checkpoint folder, model folder, hub name, `embedded`, or `prorank-mini`, which ships."
-Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 
 
 def _version(wanted: bool) -> None:
@@ -59,10 +47,6 @@ def common(
     _state["debug"] = debug
     handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -106,7 +90,7 @@ def train(
     if not is_first():
         return
     if as_json:
-        _print_json(results)
+        print_json(results)
     else:
         out.print(f"Results in [bold]{folder}[/bold], the model in [bold]{folder / 'checkpoint'}[/bold]")
 
@@ -158,7 +142,7 @@ def evaluate(
         strict=strict,
     )
     if as_json:
-        _print_json(summary)
+        print_json(summary)
     else:
         out.print(results_table(summary["rows"]))
         for row in summary["rows"]:
@@ -209,7 +193,7 @@ def rerank(
     reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
     results = reranker.rank(query, found, top_k=top_k, return_documents=True, threshold=threshold)
     if as_json:
-        _print_json(results)
+        print_json(results)
         return
     for place, result in enumerate(results, start=1):
         text = result["text"] if isinstance(result["text"], str) else result["text"]["text"]
@@ -298,103 +282,6 @@ def search(
     out.print(f"{len(queries)} queries searched, run in {output}")
 
 
-@data.command()
-def check(
-    collection: CollectionArgument,
-    strict: Annotated[bool, typer.Option("--strict", help="Doubtful entries are errors (exit code 2).")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Read a collection, count what is in it, and list what is doubtful."""
-    from prorank.collection import load_collection
-    from prorank.evaluation.report import collection_headline, collection_summary, collection_table
-
-    loaded = load_collection(collection, strict=strict)
-    if as_json:
-        _print_json(collection_summary(loaded))
-        return
-    out.print(collection_headline(loaded), highlight=False)
-    out.print(collection_table(loaded))
-    for problem in loaded.problems[:20]:
-        out.print(f"[yellow]{escape(str(problem))}[/yellow]", soft_wrap=True)
-    out.print(f"{len(loaded.problems)} doubtful entries")
-
-
-@data.command("convert")
-def data_convert(
-    layout: Annotated[Literal["followir", "bright", "trec-dl"], typer.Argument(help="Whose files these are.")],
-    source: Annotated[Path, typer.Argument(help="Folder of the benchmark's files, as published.")],
-    output: Annotated[Path, typer.Option(help="Collection to write, in BEIR layout.")],
-    part: Annotated[str | None, typer.Option(help="BRIGHT's domain, or TREC's year.")] = None,
-    long: Annotated[bool, typer.Option("--long", help="BRIGHT's whole pages and their gold lists.")] = False,
-    force: Force = False,
-) -> None:
-    """Write FollowIR, BRIGHT or TREC Deep Learning as a collection."""
-    from prorank.layouts import convert
-
-    convert(layout, source, output, part=part, long=long, force=force)
-    out.print(f"{layout} in [bold]{escape(str(output))}[/bold]; look at it: prorank data check {escape(str(output))}")
-
-
-@data.command()
-def mine(
-    collection: CollectionArgument,
-    output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, positives, negatives.")],
-    split: Annotated[str, typer.Option(help="Split whose queries are mined.")] = "train",
-    run: Annotated[Path | None, typer.Option(help="First-stage TREC run; default BM25 to rank 1000.")] = None,
-    hard: Annotated[int, typer.Option(help="From ranks 1-10.", min=0)] = 4,
-    medium: Annotated[int, typer.Option(help="From ranks 11-100.", min=0)] = 2,
-    easy: Annotated[int, typer.Option(help="From ranks 101-1000.", min=0)] = 1,
-    random: Annotated[int, typer.Option(help="From the whole corpus.", min=0)] = 1,
-    teacher: Annotated[str | None, typer.Option(help="Bi-encoder for the false-negative filter.")] = None,
-    margin: Annotated[float, typer.Option(help="Drop what scores above the weakest positive minus this.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
-    force: Force = False,
-) -> None:
-    """Mine negatives by rank tier."""
-    from prorank.training.groups import mine_to_file
-
-    quotas = {"hard": hard, "medium": medium, "easy": easy}
-    mined = mine_to_file(collection, output, split, run, quotas, random, teacher, margin, seed, force)
-    lacking = ", ".join(f"{tier} {count}" for tier, count in mined.shortfall.items() if count) or "none"
-    out.print(
-        f"{len(mined.negatives)} queries mined; lacking: {lacking}; filtered as likely relevant: {mined.filtered}"
-    )
-
-
-@data.command()
-def synthesize(
-    collection: CollectionArgument,
-    output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, documents with grades 0 to 10.")],
-    teacher: Annotated[
-        str, typer.Option(help="qrels; scorer:MODEL; local:MODEL; or chat:MODEL (with --base-url).")
-    ] = f"scorer:{MINI}",
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
-    key_variable: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
-    generations: Annotated[int, typer.Option(help="Answers a pair; the one nearest their mean is kept.", min=1)] = 3,
-    temperature: Annotated[float, typer.Option(help="Of generated answers.", min=0)] = 0.6,
-    max_new_tokens: Annotated[int, typer.Option(help="Of a generated answer.", min=8)] = 2_048,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time.", min=1)] = 8,
-    split: Annotated[str, typer.Option(help="Split whose queries are graded.")] = "train",
-    queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
-    hard: Annotated[int, typer.Option(help="Negatives from ranks 1-10.", min=0)] = 10,
-    medium: Annotated[int, typer.Option(help="From ranks 11-100.", min=0)] = 5,
-    easy: Annotated[int, typer.Option(help="From ranks 101-1000.", min=0)] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
-    force: Force = False,
-) -> None:
-    """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
-    from prorank.files import refuse_overwrite
-    from prorank.training.grade_teachers import load_teacher
-    from prorank.training.synthesis import graded_groups, synthesize
-
-    refuse_overwrite(output, force)
-    asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
-    quotas = {"hard": hard, "medium": medium, "easy": easy}
-    loaded, groups = graded_groups(collection, split, queries, quotas, seed)
-    for name, value in synthesize(loaded, groups, asked, output, out).items():
-        out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
-
-
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
@@ -431,7 +318,7 @@ def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = MINI, as_json:
 
     description = describe(model)
     if as_json:
-        _print_json(description)
+        print_json(description)
         return
     for key, value in description.items():
         out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
@@ -458,176 +345,6 @@ def export(
         exporting.export(reranker, to, output, int8=int8, force=force)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
     out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB")
-
-
-@bench.command("inference")
-def bench_inference(
-    shape: Annotated[Literal["minilm", "qwen2.5-0.5b"], typer.Option(help="Published shape.")] = "minilm",
-    collection: CollectionOption = "cosqa",
-    short_collection: Annotated[str, typer.Option(help="Short documents, for the instruction-first layout.")] = "cosqa",
-    pairs: Annotated[int, typer.Option(help="Pairs that each library scores.", min=8)] = 100,
-    repeats: Annotated[int, typer.Option(help="Times they are scored; the best counts.", min=1)] = 1,
-    work: Annotated[Path, typer.Option(help="Folder for models and peers.")] = Path("runs/bench"),
-    peer_python: Annotated[
-        str | None, typer.Option(help="A Python that has mxbai-rerank; default: one is made in the work folder.")
-    ] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here, and a plot beside.")] = None,
-    force: Force = False,
-) -> None:
-    """Score the same pairs with other libraries and prorank, in one run."""
-    from prorank.bench import inference
-    from prorank.files import refuse_overwrite
-
-    if file is not None:
-        refuse_overwrite(file, force)
-    results = inference.run_inference_bench(
-        shape,
-        collection,
-        short_collection,
-        work,
-        pairs=pairs,
-        repeats=repeats,
-        peer_interpreter=peer_python,
-        console=err,
-    )
-    if file is not None:
-        inference.save(results, file)
-    for found in (results, results["cuda"]):
-        if found is not None:
-            out.print(inference.table(found, f"{shape}, {'cpu' if found is results else 'cuda'}"))
-            for key in ("ratios", "memory_ratio"):
-                out.print(f"{key}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[key].items()))
-            out.print(f"largest difference of scores in fp32: {found['max_score_difference']:.1e}")
-    if results["cuda"] is None:
-        out.print(results["cuda_note"])
-
-
-@bench.command("warmup")
-def bench_warmup(
-    shape: Annotated[Literal["small", "qwen2.5-0.5b"], typer.Option(help="Model of random weights.")] = "small",
-    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 4,
-    prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 120,
-    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
-    force: Force = False,
-) -> None:
-    """Time a warmup step beside TRL's GRPOTrainer and beside plain supervised training."""
-    from prorank.bench.warmup import run_warmup_bench
-    from prorank.files import refuse_overwrite, write_json
-
-    if file is not None:
-        refuse_overwrite(file, force)
-    results = run_warmup_bench(
-        shape, prompts=prompts, prompt_tokens=prompt_tokens, steps=steps, device=device, console=err
-    )
-    if file is not None:
-        write_json(file, results)
-    for key in ("speed_ratio", "speed_ratio_sampled", "memory_ratio", "memory_ratio_sampled"):
-        out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
-    out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
-    out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
-
-
-@bench.command("guards")
-def bench_guards(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
-        "runs/guards"
-    ),
-    variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
-    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG.")] = None,
-    force: Force = False,
-) -> None:
-    """Warm up with and without each guard: which keep balanced accuracy?"""
-    from prorank.bench.guards import VARIANTS, base_recipe, run_guards
-    from prorank.evaluation.report import guards_table, plot_guards
-    from prorank.files import refuse_overwrite, write_json
-
-    for target in filter(None, (file, plot)):
-        refuse_overwrite(target, force)
-    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
-    numbers = [int(number) for number in seeds.split(",")]
-    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers, output, err)
-    if file is not None:
-        write_json(file, found)
-    if plot is not None:
-        plot_guards(found["runs"], plot)
-    out.print(guards_table(found["rows"]))
-
-
-@bench.command("variance")
-def bench_variance(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")] = "toy",
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path(
-        "runs/variance"
-    ),
-    groups: Annotated[str, typer.Option(help="Group sizes with commas between.")] = "8,16,64",
-    draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
-    force: Force = False,
-) -> None:
-    """Measure the gradient noise that the exact expectation removes."""
-    from prorank.bench.guards import base_recipe
-    from prorank.bench.variance import run_variance_bench
-    from prorank.files import refuse_overwrite, write_json
-
-    if file is not None:
-        refuse_overwrite(file, force)
-    sizes = [int(group) for group in groups.split(",")]
-    found = run_variance_bench(base_recipe(recipe, overrides or [], output), output / "run", sizes, draws, err)
-    if file is not None:
-        write_json(file, found)
-    for name in ("start", "warmed"):
-        for row in found[name]:
-            out.print(f"{name}, G={row['group']}: noise over signal {row['noise']:.2f}")
-
-
-@bench.command("quality")
-def bench_quality(
-    collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
-    model: Model = MINI,
-    dense: Annotated[str, typer.Option(help="Bi-encoder that reranks the same lists.")] = "embedded",
-    hybrid: Annotated[float, typer.Option(help="The first stage's share in the hybrid.", min=0, max=1)] = 0.2,
-    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
-    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the test queries.", min=1)] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
-    output: Annotated[Path, typer.Option(help="Folder; collections that are done are not repeated.")] = Path(
-        "runs/quality"
-    ),
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-    force: Force = False,
-) -> None:
-    """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
-    from prorank.bench.quality import run_quality_bench
-    from prorank.evaluation.report import quality_markdown, quality_table
-    from prorank.files import refuse_overwrite, write_json
-
-    if file is not None:
-        refuse_overwrite(file, force)
-    found = run_quality_bench(
-        model,
-        collections,
-        output,
-        dense=dense,
-        hybrid=hybrid,
-        depth=depth,
-        max_queries=max_queries,
-        max_length=max_length,
-        console=err,
-    )
-    if file is not None:
-        write_json(file, found)
-    if markdown:
-        print(quality_markdown(found))
-    else:
-        out.print(quality_table(found))
-        out.print(f"100 passages of 200 tokens: {found['passages']['median_seconds']:.2f} s")
 
 
 def main() -> None:

@@ -1,0 +1,183 @@
+"""`prorank bench`: measure prorank beside other libraries. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from prorank.cli_shared import CollectionOption, Force, Model, err, out
+from prorank.models import MINI
+
+bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
+
+
+@bench.command("inference")
+def bench_inference(
+    shape: Annotated[Literal["minilm", "qwen2.5-0.5b"], typer.Option(help="Published shape.")] = "minilm",
+    collection: CollectionOption = "cosqa",
+    short_collection: Annotated[str, typer.Option(help="Short documents, for the instruction-first layout.")] = "cosqa",
+    pairs: Annotated[int, typer.Option(help="Pairs that each library scores.", min=8)] = 100,
+    repeats: Annotated[int, typer.Option(help="Times they are scored; the best counts.", min=1)] = 1,
+    work: Annotated[Path, typer.Option(help="Folder for models and peers.")] = Path("runs/bench"),
+    peer_python: Annotated[
+        str | None, typer.Option(help="A Python that has mxbai-rerank; default: one is made in the work folder.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here, and a plot beside.")] = None,
+    force: Force = False,
+) -> None:
+    """Score the same pairs with other libraries and prorank, in one run."""
+    from prorank.bench import inference
+    from prorank.files import refuse_overwrite
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    results = inference.run_inference_bench(
+        shape,
+        collection,
+        short_collection,
+        work,
+        pairs=pairs,
+        repeats=repeats,
+        peer_interpreter=peer_python,
+        console=err,
+    )
+    if file is not None:
+        inference.save(results, file)
+    for found in (results, results["cuda"]):
+        if found is not None:
+            out.print(inference.table(found, f"{shape}, {'cpu' if found is results else 'cuda'}"))
+            for key in ("ratios", "memory_ratio"):
+                out.print(f"{key}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[key].items()))
+            out.print(f"largest difference of scores in fp32: {found['max_score_difference']:.1e}")
+    if results["cuda"] is None:
+        out.print(results["cuda_note"])
+
+
+@bench.command("warmup")
+def bench_warmup(
+    shape: Annotated[Literal["small", "qwen2.5-0.5b"], typer.Option(help="Model of random weights.")] = "small",
+    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 4,
+    prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 120,
+    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    force: Force = False,
+) -> None:
+    """Time a warmup step beside TRL's GRPOTrainer and beside plain supervised training."""
+    from prorank.bench.warmup import run_warmup_bench
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    results = run_warmup_bench(
+        shape, prompts=prompts, prompt_tokens=prompt_tokens, steps=steps, device=device, console=err
+    )
+    if file is not None:
+        write_json(file, results)
+    for key in ("speed_ratio", "speed_ratio_sampled", "memory_ratio", "memory_ratio_sampled"):
+        out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
+    out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
+    out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
+
+
+@bench.command("guards")
+def bench_guards(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
+        "runs/guards"
+    ),
+    variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG.")] = None,
+    force: Force = False,
+) -> None:
+    """Warm up with and without each guard: which keep balanced accuracy?"""
+    from prorank.bench.guards import VARIANTS, base_recipe, run_guards
+    from prorank.evaluation.report import guards_table, plot_guards
+    from prorank.files import refuse_overwrite, write_json
+
+    for target in filter(None, (file, plot)):
+        refuse_overwrite(target, force)
+    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    numbers = [int(number) for number in seeds.split(",")]
+    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers, output, err)
+    if file is not None:
+        write_json(file, found)
+    if plot is not None:
+        plot_guards(found["runs"], plot)
+    out.print(guards_table(found["rows"]))
+
+
+@bench.command("variance")
+def bench_variance(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")] = "toy",
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path(
+        "runs/variance"
+    ),
+    groups: Annotated[str, typer.Option(help="Group sizes with commas between.")] = "8,16,64",
+    draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    force: Force = False,
+) -> None:
+    """Measure the gradient noise that the exact expectation removes."""
+    from prorank.bench.guards import base_recipe
+    from prorank.bench.variance import run_variance_bench
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    sizes = [int(group) for group in groups.split(",")]
+    found = run_variance_bench(base_recipe(recipe, overrides or [], output), output / "run", sizes, draws, err)
+    if file is not None:
+        write_json(file, found)
+    for name in ("start", "warmed"):
+        for row in found[name]:
+            out.print(f"{name}, G={row['group']}: noise over signal {row['noise']:.2f}")
+
+
+@bench.command("quality")
+def bench_quality(
+    collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
+    model: Model = MINI,
+    dense: Annotated[str, typer.Option(help="Bi-encoder that reranks the same lists.")] = "embedded",
+    hybrid: Annotated[float, typer.Option(help="The first stage's share in the hybrid.", min=0, max=1)] = 0.2,
+    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
+    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the test queries.", min=1)] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
+    output: Annotated[Path, typer.Option(help="Folder; collections that are done are not repeated.")] = Path(
+        "runs/quality"
+    ),
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    force: Force = False,
+) -> None:
+    """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
+    from prorank.bench.quality import run_quality_bench
+    from prorank.evaluation.report import quality_markdown, quality_table
+    from prorank.files import refuse_overwrite, write_json
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    found = run_quality_bench(
+        model,
+        collections,
+        output,
+        dense=dense,
+        hybrid=hybrid,
+        depth=depth,
+        max_queries=max_queries,
+        max_length=max_length,
+        console=err,
+    )
+    if file is not None:
+        write_json(file, found)
+    if markdown:
+        print(quality_markdown(found))
+    else:
+        out.print(quality_table(found))
+        out.print(f"100 passages of 200 tokens: {found['passages']['median_seconds']:.2f} s")

@@ -1,0 +1,111 @@
+"""`prorank data`: look at collections and make training data. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from prorank.cli_shared import AsJson, CollectionArgument, Force, out, print_json
+from prorank.models import MINI
+
+data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
+
+
+@data.command()
+def check(
+    collection: CollectionArgument,
+    strict: Annotated[bool, typer.Option("--strict", help="Doubtful entries are errors (exit code 2).")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a collection, count what is in it, and list what is doubtful."""
+    from prorank.collection import load_collection
+    from prorank.evaluation.report import collection_headline, collection_summary, collection_table
+
+    loaded = load_collection(collection, strict=strict)
+    if as_json:
+        print_json(collection_summary(loaded))
+        return
+    out.print(collection_headline(loaded), highlight=False)
+    out.print(collection_table(loaded))
+    for problem in loaded.problems[:20]:
+        out.print(f"[yellow]{escape(str(problem))}[/yellow]", soft_wrap=True)
+    out.print(f"{len(loaded.problems)} doubtful entries")
+
+
+@data.command("convert")
+def data_convert(
+    layout: Annotated[Literal["followir", "bright", "trec-dl"], typer.Argument(help="Whose files these are.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the benchmark's files, as published.")],
+    output: Annotated[Path, typer.Option(help="Collection to write, in BEIR layout.")],
+    part: Annotated[str | None, typer.Option(help="BRIGHT's domain, or TREC's year.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="BRIGHT's whole pages and their gold lists.")] = False,
+    force: Force = False,
+) -> None:
+    """Write FollowIR, BRIGHT or TREC Deep Learning as a collection."""
+    from prorank.layouts import convert
+
+    convert(layout, source, output, part=part, long=long, force=force)
+    out.print(f"{layout} in [bold]{escape(str(output))}[/bold]; look at it: prorank data check {escape(str(output))}")
+
+
+@data.command()
+def mine(
+    collection: CollectionArgument,
+    output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, positives, negatives.")],
+    split: Annotated[str, typer.Option(help="Split whose queries are mined.")] = "train",
+    run: Annotated[Path | None, typer.Option(help="First-stage TREC run; default BM25 to rank 1000.")] = None,
+    hard: Annotated[int, typer.Option(help="From ranks 1-10.", min=0)] = 4,
+    medium: Annotated[int, typer.Option(help="From ranks 11-100.", min=0)] = 2,
+    easy: Annotated[int, typer.Option(help="From ranks 101-1000.", min=0)] = 1,
+    random: Annotated[int, typer.Option(help="From the whole corpus.", min=0)] = 1,
+    teacher: Annotated[str | None, typer.Option(help="Bi-encoder for the false-negative filter.")] = None,
+    margin: Annotated[float, typer.Option(help="Drop what scores above the weakest positive minus this.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
+    force: Force = False,
+) -> None:
+    """Mine negatives by rank tier."""
+    from prorank.training.groups import mine_to_file
+
+    quotas = {"hard": hard, "medium": medium, "easy": easy}
+    mined = mine_to_file(collection, output, split, run, quotas, random, teacher, margin, seed, force)
+    lacking = ", ".join(f"{tier} {count}" for tier, count in mined.shortfall.items() if count) or "none"
+    out.print(
+        f"{len(mined.negatives)} queries mined; lacking: {lacking}; filtered as likely relevant: {mined.filtered}"
+    )
+
+
+@data.command()
+def synthesize(
+    collection: CollectionArgument,
+    output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, documents with grades 0 to 10.")],
+    teacher: Annotated[
+        str, typer.Option(help="qrels; scorer:MODEL; local:MODEL; or chat:MODEL (with --base-url).")
+    ] = f"scorer:{MINI}",
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
+    key_variable: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    generations: Annotated[int, typer.Option(help="Answers a pair; the one nearest their mean is kept.", min=1)] = 3,
+    temperature: Annotated[float, typer.Option(help="Of generated answers.", min=0)] = 0.6,
+    max_new_tokens: Annotated[int, typer.Option(help="Of a generated answer.", min=8)] = 2_048,
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.", min=1)] = 8,
+    split: Annotated[str, typer.Option(help="Split whose queries are graded.")] = "train",
+    queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
+    hard: Annotated[int, typer.Option(help="Negatives from ranks 1-10.", min=0)] = 10,
+    medium: Annotated[int, typer.Option(help="From ranks 11-100.", min=0)] = 5,
+    easy: Annotated[int, typer.Option(help="From ranks 101-1000.", min=0)] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
+    force: Force = False,
+) -> None:
+    """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
+    from prorank.files import refuse_overwrite
+    from prorank.training.grade_teachers import load_teacher
+    from prorank.training.synthesis import graded_groups, synthesize
+
+    refuse_overwrite(output, force)
+    asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
+    quotas = {"hard": hard, "medium": medium, "easy": easy}
+    loaded, groups = graded_groups(collection, split, queries, quotas, seed)
+    for name, value in synthesize(loaded, groups, asked, output, out).items():
+        out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
