@@ -194,3 +194,31 @@ def test_listwise_reinforcement_ranks_better_than_its_supervised_start(toy, tmp_
     log = json.loads((tmp_path / "run" / "listwise" / "training" / "log.json").read_text())
     rewards = [entry["reward"] for entry in log if "reward" in entry]
     assert rewards[-1] > rewards[0]
+
+
+def test_bench_compares_variants_on_the_same_queries(toy, tmp_path, call):
+    tree = {
+        **toy,
+        "grades": {"teacher": "qrels", "documents": {"hard": 1, "medium": 0, "easy": 0, "random": 2}, "queries": 4},
+        "sft": {"steps": 2, "pairs_per_step": 2, "evaluate_every": 2, "dev_queries": 2},
+        "listwise": {"steps": 2, "queries_per_step": 1, "evaluate_every": 2, "dev_queries": 2, "samples": 2},
+    }
+    tree["evaluation"] = {"rerank": 5, "max_queries": 4}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    command = ["bench", "erank", toy["data"]["collection"], "--recipe", tmp_path / "recipe.yaml", "--seeds", "1,2"]
+    command += ["--variants", "sft,rl-rr,sft+se", "--output", tmp_path / "runs", "--json", tmp_path / "erank.json"]
+    code, out, err = call(*command)
+    assert code == 0, err
+    found = json.loads((tmp_path / "erank.json").read_text())
+    rows = {(row["variant"], row["score"]): row for row in found["rows"]}
+    assert {variant for variant, _ in rows} == {"sft", "rl-rr", "sft+se"}
+    assert "difference" not in rows[("sft", "expected_grade")]
+    for row in found["rows"]:
+        assert row["ndcg@10"] == pytest.approx(sum(row["seeds"]) / 2) and 1 <= row["distinct"] <= 5
+    assert rows[("sft", "argmax_grade")]["distinct"] <= rows[("sft", "expected_grade")]["distinct"]
+    assert out.count("\n") == 2 + len(found["rows"])
+    # the second time nothing is trained
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*"))
+    assert call(*command, "--force")[0] == 0
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*"))
+    assert "variants build on 'sft'" in call(*command, "--force", "--variants", "rl-rr")[2]

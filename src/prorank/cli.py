@@ -105,6 +105,9 @@ def evaluate(
     candidates: Annotated[bool, typer.Option("--candidates", help="Rerank the collection's own lists.")] = False,
     dense: Annotated[str | None, typer.Option(help="A bi-encoder that reranks the same lists too.")] = None,
     hybrid: Annotated[float | None, typer.Option(help="Also join with this first-stage share.", min=0, max=1)] = None,
+    hybrid_scale: Annotated[
+        Literal["z-score", "min-max"], typer.Option(help="How a query's two scores are made comparable.")
+    ] = "z-score",
     relevant_from: Annotated[int, typer.Option(help="Least relevant grade in metrics without grades.", min=1)] = 1,
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
@@ -132,6 +135,7 @@ def evaluate(
         candidates=candidates,
         dense=dense,
         hybrid=hybrid,
+        hybrid_scale=hybrid_scale,
         relevant_from=relevant_from,
         max_queries=max_queries,
         prompt=prompt,

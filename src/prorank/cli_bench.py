@@ -181,3 +181,32 @@ def bench_quality(
     else:
         out.print(quality_table(found))
         out.print(f"100 passages of 200 tokens: {found['passages']['median_seconds']:.2f} s")
+
+
+@bench.command("erank")
+def bench_erank(
+    collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
+    recipe: Annotated[str, typer.Option(help="A recipe with sft and listwise.")] = "erank-minilm",
+    override: Annotated[list[str] | None, typer.Option(help="key=value, e.g. sft.steps=50; several times.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
+        "runs/erank"
+    ),
+    variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
+    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    force: Force = False,
+) -> None:
+    """Supervised grades, reinforcement, both, each reward; integers against 0 and 1."""
+    from prorank.bench.erank import VARIANTS, run_erank_bench
+    from prorank.evaluation.report import erank_markdown
+    from prorank.files import refuse_overwrite, write_json
+    from prorank.training.recipe import load_recipe
+
+    if file is not None:
+        refuse_overwrite(file, force)
+    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    numbers = [int(number) for number in seeds.split(",")]
+    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers, output, err)
+    if file is not None:
+        write_json(file, found)
+    print(erank_markdown(found["rows"]))

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from prorank.backbone import Backbone
@@ -210,7 +211,7 @@ def _all(
     training = backbone.training
     backbone.eval()
     try:
-        with Progress(disable=progress is None, transient=True) as bar:
+        with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
             task = bar.add_task(progress or "", total=len(sequences))
             while len(found) < len(sequences):
                 left = [i for i in range(len(sequences)) if i not in found]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 
 from prorank.backbone import Backbone
@@ -75,7 +76,7 @@ def reason(
     words = tokenizer.tokenizer
     texts = [""] * len(sequences)
     answered: dict[int, list[int]] = {}
-    with Progress(disable=progress is None, transient=True) as bar:
+    with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(progress or "", total=len(sequences))
         lengths = [len(ids) + max_new_tokens for ids in sequences]
         for batch in length_batches(lengths, max(token_budget(backbone), max(lengths, default=0))):

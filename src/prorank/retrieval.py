@@ -186,10 +186,13 @@ class BM25Index:
         Returns:
             Run in the order of `queries`; a query that shares no term with any document has an empty list.
         """
+        from rich.console import Console
         from rich.progress import track
 
         run: Run = {}
-        for query, text in track(queries.items(), "first stage", disable=not progress, transient=True):
+        for query, text in track(
+            queries.items(), "first stage", disable=not progress, transient=True, console=Console(stderr=True)
+        ):
             run[query] = self._search_one(text, top_k)
         return run
 
@@ -262,6 +265,7 @@ def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progres
         MissingExtraError: sentence-transformers is not installed.
     """
     import torch
+    from rich.console import Console
     from rich.progress import track
 
     from prorank.backbone import fast_bf16, resolve_device, resolve_source
@@ -274,7 +278,9 @@ def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progres
     pieces: list[np.ndarray] = []
     starts = range(0, len(order), batch_size)
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bf16(device)):
-        for start in track(starts, f"embed {len(texts)} texts", disable=not progress, transient=True):
+        for start in track(
+            starts, f"embed {len(texts)} texts", disable=not progress, transient=True, console=Console(stderr=True)
+        ):
             rows = order[start : start + batch_size]
             pieces.append(encoder.encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False))
     vectors = np.empty((len(texts), pieces[0].shape[1]), dtype=np.float32)

@@ -12,7 +12,7 @@ from prorank.collection import Collection, Qrels, Run, load_collection, read_run
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.followir import p_mrr
-from prorank.evaluation.hybrid import hybrid_run
+from prorank.evaluation.hybrid import Scale, hybrid_run
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.files import write_json
@@ -32,6 +32,7 @@ def evaluate_model(
     candidates: bool = False,
     dense: str | None = None,
     hybrid: float | None = None,
+    hybrid_scale: Scale = "z-score",
     relevant_from: int = 1,
     max_queries: int | None = None,
     prompt: str | None = None,
@@ -52,6 +53,7 @@ def evaluate_model(
         candidates: the first stage is the collection's own candidate lists, ordered by BM25.
         dense: a bi-encoder that reranks the same lists, for comparison.
         hybrid: the first stage's share of a further, hybrid row.
+        hybrid_scale: what makes the two scores of a query comparable.
         relevant_from: least grade that counts as relevant in metrics that know no grades; TREC Deep Learning's is 2.
         max_queries: a seeded sample of the queries.
         prompt: for a model that is no prorank checkpoint.
@@ -91,7 +93,7 @@ def evaluate_model(
     reranked = rerank_collection(reranker, loaded, lists, depth, f"rerank {len(qrels)} queries")
     evaluation = add("reranked", reranked)
     if hybrid is not None:
-        add("hybrid", hybrid_run(lists, reranked, hybrid, depth), first_stage_weight=hybrid)
+        add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
     summary = {
         "model": model,
         "collection": loaded.name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -35,7 +36,11 @@ def min_max(values: Sequence[float]) -> list[float]:
     return [0.0] * len(data) if width == 0 else ((data - data.min()) / width).tolist()
 
 
-def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int = 100) -> Run:
+Scale = Literal["z-score", "min-max"]
+SCALES: dict[Scale, Callable[[Sequence[float]], list[float]]] = {"z-score": z_score, "min-max": min_max}
+
+
+def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int = 100, scale: Scale = "z-score") -> Run:
     """weight * z(first stage) + (1 - weight) * z(reranker) over the first `top_k` documents of each query.
 
     The published setting is weight 0.2 (ERank, arXiv 2509.00520). The tail keeps its order below.
@@ -46,6 +51,7 @@ def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int 
             its scores are only places in the list, so `top_k` must not exceed that depth.
         weight: share of the first stage, 0..1.
         top_k: size of the head.
+        scale: what makes the two scores of a query comparable.
 
     Raises:
         DataError: a weight outside 0..1, or a head document without a finite score.
@@ -58,7 +64,8 @@ def hybrid_run(first_stage: Run, reranked: Run, weight: float = 0.2, top_k: int 
     result: Run = {}
     for query, listed in first_stage.items():
         head, tail = split_head(query, listed, reranked, top_k)
-        first, second = z_score([listed[document] for document in head]), z_score(list(head.values()))
+        first = SCALES[scale]([listed[document] for document in head])
+        second = SCALES[scale](list(head.values()))
         mixed = {d: weight * x + (1 - weight) * y for d, x, y in zip(head, first, second)}
         result[query] = with_tail(mixed, tail)
     return result

@@ -98,6 +98,19 @@ def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
     return lines
 
 
+def erank_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.erank` in Markdown: figures as means over seeds, the gain over supervised grades, ties."""
+    header = ["collection", "trained", "score", "NDCG@10", "seeds", "gain (p)", "distinct scores", "ties at random"]
+    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
+    for row in rows:
+        gain = f"{row['difference']:+.3f} ({_p_value(row)})" if "difference" in row else ""
+        seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
+        ties = f"{row['random_ties']:.3f} ± {row['random_ties_deviation']:.3f}"
+        names = [row["collection"], row["variant"], row["score"].replace("_", " ")]
+        lines.append([*names, f"{row['ndcg@10']:.3f}", seeds, gain, f"{row['distinct']:.1f}", ties])
+    return _markdown(lines)
+
+
 def _stage(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return next(row for row in summary["rows"] if row["stage"] == name)
 

@@ -1,0 +1,192 @@
+"""ERank's stages on real collections: supervised grades, reinforcement, both, each reward; integers against 0 and 1.
+
+One training a variant and seed; every model is then measured with each score formula. Runs that are done are read, not
+repeated. Knows recipes, stages and scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+
+from prorank.collection import Run
+from prorank.engine import answer_logits
+from prorank.errors import RecipeError
+from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top
+from prorank.evaluation.significance import compare
+from prorank.evaluation.stages import lists_of, sample_queries
+from prorank.evaluation.ties import distinct_scores, random_ties
+from prorank.files import read_json, write_json
+from prorank.provenance import fingerprint, hardware, versions
+from prorank.reranker import Reranker
+from prorank.scores import SCORES
+from prorank.training.recipe import Recipe, dump_recipe, validate_recipe
+from prorank.training.run import prepare_folder
+from prorank.training.setting import Setting, prepare_data
+from prorank.training.stages import train_grades, train_listwise
+
+METRIC = "ndcg@10"
+REWARDS = ("rr", "ndcg", "se")
+VARIANTS = ("sft", "binary", *(f"rl-{r}" for r in REWARDS), *(f"sft+{r}" for r in REWARDS))
+BINARY_PROMPT = "prorank-short"
+BASE = ("sft", "expected_grade")  # what everything is compared with
+SAMPLE = 0  # seed of the test queries that are measured
+
+
+def varied(recipe: Recipe, variant: str, seed: int, collection: str, folder: Path) -> Recipe:
+    """The recipe of one variant; all of one seed share the grades of its `sft`, and `sft+...` its model.
+
+    Raises:
+        RecipeError: no such variant, or the recipe lacks a stage.
+    """
+    if variant not in VARIANTS:
+        raise RecipeError(f"no variant '{variant}'", hint=f"there are: {', '.join(VARIANTS)}")
+    if recipe.sft is None or recipe.listwise is None:
+        raise RecipeError(f"recipe '{recipe.name}' lacks sft or listwise")
+    tree = recipe.model_dump(mode="json")
+    tree |= {"seed": seed, "warmup": None, "score_learning": None}
+    tree["data"] |= {"collection": collection}
+    supervised = folder / "sft" / str(seed)
+    if variant != "sft":
+        tree["grades"]["file"] = str(supervised / "grades.jsonl")
+    if variant in ("sft", "binary"):
+        tree["listwise"] = None
+    else:
+        tree["sft"] = None
+        tree["listwise"]["reward"] = variant.partition("-")[2] or variant.partition("+")[2]
+    if variant == "binary":
+        tree["backbone"] |= {"prompt": BINARY_PROMPT, "score": "logit_difference"}
+    if variant.startswith("sft+"):
+        model = {"model": str(supervised / "sft" / "model"), "prompt": None, "max_length": None, "score": None}
+        tree["backbone"] |= model
+    return validate_recipe(tree, variant)
+
+
+def run_erank_bench(
+    recipe: Recipe,
+    collections: Sequence[str],
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Train and measure every variant on every collection with every seed.
+
+    Args:
+        recipe: with both of ERank's stages.
+        collections: folders in BEIR layout.
+        variants: of `VARIANTS`; `sft` must be among them, the others build on it.
+        seeds: of data order and draws.
+        folder: one folder a run, `COLLECTION/VARIANT/SEED`.
+        console: where progress goes.
+
+    Returns:
+        `rows`: one a collection, variant and score formula, with the mean over seeds and the paired comparison with
+        expected grades after supervised training alone (queries' means over seeds); `runs`: one a training; and how
+        they were made.
+
+    Raises:
+        RecipeError: `sft` is not among the variants.
+    """
+    if "sft" not in variants:
+        raise RecipeError("the variants build on 'sft'", hint="add it")
+    ordered = sorted(variants, key=lambda variant: variant != "sft")  # the others need its grades
+    runs = []
+    for collection in collections:
+        place = folder / Path(collection).name
+        for seed in seeds:
+            for variant in ordered:
+                done = place / variant / str(seed) / "run.json"
+                if not done.is_file():
+                    console.print(f"[bold]{place.name}[/bold], {variant}, seed {seed}")
+                    one = varied(recipe, variant, seed, collection, place)
+                    found = run_variant(one, done.parent, console)
+                    write_json(done, found | {"collection": place.name, "variant": variant, "seed": seed})
+                runs.append(dict(read_json(done)))
+    return {
+        "rows": rows_of(runs),
+        "runs": [{key: value for key, value in run.items() if key != "per_query"} for run in runs],
+        "seeds": list(seeds),
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
+    """One training and its figures on test queries by score formula."""
+    prepare_folder(recipe, folder, force=False, resume=True)
+    setting = prepare_data(recipe, folder, console)
+    model = recipe.backbone.model
+    if recipe.sft is not None:
+        model = train_grades(setting, model)
+    if recipe.listwise is not None:
+        model = train_listwise(setting, model)
+    return measured(setting, model)
+
+
+def measured(setting: Setting, model: str) -> dict[str, Any]:
+    """Figures of a model on the test queries: by score formula, with ties counted."""
+    section = setting.recipe.evaluation
+    judged = setting.collection.judgments(setting.recipe.data.test)
+    qrels = sample_queries(judged, section.max_queries, SAMPLE)  # the same for all seeds
+    lists = lists_of(setting.first_stage, qrels)
+    depth = section.rerank
+    ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
+    texts = setting.texts()
+    reranker = Reranker(model)
+    tokenizer = reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([(setting.collection.queries[query], texts[document]) for query, document in ids])
+    logits = answer_logits(reranker.backbone, tokenizer, sequences, progress="measure")
+    first = evaluate_run(lists, qrels, ("nDCG@10",))
+    found: dict[str, Any] = {"first_stage": first.mean(METRIC), "scores": {}, "per_query": {}}
+    for kind, formula in SCORES.items():
+        scores: Run = {query: {} for query in lists}
+        for (query, document), value in zip(ids, formula(logits).tolist()):
+            scores[query][document] = value
+        evaluation = evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",))
+        ties = random_ties(scores, qrels)
+        found["scores"][kind] = {
+            METRIC: evaluation.mean(METRIC),
+            "distinct": distinct_scores(scores),
+            "random_ties": ties["mean"],
+            "random_ties_deviation": ties["deviation"],
+        }
+        found["per_query"][kind] = evaluation.per_query[METRIC]
+    return found
+
+
+def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a collection, variant and score formula: means over seeds, and the comparison with `sft`."""
+    rows = []
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["collection"], run["variant"]), []).append(run)
+    for (collection, variant), found in groups.items():
+        for kind in SCORES:
+            figures = [run["scores"][kind] for run in found]
+            row = {
+                "collection": collection,
+                "variant": variant,
+                "score": kind,
+                "first_stage": mean(run["first_stage"] for run in found),
+                "seeds": [one[METRIC] for one in figures],
+            }
+            row |= {key: mean(one[key] for one in figures) for key in figures[0]}
+            if (variant, kind) != BASE:
+                base = over_seeds(groups[(collection, BASE[0])], BASE[1])
+                row |= compare(over_seeds(found, kind), base, METRIC)._asdict()
+            rows.append(row)
+    return rows
+
+
+def over_seeds(runs: Sequence[Mapping[str, Any]], kind: str) -> Evaluation:
+    """Each query's mean over the seeds that measured it."""
+    queries = set.intersection(*(set(run["per_query"][kind]) for run in runs))
+    values = {query: mean(run["per_query"][kind][query] for run in runs) for query in sorted(queries)}
+    return Evaluation((METRIC,), {METRIC: values})
