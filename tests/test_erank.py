@@ -14,7 +14,7 @@ from prorank.bench.toy import toy_recipe
 from prorank.collection import load_collection
 from prorank.errors import RecipeError
 from prorank.training import grpo
-from prorank.training.graded import completion_of, in_epochs
+from prorank.training.graded import completion_of
 from prorank.training.listwise import REWARDS, ListwiseTrainer
 from prorank.training.recipe import ListwiseSection, SftSection, validate_recipe
 from prorank.training.run import run_recipe
@@ -156,11 +156,6 @@ def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):
     assert seen["reward"][1, 1] == -1.0 and torch.isfinite(loss)
     assert trainer.notes["malformed"][0] == pytest.approx(1 / 6)
     assert trainer.notes["kl"][0] == pytest.approx(0.0, abs=1e-5)  # nothing has moved yet
-
-
-def test_epochs_hold_every_item_once():
-    found = in_epochs(list(range(5)), 12, seed=3)
-    assert sorted(found[:5]) == sorted(found[5:10]) == list(range(5)) and found[:5] != found[5:10]
 
 
 def test_recipe_refuses_what_cannot_be():

@@ -17,16 +17,16 @@ from prorank.bench.toy import toy_recipe
 from prorank.errors import RecipeError
 from prorank.files import read_json, write_json
 from prorank.provenance import fingerprint, hardware, versions
+from prorank.training.items import RANDOM
 from prorank.training.recipe import Recipe, dump_recipe, load_recipe, validate_recipe
 from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
 from prorank.training.stages import train_warmup
 
-RANDOM = {"hard": 0, "medium": 0, "easy": 0, "random": 1}
 SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
 ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
 BARE = {
-    "negatives": RANDOM,
+    "negatives": RANDOM.model_dump(),
     "scale_advantages": "std",
     "separate_rewards": False,
     "balance_verdicts": False,
@@ -41,8 +41,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "std-balanced": {"scale_advantages": "std", "balance_verdicts": True},
     "unscaled": {"scale_advantages": "none"},
     "together": {"separate_rewards": False},
-    "random-negatives": {"negatives": RANDOM},
-    "random-std-balanced": {"negatives": RANDOM, "scale_advantages": "std", "balance_verdicts": True},
+    "random-negatives": {"negatives": RANDOM.model_dump()},
+    "random-std-balanced": {"negatives": RANDOM.model_dump(), "scale_advantages": "std", "balance_verdicts": True},
     "format-constant": {"fade_format": False},
     "no-entropy": {"entropy_bonus": 0.0},
     "annealed": ANNEALED,

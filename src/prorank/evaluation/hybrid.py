@@ -14,15 +14,21 @@ from prorank.evaluation.evaluate import evaluate_run, split_head, with_tail
 GRID = tuple(i / 10 for i in range(11))
 
 
-def z_score(values: Sequence[float]) -> list[float]:
-    """(x - mean) / standard deviation; zeros where all values are equal (ERank, arXiv 2509.00520).
+def z_score(values: Sequence[float], among: Sequence[float] | None = None) -> list[float]:
+    """(x - mean) / standard deviation; zeros where there is no spread (ERank, arXiv 2509.00520).
+
+    Args:
+        values: what is standardised.
+        among: whose mean and deviation count; None takes those of the values.
 
     >>> z_score([1.0, 3.0])
     [-1.0, 1.0]
+    >>> z_score([5.0], among=[1.0, 3.0])
+    [3.0]
     """
-    data = np.asarray(values, dtype=float)
-    spread = data.std() if len(data) and np.ptp(data) > 0 else 0.0  # rounding gives [0.1] * 3 a spread of 1e-17
-    return [0.0] * len(data) if spread == 0 else ((data - data.mean()) / spread).tolist()
+    data, known = np.asarray(values, dtype=float), np.asarray(values if among is None else among, dtype=float)
+    spread = known.std() if len(known) and np.ptp(known) > 0 else 0.0  # rounding gives [0.1] * 3 a spread of 1e-17
+    return [0.0] * len(data) if spread == 0 else ((data - known.mean()) / spread).tolist()
 
 
 def min_max(values: Sequence[float]) -> list[float]:

@@ -147,6 +147,21 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _panels(titles: Sequence[str]) -> tuple[Any, list[Any]]:
+    """A figure and one small panel for each title, at most four in a row."""
+    columns = min(4, len(titles))
+    rows = -(-len(titles) // columns)
+    figure, axes = _figure(2.7 * columns, 2.0 * rows, rows, columns)
+    for axis in axes.flat[len(titles) :]:
+        axis.set_visible(False)
+    for axis, title in zip(axes.flat, titles):
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(color="0.92")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes.flat[: len(titles)])
+
+
 def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "ndcg@10") -> None:
     """NDCG@10 of each stage with its 95 % interval; the first stage as a dashed line.
 
@@ -198,25 +213,17 @@ def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
                 series.setdefault(name, []).append((entry["step"], value))
     if not series:
         return
-    columns = min(4, len(series))
-    rows = -(-len(series) // columns)
-    figure, axes = _figure(2.7 * columns, 2.0 * rows, rows, columns)
-    for axis in axes.flat[len(series) :]:
-        axis.set_visible(False)
-    for axis, (name, points) in zip(axes.flat, series.items()):
-        held_out = name.startswith("eval_")
+    held = {name: " (held out)" for name in series if name.startswith("eval_")}
+    titles = [name.removeprefix("eval_").replace("_", " ") + held.get(name, "") for name in series]
+    figure, axes = _panels(titles)
+    for axis, (name, points) in zip(axes, series.items()):
+        held_out = name in held
         axis.plot(*zip(*points), marker="o" if held_out or len(points) == 1 else None, markersize=3, linewidth=1.3)
         if name.endswith(SHARES):
             axis.set_ylim(-0.04, 1.04)
         if (chance := CHANCE.get(name.removeprefix("eval_"))) is not None:
             axis.axhline(chance, color="0.6", linestyle="--", linewidth=0.8)
-        title = name.removeprefix("eval_").replace("_", " ") + (" (held out)" if held_out else "")
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(color="0.92")
-        axis.spines[["top", "right"]].set_visible(False)
-    for axis in axes.flat[max(0, len(series) - columns) : len(series)]:
-        axis.set_xlabel("step", fontsize=8)
+    figure.supxlabel("step", fontsize=8)
     _save(figure, path)
 
 
@@ -270,21 +277,14 @@ def plot_guards(runs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         panels.setdefault(run["variant"], []).append(run)
-    columns = min(4, len(panels))
-    figure, axes = _figure(2.7 * columns, 2.0 * -(-len(panels) // columns), -(-len(panels) // columns), columns)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (variant, found) in zip(axes.flat, panels.items()):
+    figure, axes = _panels(list(panels))
+    for axis, found in zip(axes, panels.values()):
         for run in found:
             points = [(entry["step"], entry["eval_balanced_accuracy"]) for entry in run["curve"]]
             axis.plot(*zip(*points), marker="o", markersize=2.5, linewidth=1.2, label=f"seed {run['seed']}")
         axis.axhline(0.5, color="0.6", linestyle="--", linewidth=0.8)
         axis.set_ylim(-0.04, 1.04)
-        axis.set_title(variant, fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.grid(color="0.92")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes.flat[0].legend(fontsize=6, frameon=False)
+    axes[0].legend(fontsize=6, frameon=False)
     figure.supxlabel("step", fontsize=8)
     figure.supylabel("held-out balanced accuracy", fontsize=8)
     _save(figure, path)

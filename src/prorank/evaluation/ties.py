@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from statistics import mean, stdev
+from statistics import fmean, stdev
 
 from prorank.collection import Qrels, Run
 from prorank.evaluation.evaluate import evaluate_run, metric_key
@@ -15,7 +15,7 @@ def distinct_scores(run: Run) -> float:
     >>> distinct_scores({"q": {"a": 1.0, "b": 1.0, "c": 0.0}})
     2.0
     """
-    return mean(len(set(listed.values())) for listed in run.values())
+    return fmean(len(set(listed.values())) for listed in run.values())
 
 
 def shuffled_ties(run: Run, seed: int) -> Run:
@@ -41,4 +41,4 @@ def random_ties(run: Run, qrels: Qrels, metric: str = "nDCG@10", times: int = 10
     """
     runs = (shuffled_ties(run, seed + number) for number in range(times))
     values = [evaluate_run(one, qrels, (metric,)).mean(metric_key(metric)) for one in runs]
-    return {"mean": mean(values), "deviation": stdev(values) if times > 1 else 0.0}
+    return {"mean": fmean(values), "deviation": stdev(values) if times > 1 else 0.0}

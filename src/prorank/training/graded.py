@@ -5,10 +5,8 @@ Knows the recipe, the collection and tokenizers; no trainers.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 from prorank.collection import Run, read_run, write_run
 from prorank.engine import answer_logits
@@ -20,14 +18,12 @@ from prorank.scores import expected_grade
 from prorank.tokenization import PairTokenizer
 from prorank.training import processes
 from prorank.training.grade_teachers import HIGHEST, load_teacher
-from prorank.training.groups import build_groups
+from prorank.training.groups import build_groups, forever
 from prorank.training.items import training_members
 from prorank.training.score_learning import ListItem
 from prorank.training.setting import Setting
 from prorank.training.sft import SftItem
 from prorank.training.synthesis import GradedDocument, GradedLists, read_graded, synthesize
-
-T = TypeVar("T")
 
 
 def graded_lists(setting: Setting) -> GradedLists:
@@ -100,7 +96,8 @@ def sft_items(setting: Setting, tokenizer: PairTokenizer) -> list[SftItem]:
         for query, documents in lists.items()
         for ids, document in zip(encoded[query], documents)
     ]
-    return in_epochs(items, section.steps * section.pairs_per_step, setting.recipe.seed)
+    count = section.steps * section.pairs_per_step
+    return [item for _, item in islice(forever(items, setting.recipe.seed), count)]
 
 
 def listwise_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
@@ -129,7 +126,8 @@ def listwise_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
         )
         for query, documents in lists.items()
     ]
-    return in_epochs(items, section.steps * section.queries_per_step, setting.recipe.seed)
+    count = section.steps * section.queries_per_step
+    return [item for _, item in islice(forever(items, setting.recipe.seed), count)]
 
 
 def reference_grades(
@@ -154,19 +152,3 @@ def reference_grades(
 
     processes.first_only(grade)
     return read_run(saved)
-
-
-def in_epochs(items: Sequence[T], count: int, seed: int) -> list[T]:
-    """`count` items; each pass over them in its own seeded order.
-
-    >>> len(in_epochs([1, 2, 3], 7, seed=0)), sorted(in_epochs([1, 2, 3], 3, seed=0))
-    (7, [1, 2, 3])
-    """
-    found: list[T] = []
-    epoch = 0
-    while len(found) < count:
-        order = list(items)
-        random.Random(f"{seed}:{epoch}").shuffle(order)
-        found += order
-        epoch += 1
-    return found[:count]

@@ -6,13 +6,14 @@ module knows collections and runs, but no models.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits
 from prorank.errors import DataError
@@ -20,6 +21,8 @@ from prorank.files import atomic_writer, refuse_overwrite
 from prorank.mining import Mined, mine_negatives
 from prorank.retrieval import BM25Index, biencoder_scores
 from prorank.training.recipe import Quotas
+
+T = TypeVar("T")
 
 
 class Group(NamedTuple):
@@ -154,28 +157,28 @@ def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
     if all(used <= qrels[query].keys() for query, _, _ in positives):
         raise DataError("no query has a negative among the positives of the others", hint="set warmup.negatives")
     pairs: list[LabelledPair] = []
-    epoch = 0
+    endless = forever(positives, seed)
     while len(pairs) < count:
-        order = list(positives)
-        random.Random(f"{seed}:{epoch}").shuffle(order)
+        order = [positive for _, positive in itertools.islice(endless, len(positives))]
         waiting = [document for _, document, _ in order[1:] + order[:1]]  # the neighbour's: nearly always same batch
         for query, document, _ in order:
             place = next((i for i, other in enumerate(waiting) if other not in qrels[query]), None)
             if place is not None:
                 pairs.append(LabelledPair(query, document, True))
                 pairs.append(LabelledPair(query, waiting.pop(place), False))
-        epoch += 1
     return pairs[:count]
 
 
-def forever(groups: Sequence[Group], seed: int) -> Iterator[tuple[int, Group]]:
-    """(epoch, group) without end, each epoch in its own seeded order."""
-    epoch = 0
-    while True:
-        order = list(groups)
+def forever(items: Sequence[T], seed: int) -> Iterator[tuple[int, T]]:
+    """(epoch, item) without end, each epoch in its own seeded order.
+
+    >>> sorted(item for _, item in itertools.islice(forever("abc", seed=0), 3))
+    ['a', 'b', 'c']
+    """
+    for epoch in itertools.count():
+        order = list(items)
         random.Random(f"{seed}:{epoch}").shuffle(order)
-        yield from ((epoch, group) for group in order)
-        epoch += 1
+        yield from ((epoch, item) for item in order)
 
 
 _DOCSTRING = re.compile(r'"""\s*(.+?)(?:\n\s*\n|"""|\.\s)|\'\'\'\s*(.+?)(?:\n\s*\n|\'\'\'|\.\s)', re.DOTALL)

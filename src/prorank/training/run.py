@@ -158,7 +158,7 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
         return dict(read_json(folder / "row.json"))
     start = time.monotonic()
     depth = setting.recipe.evaluation.rerank
-    qrels, dev = test_qrels(setting), dev_qrels(setting)
+    qrels = test_qrels(setting)
     reranker = load_reranker(setting, model)
     lists = lists_of(setting.first_stage, qrels)
     run = rerank_shared(reranker, setting, lists, depth, f"evaluate {stage}")
@@ -169,7 +169,8 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     row["seconds"] = round(time.monotonic() - start, 1)
     dev_run: Run = {}
     if setting.recipe.evaluation.hybrid_weight == "dev":
-        dev_run = rerank_shared(reranker, setting, lists_of(setting.first_stage, dev), depth, f"{stage} on dev")
+        dev = lists_of(setting.first_stage, dev_qrels(setting))
+        dev_run = rerank_shared(reranker, setting, dev, depth, f"{stage} on dev")
 
     def write() -> None:
         write_evaluation(folder, run, evaluation, row, force=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from prorank.collection import Run
+from prorank.evaluation.hybrid import z_score
 
 
 def hybrid_scores(first_stage: Run, dense: Run, wanted: Mapping[str, Sequence[str]], weight: float) -> Run:
@@ -28,15 +27,10 @@ def hybrid_scores(first_stage: Run, dense: Run, wanted: Mapping[str, Sequence[st
     {'a': -0.5, 'c': -0.75}
     """
 
-    def z(value: float, values: Sequence[float]) -> float:
-        spread = float(np.std(values)) if len(values) and np.ptp(values) > 0 else 0.0
-        return 0.0 if spread == 0 else (value - float(np.mean(values))) / spread
-
     joined: Run = {}
     for query, documents in wanted.items():
         listed = first_stage.get(query, {})
-        lexical, similar = list(listed.values()), [dense[query][document] for document in listed]
-        joined[query] = {
-            d: weight * z(listed.get(d, 0.0), lexical) + (1 - weight) * z(dense[query][d], similar) for d in documents
-        }
+        lexical = z_score([listed.get(document, 0.0) for document in documents], among=list(listed.values()))
+        similar = z_score([dense[query][d] for d in documents], among=[dense[query][d] for d in listed])
+        joined[query] = {d: weight * x + (1 - weight) * y for d, x, y in zip(documents, lexical, similar)}
     return joined
