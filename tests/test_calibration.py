@@ -9,7 +9,7 @@ from test_training import tiny
 from prorank import Reranker
 from prorank.collection import load_collection, read_run
 from prorank.errors import DataError
-from prorank.evaluation.calibration import calibration_error, fit_platt, judged_scores, probabilities
+from prorank.evaluation.calibration import calibration_error, even_odds, fit_platt, judged_scores, probabilities
 from prorank.evaluation.evaluate import top
 from prorank.training.run import run_recipe
 
@@ -49,6 +49,14 @@ def test_unjudged_documents_are_not_relevant():
     assert judged_scores({"q": {"a": 1.0}, "other": {"b": 2.0}}, {"q": {"a": 2}, "missing": {}}) == ([1.0], [1])
 
 
+def test_at_even_odds_one_half_is_where_both_kinds_are_equally_likely():
+    draw = np.random.default_rng(1)
+    relevant, other = draw.normal(2.0, 1.0, 500), draw.normal(0.0, 1.0, 9500)  # equal densities at 1
+    labels = [1] * 500 + [0] * 9500
+    found = even_odds(fit_platt([*relevant, *other], labels), labels)
+    assert -found["intercept"] / found["slope"] == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.fixture
 def reranker(bert_folder):
     return Reranker.from_pretrained(bert_folder, prompt="prorank-short", max_length=64, precision="fp32")
@@ -85,6 +93,6 @@ def test_a_run_calibrates_its_checkpoint(bert_folder, word_collection, tmp_path)
     reranked = top(read_run(folder / "score-learning" / "test" / "dev.run"), 5)
     scores, labels = judged_scores(reranked, load_collection(word_collection).judgments("dev"))
     try:
-        assert saved == fit_platt(scores, labels)
+        assert saved == even_odds(fit_platt(scores, labels), labels)
     except DataError:  # two steps of training may teach nothing
         assert saved is None

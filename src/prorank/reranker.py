@@ -233,8 +233,9 @@ class Reranker:
     def probability(self, scores: Sequence[float]) -> list[float]:
         """Scores as probabilities of relevance.
 
-        A calibrated checkpoint's are those of a document in a first-stage list (see `evaluation.calibration`), so that
-        0.5 is a sensible threshold. Without calibration it is the score's sigmoid, the model's own probability.
+        A calibrated checkpoint's tell the relevant documents of first-stage lists from the others at even odds (see
+        `evaluation.calibration`), so that 0.5 is a sensible threshold. Without calibration it is the score's sigmoid,
+        the model's own probability.
 
         Args:
             scores: from `score`.

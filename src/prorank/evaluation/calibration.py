@@ -1,7 +1,8 @@
-"""Scores to probabilities: Platt scaling fitted on judged first-stage lists.
+"""Scores to probabilities: Platt scaling fitted on judged first-stage lists, at even odds.
 
-A reranker's sigmoid answers for pairs like those of its training; in a first-stage list most documents are not
-relevant. Two numbers fitted on dev lists make 0.5 mean "as likely relevant as not in such a list". Knows numbers only.
+A reranker's sigmoid answers for pairs like those of its training. Two numbers fitted on dev lists, with the lists' few
+relevant documents weighed out, make 0.5 mean "as typical of the relevant documents of such lists as of the others".
+Knows numbers only.
 """
 
 from __future__ import annotations
@@ -60,6 +61,20 @@ def fit_platt(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float
     if slope <= 0:
         raise DataError("higher scores are not likelier to be relevant here; nothing to calibrate")
     return {"slope": float(slope), "intercept": float(parameters[1] - slope * mean)}
+
+
+def even_odds(calibration: Mapping[str, float], labels: Sequence[int]) -> dict[str, float]:
+    """The calibration as if relevant and irrelevant documents were equally frequent: log odds of the labels taken off.
+
+    In a list of twenty with one relevant document hardly anything is more likely relevant than not, so the lists' own
+    odds make no threshold. By Bayes' rule 0.5 is then where the two kinds are equally likely to have the score.
+
+    >>> round(even_odds({"slope": 1.0, "intercept": -1.0}, [1, 0, 0, 0])["intercept"], 4)
+    0.0986
+    """
+    positives = sum(label > 0 for label in labels)
+    odds = positives / (len(labels) - positives)
+    return {**calibration, "intercept": calibration["intercept"] - float(np.log(odds))}
 
 
 def probabilities(scores: Sequence[float], calibration: Mapping[str, float]) -> np.ndarray:

@@ -17,7 +17,7 @@ from rich.console import Console
 from prorank.checkpoint import SETTINGS_FILE
 from prorank.collection import Run, read_run, write_run
 from prorank.errors import DataError, ProrankError, RecipeError, require
-from prorank.evaluation.calibration import fit_platt, judged_scores
+from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_stages, results_table
@@ -219,7 +219,11 @@ def publish(setting: Setting, model: str, stage: str) -> None:
     part = setting.folder / f".{CHECKPOINT}.part"
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(model, part)
-    write_json(part / SETTINGS_FILE, read_json(part / SETTINGS_FILE) | {"calibration": calibration(setting, stage)})
+    recipe = setting.recipe.model_dump(mode="json")
+    settings = read_json(part / SETTINGS_FILE) | {"calibration": calibration(setting, stage), "recipe": recipe}
+    if setting.recipe.evaluation.max_length is not None:
+        settings["max_length"] = setting.recipe.evaluation.max_length
+    write_json(part / SETTINGS_FILE, settings)
     part.rename(final)
 
 
@@ -230,7 +234,8 @@ def calibration(setting: Setting, stage: str) -> dict[str, float] | None:
         return None
     reranked = top(read_run(file), setting.recipe.evaluation.rerank)  # below, scores are only places in the list
     try:
-        return fit_platt(*judged_scores(reranked, dev_qrels(setting)))
+        scores, labels = judged_scores(reranked, dev_qrels(setting))
+        return even_odds(fit_platt(scores, labels), labels)
     except DataError as error:
         setting.console.print(f"  [yellow]not calibrated: {error}[/yellow]")
         return None

@@ -39,13 +39,14 @@ from prorank.training.warmup import WarmupTrainer
 def load_reranker(setting: Setting, model: str, for_training: bool = False) -> Reranker:
     """The starting model by the recipe's settings, or a checkpoint of this run by its own."""
     section = setting.recipe.backbone
+    longer = None if for_training else setting.recipe.evaluation.max_length
     common: dict[str, Any] = {"precision": section.precision, "for_training": for_training}
     if model != section.model:
-        return Reranker.from_pretrained(model, **common)
+        return Reranker.from_pretrained(model, max_length=longer, **common)
     return Reranker.from_pretrained(
         model,
         prompt=section.prompt,
-        max_length=section.max_length,
+        max_length=longer or section.max_length,
         instruction=section.instruction,
         score=section.score,
         family=section.family,
