@@ -239,7 +239,11 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
         tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
     if recipe.sft is not None:
         tree["first_stage"]["depth"] = 10
-        tree["grades"] |= {"teacher": "qrels", "documents": {"hard": 1, "medium": 0, "easy": 0, "random": 1}}
+        tree["grades"] |= {
+            "max_new_tokens": 8,
+            "teacher": "qrels",
+            "documents": {"hard": 1, "medium": 0, "easy": 0, "random": 1},
+        }
         tree["sft"] |= small | {"pairs_per_step": 2, "dev_queries": 2}
         tree["listwise"] |= small | {"queries_per_step": 1, "dev_queries": 2, "max_new_tokens": 8}
     tree["evaluation"] |= {"rerank": 3, "max_queries": 3}

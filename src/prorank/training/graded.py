@@ -142,7 +142,10 @@ def reference_grades(
         tokenizer, backbone = reranker.pair_tokenizer, reranker.backbone
         sequences = [ids for query in lists for ids in encoded[query]]
         if tokenizer.prompt.thinks:
-            found = reason(backbone, tokenizer, sequences, "expected_grade", progress="reference grades")
+            limit = setting.recipe.grades.max_new_tokens
+            found = reason(
+                backbone, tokenizer, sequences, "expected_grade", max_new_tokens=limit, progress="reference grades"
+            )
             values = found.scores.clamp(min=0).tolist()
         else:
             values = expected_grade(answer_logits(backbone, tokenizer, sequences, progress="reference grades")).tolist()

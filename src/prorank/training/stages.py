@@ -39,10 +39,11 @@ from prorank.training.warmup import WarmupTrainer
 def load_reranker(setting: Setting, model: str, for_training: bool = False) -> Reranker:
     """The starting model by the recipe's settings, or a checkpoint of this run by its own."""
     section = setting.recipe.backbone
+    new = setting.recipe.grades.max_new_tokens
     longer = None if for_training else setting.recipe.evaluation.max_length
     common: dict[str, Any] = {"precision": section.precision, "for_training": for_training}
     if model != section.model:
-        return Reranker.from_pretrained(model, max_length=longer, **common)
+        return Reranker.from_pretrained(model, max_length=longer, max_new_tokens=new, **common)
     return Reranker.from_pretrained(
         model,
         prompt=section.prompt,
@@ -51,6 +52,7 @@ def load_reranker(setting: Setting, model: str, for_training: bool = False) -> R
         score=section.score,
         family=section.family,
         trust_remote_code=section.trust_remote_code,
+        max_new_tokens=new,
         **common,
     )
 
@@ -216,7 +218,9 @@ def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
 
     def measure() -> dict[str, float]:
         if tokenizer.prompt.thinks:
-            mine = reason(reranker.backbone, tokenizer, sequences, reranker.settings.score).scores.tolist()
+            limit = recipe.grades.max_new_tokens
+            said = reason(reranker.backbone, tokenizer, sequences, reranker.settings.score, max_new_tokens=limit)
+            mine = said.scores.tolist()
         else:
             logits = answer_logits(reranker.backbone, tokenizer, sequences, groups=groups)
             mine = SCORES[reranker.settings.score](logits).tolist() if ids else []
