@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prorank import Reranker, engine
 from prorank.checkpoint import describe
 from prorank.collection import load_collection
-from prorank.engine import length_batches, score_pairs, slot_logits
+from prorank.engine import length_batches, slot_logits
 from prorank.errors import CheckpointError, PromptError
 from prorank.reranker import document_text
 
@@ -35,9 +35,9 @@ def test_batches_hold_every_index_once_and_stay_in_budget(lengths, budget):
 
 def test_a_score_does_not_depend_on_its_neighbours(reranker):
     pairs = [("river stone", " ".join(WORDS[: i % 12 + 1])) for i in range(40)]
-    together = score_pairs(reranker.backbone, reranker.tokenizer, pairs).scores
+    together = reranker.score_detailed(pairs).scores
     reranker.backbone.token_budget = 1
-    small = score_pairs(reranker.backbone, reranker.tokenizer, pairs).scores
+    small = reranker.score_detailed(pairs).scores
     reranker.backbone.token_budget = None
     alone = np.array([reranker.score([pair])[0] for pair in pairs])
     np.testing.assert_allclose(together, small, atol=1e-4)

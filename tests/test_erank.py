@@ -2,18 +2,23 @@
 
 import io
 import json
+import random
+from itertools import islice
 
 import pytest
 import torch
+import transformers
 import yaml
 from rich.console import Console
 from torch.nn import functional as F
 
 from prorank import Reranker
-from prorank.bench.toy import toy_recipe
+from prorank.bench.toy import WORDS, toy_document, toy_recipe
 from prorank.errors import RecipeError
+from prorank.evaluation.evaluate import evaluate_run, scored_lists
 from prorank.training import grpo
 from prorank.training.graded import completion_of
+from prorank.training.groups import forever
 from prorank.training.listwise import REWARDS, ListwiseTrainer
 from prorank.training.recipe import ListwiseSection, SftSection, validate_recipe
 from prorank.training.score_learning import ListItem
@@ -129,6 +134,62 @@ def test_one_forward_loss_is_the_gradient_of_the_drawn_grades(toy, tmp_path, rew
     advantages = grpo.group_advantages(torch.cat(rewards))
     (-(advantages * grades.gather(-1, drawn)).mean()).backward()
     torch.testing.assert_close(found, trainer.backbone.head()[0].grad, atol=1e-5, rtol=1e-3)
+
+
+SHARED = (2, 1, 1, 1, 0, 0, 0, 0)  # words that a list's documents share with the query; the first is relevant
+
+
+def toy_lists(tokenizer, queries, draw):
+    """For each query the tokens of eight documents, one of which holds all its words."""
+    texts = [[(" ".join(q), " ".join(toy_document(draw, list(q), n))) for n in SHARED] for q in queries]
+    return [tokenizer.encode(pairs)[0] for pairs in texts]
+
+
+def ndcg(reranker, lists):
+    """NDCG@10 where only the first document of each list is relevant."""
+    places = [(f"q{i}", f"d{j}") for i in range(len(lists)) for j in range(len(SHARED))]
+    scores, _ = reranker.score_sequences([ids for one in lists for ids in one])
+    qrels = {f"q{i}": {"d0": 1} for i in range(len(lists))}
+    return evaluate_run(scored_lists(qrels, zip(places, scores)), qrels, ("nDCG@10",)).mean("ndcg@10")
+
+
+def test_reinforcement_passes_its_supervised_start_on_held_out_queries(toy, tmp_path):
+    """The teacher's grades cannot tell half an answer from a whole one; the judgments behind r_RR can."""
+    transformers.set_seed(2)
+    reranker = Reranker(
+        toy["backbone"]["model"],
+        prompt=toy["backbone"]["prompt"],
+        max_length=64,
+        precision="fp32",
+        score="expected_grade",
+        for_training=True,
+    )
+    tokenizer, draw = reranker.pair_tokenizer, random.Random(2)
+    queries = draw.sample([(a, b) for a in WORDS for b in WORDS if a < b], 105)
+    training, held_out = toy_lists(tokenizer, queries[:70], draw), toy_lists(tokenizer, queries[70:], draw)
+
+    def train(kind, settings, items, size):
+        order = [item for _, item in islice(forever(items, 2), settings.steps * size)]
+        arguments = (lambda: {"dev_ndcg@10": 0.0}, tmp_path / kind.__name__, 2, QUIET)
+        kind(reranker.backbone, tokenizer, settings, order, *arguments).run(resume=False)
+        return ndcg(reranker, held_out)
+
+    pairs = [
+        SftItem(ids, completion_of(tokenizer, GradedDocument("", 8 if shared else 1, False, "")))
+        for one in training
+        for ids, shared in zip(one, SHARED)
+    ]
+    settings = SftSection(steps=40, pairs_per_step=16, learning_rate=1e-3, evaluate_every=40)
+    supervised = train(SftTrainer, settings, pairs, 16)
+    scored = [reranker.score_sequences(one)[0].tolist() for one in training]
+    labels = tuple(int(shared == 2) for shared in SHARED)
+    lists = [ListItem(one, labels, tuple(grades)) for one, grades in zip(training, scored)]
+    settings = ListwiseSection(
+        steps=200, queries_per_step=8, learning_rate=5e-4, evaluate_every=200, samples=16, kl=0.0, reward="rr"
+    )
+    reinforced = train(ListwiseTrainer, settings, lists, 8)
+    assert supervised > 0.7  # it has learned what its teacher knows
+    assert reinforced > supervised + 0.03
 
 
 def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):

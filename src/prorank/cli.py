@@ -268,7 +268,7 @@ def search(
     """Search a BM25 index: one query to the screen, or a collection's queries to a TREC run."""
     from prorank.collection import load_collection, write_run
     from prorank.files import refuse_overwrite
-    from prorank.retrieval import BM25Index
+    from prorank.retrieval import BM25Index, bm25_run
 
     if (query is None) == (collection is None):
         raise ProrankError("give either a query or --collection")
@@ -282,7 +282,7 @@ def search(
     refuse_overwrite(output, force)
     loaded = load_collection(str(collection))
     queries = {q: loaded.queries[q] for q in loaded.judgments(split)} if split else loaded.queries
-    write_run(built.search(queries, top_k, progress=True), output, tag="bm25")
+    write_run(bm25_run(built, loaded, queries, top_k), output, tag="bm25")
     out.print(f"{len(queries)} queries searched, run in {output}")
 
 

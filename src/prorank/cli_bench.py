@@ -13,6 +13,33 @@ from prorank.models import MINI
 bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
 
 
+def parts(text: str) -> list[str]:
+    """What stands between commas.
+
+    >>> parts("sft, binary")
+    ['sft', 'binary']
+    """
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas.
+
+    Raises:
+        typer.BadParameter: another word, or none at all.
+
+    >>> numbers("1,2")
+    [1, 2]
+    """
+    try:
+        found = [int(part) for part in parts(text)]
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}' is not a list of whole numbers, e.g. 1,2,3") from error
+    if not found:
+        raise typer.BadParameter("give at least one number")
+    return found
+
+
 @bench.command("inference")
 def bench_inference(
     shape: Annotated[Literal["minilm", "qwen2.5-0.5b"], typer.Option(help="Published shape.")] = "minilm",
@@ -102,9 +129,8 @@ def bench_guards(
 
     for target in filter(None, (file, plot)):
         refuse_overwrite(target, force)
-    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
-    numbers = [int(number) for number in seeds.split(",")]
-    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers, output, err)
+    names = parts(variants) or list(VARIANTS)
+    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers(seeds), output, err)
     if file is not None:
         write_json(file, found)
     if plot is not None:
@@ -131,8 +157,9 @@ def bench_variance(
 
     if file is not None:
         refuse_overwrite(file, force)
-    sizes = [int(group) for group in groups.split(",")]
-    found = run_variance_bench(base_recipe(recipe, overrides or [], output), output / "run", sizes, draws, err)
+    found = run_variance_bench(
+        base_recipe(recipe, overrides or [], output), output / "run", numbers(groups), draws, err
+    )
     if file is not None:
         write_json(file, found)
     for name in ("start", "warmed"):
@@ -204,9 +231,8 @@ def bench_erank(
 
     if file is not None:
         refuse_overwrite(file, force)
-    names = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
-    numbers = [int(number) for number in seeds.split(",")]
-    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers, output, err)
+    names = parts(variants) or list(VARIANTS)
+    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers(seeds), output, err)
     if file is not None:
         write_json(file, found)
     print(erank_markdown(found["rows"]))

@@ -364,6 +364,12 @@ def _judgment(cells: list[str], place: str) -> tuple[str, str, int]:
         raise DataError(f"{place}: score must be an integer, got '{cells[2]}'") from None
 
 
+def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = False) -> Collection:
+    """`load_collection`, with reproducibly made splits where the collection lacks this one."""
+    loaded = load_collection(path, strict=strict)
+    return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
+
+
 def with_splits(collection: Collection, seed: int = 13, dev_share: float = 0.1, test_share: float = 0.4) -> Collection:
     """The collection with train, dev and test; what is missing is carved out of what is there.
 

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from prorank.backbone import Backbone
 from prorank.packing import Pack, plan_packs
-from prorank.scores import SCORES, ScoreKind, whole_answers
+from prorank.scores import whole_answers
 from prorank.tokenization import Batch, Truncation
 
 logger = logging.getLogger(__name__)
@@ -238,27 +238,11 @@ def _all(
     return torch.stack([found[i] for i in range(len(sequences))])
 
 
-def score_pairs(
-    backbone: Backbone,
-    tokenizer: Tokenizer,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    kind: ScoreKind = "logit_difference",
-    progress: str | None = None,
-) -> ScoredPairs:
-    """Ranking scores of (query, document) pairs.
+def query_groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Number of each (query, document) pair's query: pairs of one query share the reading of its prefix.
 
-    Args:
-        pairs: texts.
-        kind: score formula, see `prorank.scores`.
-        progress: text of a progress bar, or None.
-
-    Returns:
-        Scores in input order and what was cut.
+    >>> query_groups([("a", "x"), ("b", "y"), ("a", "z")])
+    [0, 1, 0]
     """
-    sequences, truncation = tokenizer.encode(pairs)
-    groups = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
-    logits = answer_logits(
-        backbone, tokenizer, sequences, groups=[groups[query] for query, _ in pairs], progress=progress
-    )
-    return ScoredPairs(SCORES[kind](logits).numpy(), truncation)
+    numbers = {query: number for number, query in enumerate(dict.fromkeys(query for query, _ in pairs))}
+    return [numbers[query] for query, _ in pairs]

@@ -20,7 +20,7 @@ import torch
 
 from prorank.backbone import Backbone
 from prorank.checkpoint import SETTINGS_FILE
-from prorank.engine import length_batches, score_pairs
+from prorank.engine import length_batches
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
 from prorank.reranker import Reranker
@@ -90,7 +90,8 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
 
 
 def _expected(reranker: Reranker) -> np.ndarray:
-    return score_pairs(reranker.backbone, reranker.tokenizer, PROBES, kind=reranker.settings.score).scores
+    sequences, _ = reranker.tokenizer.encode(PROBES)  # whole, also where the model reads by passages
+    return reranker.score_sequences(sequences)[0].numpy()
 
 
 def _compare(found: np.ndarray, expected: np.ndarray, runtime: str) -> None:

@@ -73,8 +73,9 @@ def reason(
         temperature: 0 takes the likeliest token.
         progress: text of a progress bar, or None.
     """
-    words = tokenizer.tokenizer
+    words, highest = tokenizer.tokenizer, len(tokenizer.answer_tokens) - 1
     texts = [""] * len(sequences)
+    grades: list[int | None] = [None] * len(sequences)
     answered: dict[int, list[int]] = {}
     with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(progress or "", total=len(sequences))
@@ -90,16 +91,14 @@ def reason(
             )
             for i, (completion,) in zip(batch, drawn):
                 texts[i] = words.decode(completion, skip_special_tokens=True)
-                stop = _behind_tag(words, completion)
-                if stop is not None and parse_grade(texts[i], len(tokenizer.answer_tokens) - 1) is not None:
-                    answered[i] = [*sequences[i], *completion[:stop]]
+                stop, grade = _behind_tag(words, completion), parse_grade(texts[i], highest)
+                if stop is not None and grade is not None:
+                    grades[i], answered[i] = grade, [*sequences[i], *completion[:stop]]
             bar.advance(task, len(batch))
     scores = torch.full((len(sequences),), MALFORMED_SCORE)
     if answered:
         logits = answer_logits(backbone, tokenizer, list(answered.values()))
         scores[list(answered)] = SCORES[kind](logits)
-    highest = len(tokenizer.answer_tokens) - 1
-    grades = [parse_grade(text, highest) if i in answered else None for i, text in enumerate(texts)]
     return Reasoned(scores, grades, texts)
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
 from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, read_settings
 from prorank.crossencoder import CrossEncoderTokenizer
-from prorank.engine import ScoredPairs, score_pairs
+from prorank.engine import ScoredPairs, answer_logits, query_groups
 from prorank.errors import CheckpointError
 from prorank.evaluation.calibration import probabilities
 from prorank.files import atomic_writer, write_json
@@ -26,7 +27,7 @@ from prorank.prompts import Family, Prompt, chat_frame, load_prompt
 from prorank.published import recognise
 from prorank.reasoning import MAX_NEW_TOKENS, reason
 from prorank.runtime import RuntimeBackbone, is_exported
-from prorank.scores import ScoreKind
+from prorank.scores import SCORES, ScoreKind
 from prorank.st_files import write_sentence_transformers_files
 from prorank.tokenization import PairTokenizer
 
@@ -179,19 +180,37 @@ class Reranker:
         return result._replace(scores=aggregate(result.scores, owners, len(pairs), self.passages))
 
     def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
+        sequences, truncation = self.tokenizer.encode(texts)
+        scores, malformed = self.score_sequences(sequences, groups=query_groups(texts), progress=progress)
+        return ScoredPairs(scores.numpy(), truncation, malformed)
+
+    def score_sequences(
+        self,
+        sequences: Sequence[list[int]],
+        *,
+        kind: ScoreKind | None = None,
+        groups: Sequence[int] | None = None,
+        progress: str | None = None,
+    ) -> tuple[torch.Tensor, int]:
+        """Scores of pairs that are tokenised already.
+
+        Args:
+            sequences: token ids, from `tokenizer.encode`.
+            kind: score formula; None takes the checkpoint's.
+            groups: number of each pair's query, see `query_groups`; None takes every pair alone.
+            progress: text of a progress bar, or None.
+
+        Returns:
+            Scores (N,), and how many generated answers held no grade.
+        """
+        kind = kind or self.settings.score
         tokenizer = self.tokenizer
-        if not isinstance(tokenizer, PairTokenizer) or not tokenizer.prompt.thinks:
-            return score_pairs(self.backbone, tokenizer, texts, kind=self.settings.score, progress=progress)
-        sequences, truncation = tokenizer.encode(texts)
-        found = reason(
-            self.backbone,
-            tokenizer,
-            sequences,
-            self.settings.score,
-            max_new_tokens=self.max_new_tokens,
-            progress=progress,
-        )
-        return ScoredPairs(found.scores.numpy(), truncation, found.grades.count(None))
+        if isinstance(tokenizer, PairTokenizer) and tokenizer.prompt.thinks:
+            found = reason(
+                self.backbone, tokenizer, sequences, kind, max_new_tokens=self.max_new_tokens, progress=progress
+            )
+            return found.scores, found.grades.count(None)
+        return SCORES[kind](answer_logits(self.backbone, tokenizer, sequences, groups=groups, progress=progress)), 0
 
     @property
     def pair_tokenizer(self) -> PairTokenizer:

@@ -323,6 +323,8 @@ def dense_run(
 ) -> Run:
     """Exact nearest documents by cosine similarity of a sentence-transformers model, ties by document id.
 
+    Documents that the collection excludes for a query are left out.
+
     Args:
         model: name, folder, or `embedded`.
         collection: its documents are searched.
@@ -338,17 +340,28 @@ def dense_run(
     ids = list(collection.documents)
     documents = encode_texts(model, [d.content for d in collection.documents.values()], batch_size)
     vectors = encode_texts(model, list(queries.values()), batch_size)
-    return {query: _best(ids, documents @ vector, top_k) for query, vector in zip(queries, vectors)}
+    depth = top_k + _most_excluded(collection, queries)
+    found = {query: _best(ids, documents @ vector, depth) for query, vector in zip(queries, vectors)}
+    return _without_excluded(found, collection, top_k)
 
 
 def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str], top_k: int) -> Run:
     """BM25's first `top_k` documents of each query, those that the collection excludes for it left out."""
-    most = max((len(collection.excluded.get(query, [])) for query in queries), default=0)
-    found = index.search(queries, top_k=top_k + most, progress=True)
-    return {
-        query: {d: listed[d] for d in [d for d in listed if d not in set(collection.excluded.get(query, []))][:top_k]}
-        for query, listed in found.items()
-    }
+    found = index.search(queries, top_k=top_k + _most_excluded(collection, queries), progress=True)
+    return _without_excluded(found, collection, top_k)
+
+
+def _most_excluded(collection: Collection, queries: Iterable[str]) -> int:
+    return max((len(collection.excluded.get(query, [])) for query in queries), default=0)
+
+
+def _without_excluded(run: Run, collection: Collection, top_k: int) -> Run:
+    left: Run = {}
+    for query, listed in run.items():
+        excluded = set(collection.excluded.get(query, []))
+        kept = [document for document in listed if document not in excluded]
+        left[query] = {document: listed[document] for document in kept[:top_k]}
+    return left
 
 
 def candidate_run(collection: Collection, split: str) -> Run:

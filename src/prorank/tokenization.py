@@ -45,6 +45,10 @@ class Batch:
         types = None if self.type_ids is None else self.type_ids.to(device)
         return Batch(self.input_ids.to(device), self.attention_mask.to(device), self.slot.to(device), types)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Name -> tensor of what there is."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 def require_fast(tokenizer: Any) -> None:
     """Refuse a slow tokenizer (PromptError)."""

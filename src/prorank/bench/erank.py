@@ -13,18 +13,16 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.collection import Run
 from prorank.engine import answer_logits
 from prorank.errors import RecipeError
-from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top
+from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import lists_of, sample_queries
 from prorank.evaluation.ties import distinct_scores, random_ties
 from prorank.files import read_json, write_json
-from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
 from prorank.scores import SCORES
-from prorank.training.recipe import Recipe, dump_recipe, validate_recipe
+from prorank.training.recipe import Recipe, made_from, validate_recipe
 from prorank.training.run import prepare_folder
 from prorank.training.setting import Setting, prepare_data
 from prorank.training.stages import train_grades, train_listwise
@@ -111,11 +109,7 @@ def run_erank_bench(
         "rows": rows_of(runs),
         "runs": [{key: value for key, value in run.items() if key != "per_query"} for run in runs],
         "seeds": list(seeds),
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    } | made_from(recipe)
 
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
@@ -146,9 +140,7 @@ def measured(setting: Setting, model: str) -> dict[str, Any]:
     first = evaluate_run(lists, qrels, ("nDCG@10",))
     found: dict[str, Any] = {"first_stage": first.mean(METRIC), "scores": {}, "per_query": {}}
     for kind, formula in SCORES.items():
-        scores: Run = {query: {} for query in lists}
-        for (query, document), value in zip(ids, formula(logits).tolist()):
-            scores[query][document] = value
+        scores = scored_lists(lists, zip(ids, formula(logits).tolist()))
         evaluation = evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",))
         ties = random_ties(scores, qrels)
         found["scores"][kind] = {

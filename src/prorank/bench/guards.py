@@ -16,9 +16,8 @@ from rich.console import Console
 from prorank.bench.toy import toy_recipe
 from prorank.errors import RecipeError
 from prorank.files import read_json, write_json
-from prorank.provenance import fingerprint, hardware, versions
 from prorank.training.items import RANDOM
-from prorank.training.recipe import Recipe, dump_recipe, load_recipe, validate_recipe
+from prorank.training.recipe import Recipe, load_recipe, made_from, validate_recipe
 from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
 from prorank.training.stages import train_warmup
@@ -111,11 +110,7 @@ def run_guards(
         "rows": [summary_row(variant, [run for run in runs if run["variant"] == variant]) for variant in variants],
         "runs": runs,
         "variants": {variant: VARIANTS[variant] for variant in variants},
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    } | made_from(recipe)
 
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:

@@ -14,9 +14,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from prorank.provenance import hardware, versions
 from prorank.training.items import training_pairs
-from prorank.training.recipe import Recipe, WarmupSection
+from prorank.training.recipe import Recipe, WarmupSection, made_from
 from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
 from prorank.training.stages import load_reranker, ready_to_train, train_warmup
@@ -99,9 +98,4 @@ def run_variance_bench(
         )
         torch.manual_seed(recipe.seed)
         found[name] = noise(trainer, groups, draws, name, console)
-    return found | {
-        "draws": draws,
-        "recipe": recipe.model_dump(mode="json"),
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    return found | {"draws": draws} | made_from(recipe)

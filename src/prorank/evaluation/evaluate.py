@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,6 +140,18 @@ def top(run: Run, count: int) -> Run:
     {'q': {'b': 2.0}}
     """
     return {query: dict(ranked(scores)[:count]) for query, scores in run.items()}
+
+
+def scored_lists(lists: Run, scored: Iterable[tuple[tuple[str, str], float]]) -> Run:
+    """Scores of (query id, document id) pairs as a run over the queries of `lists`.
+
+    >>> scored_lists({"q": {"a": 1.0}, "r": {}}, [(("q", "a"), 0.5)])
+    {'q': {'a': 0.5}, 'r': {}}
+    """
+    run: Run = {query: {} for query in lists}
+    for (query, document), score in scored:
+        run[query][document] = float(score)
+    return run
 
 
 def with_tail(head: Mapping[str, float], tail: Sequence[str]) -> dict[str, float]:

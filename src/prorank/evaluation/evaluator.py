@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits
+from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.followir import p_mrr
@@ -70,9 +70,7 @@ def evaluate_model(
     Raises:
         DataError: unknown split, no candidates, or a run that holds none of its queries or names unknown documents.
     """
-    loaded = load_collection(collection, strict=strict)
-    if split not in loaded.qrels:
-        loaded = with_splits(loaded, seed=seed)
+    loaded = load_with_split(collection, split, seed=seed, strict=strict)
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)
     reranker = Reranker.from_pretrained(model, prompt=prompt, max_length=max_length, passages=passages)

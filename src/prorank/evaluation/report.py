@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,12 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
+    """A table whose first `left` columns are text and the others figures."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [header, rule, *lines]
+    )
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -62,7 +66,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     >>> print(markdown_table([row | {"mrr@10": 0.5, "mrr@10_interval": [0.4, 0.6]}]).splitlines()[-1])
     | BM25 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |  |  |
     """
-    return _markdown([HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *(_cells(row) for row in rows)])
+    return _markdown(HEADER, map(_cells, rows))
 
 
 def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
@@ -71,10 +75,8 @@ def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: contents of `results.json` files.
     """
-    header = ["collection", *HEADER]
-    lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2)]
-    lines += [[result["collection"], *_cells(row)] for result in results for row in result["rows"]]
-    return _markdown(lines)
+    lines = [[result["collection"], *_cells(row)] for result in results for row in result["rows"]]
+    return _markdown(["collection", *HEADER], lines, left=2)
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
@@ -101,14 +103,14 @@ def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
 def erank_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of `bench.erank` in Markdown: figures as means over seeds, the gain over supervised grades, ties."""
     header = ["collection", "trained", "score", "NDCG@10", "seeds", "gain (p)", "distinct scores", "ties at random"]
-    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
+    lines = []
     for row in rows:
         gain = f"{row['difference']:+.3f} ({_p_value(row)})" if "difference" in row else ""
         seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
         ties = f"{row['random_ties']:.3f} ± {row['random_ties_deviation']:.3f}"
         names = [row["collection"], row["variant"], row["score"].replace("_", " ")]
         lines.append([*names, f"{row['ndcg@10']:.3f}", seeds, gain, f"{row['distinct']:.1f}", ties])
-    return _markdown(lines)
+    return _markdown(header, lines, left=3)
 
 
 def _stage(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -129,7 +131,7 @@ def quality_table(results: Mapping[str, Any]) -> Table:
 def quality_markdown(results: Mapping[str, Any]) -> str:
     """`quality_rows` in Markdown."""
     header, *lines = quality_rows(results)
-    return _markdown([header, ["---"] + ["---:"] * (len(header) - 1), *lines])
+    return _markdown(header, lines)
 
 
 def _save(figure: Any, path: str | Path) -> None:
@@ -241,7 +243,7 @@ def plot_run(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     written = []
-    for stage in ("warmup", "score-learning"):
+    for stage in ("warmup", "score-learning", "sft", "listwise"):
         log = folder / stage / "training" / "log.json"
         if log.is_file():
             plot_curves(read_json(log), folder / stage / "curves.png")

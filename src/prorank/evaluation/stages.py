@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from prorank.collection import Collection, Qrels, Run
 from prorank.engine import ScoredPairs
-from prorank.evaluation.evaluate import Evaluation, rerank_run, top
+from prorank.evaluation.evaluate import Evaluation, rerank_run, scored_lists, top
 from prorank.evaluation.significance import bootstrap_interval, compare
 from prorank.provenance import fingerprint
 
@@ -55,10 +55,8 @@ def rerank_collection(
     """
     ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
     pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
-    scores: Run = {query: {} for query in lists}
-    for (query, document), value in zip(ids, scorer.score_detailed(pairs, progress).scores):
-        scores[query][document] = float(value)
-    return rerank_run(lists, scores, depth)
+    scores = scorer.score_detailed(pairs, progress).scores
+    return rerank_run(lists, scored_lists(lists, zip(ids, scores)), depth)
 
 
 def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None = None) -> dict[str, Any]:

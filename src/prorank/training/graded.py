@@ -9,12 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from prorank.collection import Run, read_run, write_run
-from prorank.engine import answer_logits
 from prorank.errors import DataError
 from prorank.evaluation.stages import sample_queries
-from prorank.reasoning import reason
 from prorank.reranker import Reranker
-from prorank.scores import expected_grade
 from prorank.tokenization import PairTokenizer
 from prorank.training import processes
 from prorank.training.grade_teachers import HIGHEST, load_teacher
@@ -139,17 +136,9 @@ def reference_grades(
     def grade() -> None:
         if saved.is_file():
             return
-        tokenizer, backbone = reranker.pair_tokenizer, reranker.backbone
         sequences = [ids for query in lists for ids in encoded[query]]
-        if tokenizer.prompt.thinks:
-            limit = setting.recipe.grades.max_new_tokens
-            found = reason(
-                backbone, tokenizer, sequences, "expected_grade", max_new_tokens=limit, progress="reference grades"
-            )
-            values = found.scores.clamp(min=0).tolist()
-        else:
-            values = expected_grade(answer_logits(backbone, tokenizer, sequences, progress="reference grades")).tolist()
-        grades = iter(values)
+        scores, _ = reranker.score_sequences(sequences, kind="expected_grade", progress="reference grades")
+        grades = iter(scores.clamp(min=0).tolist())
         run = {query: {document.id: next(grades) for document in documents} for query, documents in lists.items()}
         write_run(run, saved, tag="reference")
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits
+from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
 from prorank.errors import DataError
 from prorank.files import atomic_writer, refuse_overwrite
 from prorank.mining import Mined, mine_negatives
-from prorank.retrieval import BM25Index, biencoder_scores
+from prorank.retrieval import BM25Index, biencoder_scores, bm25_run
 from prorank.training.recipe import Quotas
 
 T = TypeVar("T")
@@ -255,15 +255,13 @@ def mine_to_file(
         force: replace the file.
     """
     refuse_overwrite(output, force)
-    loaded = load_collection(collection)
-    if split not in loaded.qrels:
-        loaded = with_splits(loaded, seed=seed)
+    loaded = load_with_split(collection, split, seed=seed)
     qrels = loaded.judgments(split)
     queries = {query: loaded.queries[query] for query in qrels}
     if run_file is not None:
         run = read_run(run_file)
     else:
-        run = BM25Index.build(loaded.documents).search(queries, top_k=1000, progress=True)
+        run = bm25_run(BM25Index.build(loaded.documents), loaded, queries, top_k=1000)
     teacher = None
     if teacher_model is not None:
         wanted = {query: list(dict.fromkeys([*run.get(query, {}), *qrels[query]])) for query in qrels}

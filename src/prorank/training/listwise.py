@@ -16,16 +16,16 @@ import torch
 from rich.console import Console
 
 from prorank.backbone import Backbone
-from prorank.completions import build_tree, draw, token_log_probs
+from prorank.completions import draw
 from prorank.packing import unpadded
 from prorank.reasoning import parse_grade
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo
 from prorank.training.listwise_rewards import ndcg_reward, reciprocal_rank_reward, squared_error_reward
-from prorank.training.outlook import unwrapped
+from prorank.training.outlook import completion_log_probs, unwrapped
 from prorank.training.recipe import ListwiseSection
 from prorank.training.score_learning import ListItem
-from prorank.training.trainer import SlotTrainer
+from prorank.training.trainer import RankingTrainer
 
 Reward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 # (scores (N, G), relevant (N,), reference (N,), highest) -> (N, G)
@@ -36,16 +36,10 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-class ListwiseTrainer(SlotTrainer):
-    """Reinforcement learning of grades over candidate lists.
+class ListwiseTrainer(RankingTrainer):
+    """Reinforcement learning of grades over candidate lists, whose `teacher` holds the reward's reference grades.
 
-    Args:
-        backbone: the model.
-        tokenizer: pair tokenizer.
-        settings: the recipe's `listwise` section.
-        items: candidate lists in order of training; `teacher` holds the reference grades of the reward.
-        dev_figures: of the model as it is; `dev_ndcg@10` decides which checkpoint is kept.
-        folder, seed, console, log_to: see `SlotTrainer`.
+    Arguments: see `RankingTrainer`.
     """
 
     def __init__(
@@ -60,30 +54,29 @@ class ListwiseTrainer(SlotTrainer):
         console: Console,
         log_to: Sequence[str] = (),
     ) -> None:
-        self.pair_tokenizer, self.settings, self.dev_figures = tokenizer, settings, dev_figures
+        self.settings = settings
         self.one_forward = tokenizer.stem is None and not tokenizer.prompt.thinks
         self.highest = len(tokenizer.answer_tokens) - 1
         super().__init__(
             backbone,
+            tokenizer,
             settings,
             items,
-            settings.queries_per_step,
-            self.collate,
+            dev_figures,
             folder,
             seed,
-            best_by="dev_ndcg@10",
+            console,
+            log_to,
+            batch_items=settings.queries_per_step,
             title="listwise",
-            console=console,
-            log_to=log_to,
             keep_start=settings.kl > 0,
         )
 
     def collate(self, items: list[ListItem]) -> dict[str, Any]:
         """All documents of a step in one padded batch, and how many each list has."""
         batch = self.pair_tokenizer.collate([ids for item in items for ids in item.sequences])
-        tensors = {name: value for name, value in vars(batch).items() if value is not None}
         return {
-            **tensors,
+            **batch.tensors(),
             "sizes": [len(item.sequences) for item in items],
             "relevant": torch.tensor([label > 0 for item in items for label in item.labels]),
             "reference": torch.tensor([grade for item in items for grade in item.teacher or ()]),
@@ -138,15 +131,11 @@ class ListwiseTrainer(SlotTrainer):
         scores = torch.tensor([[float("nan") if g is None else float(g) for g in own] for own in found], device=device)
         reward = self.rewards(scores, inputs)
         advantages = grpo.group_advantages(reward, settings.scale_advantages).flatten()
-        tree = build_tree(prompts, completions, device)
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        hidden = model(*arguments, pack=tree.pack)
-        log_prob, mask = tree.rows(token_log_probs(backbone, hidden, tree.targets))  # (D * G, L)
+        log_prob, mask = completion_log_probs(model, inputs, completions)  # (D * G, L)
         before = None
         if settings.kl:
             with self.reference() as start:
-                states = start(*arguments, pack=tree.pack)
-                before, _ = tree.rows(token_log_probs(start, states, tree.targets))
+                before, _ = completion_log_probs(start, inputs, completions)
         policy = grpo.policy_loss(
             log_prob,
             log_prob.detach(),
@@ -160,7 +149,3 @@ class ListwiseTrainer(SlotTrainer):
         if settings.kl:
             self.note(kl=policy.kl)
         return policy.loss
-
-    def held_out(self) -> dict[str, float]:
-        """Dev NDCG@10 of reranked first-stage lists."""
-        return self.dev_figures()

@@ -53,6 +53,24 @@ def unwrapped(model: Any) -> Backbone:
     return getattr(model, "module", model)
 
 
+def completion_log_probs(
+    model: Any, inputs: dict[str, Any], completions: list[list[list[int]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How likely completions are, each prompt read once.
+
+    Args:
+        model: the backbone, or a wrapper of it.
+        inputs: `input_ids`, `attention_mask` (B, T) and `slot` (B,).
+        completions: G for each of B prompts, each a list of token ids.
+
+    Returns:
+        Log-probabilities and mask, both (B * G, L): zeros behind a completion's end.
+    """
+    tree = build_tree(unpadded(inputs["input_ids"], inputs["attention_mask"]), completions, inputs["input_ids"].device)
+    hidden = model(inputs["input_ids"], inputs["attention_mask"], inputs["slot"], pack=tree.pack)
+    return tree.rows(token_log_probs(unwrapped(model), hidden, tree.targets))
+
+
 def outlook(model: Any, inputs: dict[str, Any], answer_ids: torch.Tensor, end_id: int | None) -> Outlook:
     """First-token logits, and whether the turn ends after each answer; one forward pass.
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prorank.backbone import Precision
 from prorank.errors import RecipeError
+from prorank.provenance import fingerprint, hardware, versions
 from prorank.scores import ScoreKind
 from prorank.training.grpo import Scale
 
@@ -370,6 +371,16 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.strip().lower() not in ("nan", "inf", "-inf", "infinity", "-infinity")
+
+
+def made_from(recipe: Recipe) -> dict[str, Any]:
+    """What is written beside a result that a recipe gave: the recipe, its fingerprint, machine and versions."""
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
 
 
 def dump_recipe(recipe: Recipe) -> str:

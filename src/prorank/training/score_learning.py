@@ -19,7 +19,7 @@ from prorank.scores import SCORES, ScoreKind
 from prorank.tokenization import PairTokenizer
 from prorank.training.losses import LABEL_LOSSES, TEACHER_LOSSES
 from prorank.training.recipe import ScoreLearningSection
-from prorank.training.trainer import SlotTrainer
+from prorank.training.trainer import RankingTrainer
 
 
 class ListItem(NamedTuple):
@@ -30,25 +30,20 @@ class ListItem(NamedTuple):
     teacher: tuple[float, ...] | None
 
 
-class ScoreTrainer(SlotTrainer):
+class ScoreTrainer(RankingTrainer):
     """Score learning over candidate lists of one size.
 
     Args:
-        backbone: the model.
-        tokenizer: pair tokenizer (answer ids, padding).
-        settings: the recipe's `score_learning` section.
         kind: score formula that is trained.
-        items: candidate lists in order of training.
-        dev_figures: of the model as it is; `dev_ndcg@10` decides which checkpoint is kept.
-        folder, seed, console, log_to: see `SlotTrainer`.
+        backbone, tokenizer, settings, items, dev_figures, folder, seed, console, log_to: see `RankingTrainer`.
     """
 
     def __init__(
         self,
+        kind: ScoreKind,
         backbone: Backbone,
         tokenizer: PairTokenizer,
         settings: ScoreLearningSection,
-        kind: ScoreKind,
         items: Sequence[ListItem],
         dev_figures: Callable[[], dict[str, float]],
         folder: Path,
@@ -56,26 +51,25 @@ class ScoreTrainer(SlotTrainer):
         console: Console,
         log_to: Sequence[str] = (),
     ) -> None:
-        self.pair_tokenizer, self.settings, self.dev_figures = tokenizer, settings, dev_figures
-        self.score = SCORES[kind]
+        self.settings, self.score = settings, SCORES[kind]
         super().__init__(
             backbone,
+            tokenizer,
             settings,
             items,
-            settings.queries_per_step,
-            self.collate,
+            dev_figures,
             folder,
             seed,
-            best_by="dev_ndcg@10",
+            console,
+            log_to,
+            batch_items=settings.queries_per_step,
             title="score learning",
-            console=console,
-            log_to=log_to,
         )
 
     def collate(self, items: list[ListItem]) -> dict[str, Any]:
         """All lists of a step in one padded batch (Q * N rows) with labels (Q, N) and teacher scores."""
         batch = self.pair_tokenizer.collate([ids for item in items for ids in item.sequences])
-        inputs = {**vars(batch), "label": torch.tensor([item.labels for item in items])}
+        inputs = {**batch.tensors(), "label": torch.tensor([item.labels for item in items])}
         if self.settings.teacher is not None:
             inputs["teacher"] = torch.tensor([item.teacher for item in items])
         return inputs
@@ -92,7 +86,3 @@ class ScoreTrainer(SlotTrainer):
             target = inputs["teacher"] / teacher.temperature
             loss = loss + teacher.weight * TEACHER_LOSSES[teacher.loss](scores, target)
         return loss
-
-    def held_out(self) -> dict[str, float]:
-        """Dev NDCG@10 of reranked first-stage lists."""
-        return self.dev_figures()

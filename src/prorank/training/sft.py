@@ -16,12 +16,10 @@ from rich.console import Console
 from torch.nn import functional as F
 
 from prorank.backbone import Backbone
-from prorank.completions import build_tree, token_log_probs
-from prorank.packing import unpadded
 from prorank.tokenization import PairTokenizer
-from prorank.training.outlook import unwrapped
+from prorank.training.outlook import completion_log_probs
 from prorank.training.recipe import SftSection
-from prorank.training.trainer import SlotTrainer
+from prorank.training.trainer import RankingTrainer
 
 
 class SftItem(NamedTuple):
@@ -31,17 +29,8 @@ class SftItem(NamedTuple):
     completion: list[int]
 
 
-class SftTrainer(SlotTrainer):
-    """Supervised learning of grades.
-
-    Args:
-        backbone: the model.
-        tokenizer: pair tokenizer.
-        settings: the recipe's `sft` section.
-        items: pairs with answers, in order of training.
-        dev_figures: of the model as it is; `dev_ndcg@10` decides which checkpoint is kept.
-        folder, seed, console, log_to: see `SlotTrainer`.
-    """
+class SftTrainer(RankingTrainer):
+    """Supervised learning of grades; the items are pairs with answers. Arguments: see `RankingTrainer`."""
 
     def __init__(
         self,
@@ -55,26 +44,24 @@ class SftTrainer(SlotTrainer):
         console: Console,
         log_to: Sequence[str] = (),
     ) -> None:
-        self.pair_tokenizer, self.dev_figures = tokenizer, dev_figures
         super().__init__(
             backbone,
+            tokenizer,
             settings,
             items,
-            settings.pairs_per_step,
-            self.collate,
+            dev_figures,
             folder,
             seed,
-            best_by="dev_ndcg@10",
+            console,
+            log_to,
+            batch_items=settings.pairs_per_step,
             title="sft",
-            console=console,
-            log_to=log_to,
         )
 
     def collate(self, items: list[SftItem]) -> dict[str, Any]:
         """Padded prompts, and the answers as lists."""
         batch = self.pair_tokenizer.collate([item.input_ids for item in items])
-        tensors = {name: value for name, value in vars(batch).items() if value is not None}
-        return {**tensors, "completions": [item.completion for item in items]}
+        return {**batch.tensors(), "completions": [item.completion for item in items]}
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Mean over pairs of the mean over the answer's tokens of -log p."""
@@ -83,12 +70,5 @@ class SftTrainer(SlotTrainer):
         device = inputs["slot"].device
         if self.backbone.family != "causal":
             return F.cross_entropy(model(*arguments), torch.tensor([first for first, *_ in completions], device=device))
-        prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
-        tree = build_tree(prompts, [[completion] for completion in completions], device)
-        hidden = model(*arguments, pack=tree.pack)
-        rows, mask = tree.rows(token_log_probs(unwrapped(model), hidden, tree.targets))  # (B, L)
+        rows, mask = completion_log_probs(model, inputs, [[completion] for completion in completions])  # (B, L)
         return -(rows.sum(-1) / mask.sum(-1)).mean()
-
-    def held_out(self) -> dict[str, float]:
-        """Dev NDCG@10 of reranked first-stage lists."""
-        return self.dev_figures()

@@ -6,6 +6,7 @@ so a resumed run goes the same way as an undisturbed one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,22 @@ import torch
 import transformers
 
 from prorank.backbone import Backbone
-from prorank.collection import Run
-from prorank.engine import answer_logits
-from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top
+from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
 from prorank.evaluation.report import plot_curves
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.evaluation.stages import PRIMARY, lists_of
 from prorank.files import read_json, write_json
-from prorank.reasoning import reason
 from prorank.reranker import Reranker
-from prorank.scores import SCORES
 from prorank.training import processes
 from prorank.training.figures import diagnosis
 from prorank.training.graded import listwise_items, sft_items
 from prorank.training.items import held_out_pairs, list_items, training_pairs
 from prorank.training.listwise import ListwiseTrainer
-from prorank.training.recipe import Recipe
+from prorank.training.recipe import ListwiseSection, Recipe, ScoreLearningSection, SftSection
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.setting import Setting, sampled
 from prorank.training.sft import SftTrainer
-from prorank.training.trainer import SlotTrainer
+from prorank.training.trainer import RankingTrainer, SlotTrainer
 from prorank.training.warmup import WarmupTrainer
 
 
@@ -114,84 +111,76 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
 
 def train_scores(setting: Setting, model: str) -> str:
     """Stage 2. Returns the folder of the trained model."""
-    section, recipe = setting.recipe.score_learning, setting.recipe
+    section = setting.recipe.score_learning
     assert section is not None
-    folder = setting.folder / "score-learning"
-    if (folder / "done.json").is_file():
-        return str(folder / "model")
-    setting.console.print(f"[bold]Stage 2, score learning[/bold]: {section.steps} steps")
-    transformers.set_seed(recipe.seed)
-    reranker = load_reranker(setting, model, for_training=True)
-    trainer = ScoreTrainer(
-        ready_to_train(reranker.backbone, recipe),
-        reranker.pair_tokenizer,
-        section,
-        reranker.settings.score,
-        list_items(setting, reranker.pair_tokenizer),
-        dev_measure(setting, reranker, section.dev_queries),
-        folder / "training",
-        recipe.seed,
-        setting.console,
-        setting.log_to,
-    )
-    return finish(setting, model, reranker, trainer, folder)
+
+    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
+        items = list_items(setting, reranker.pair_tokenizer)
+        backbone = ready_to_train(reranker.backbone, setting.recipe)
+        return ScoreTrainer(reranker.settings.score, backbone, reranker.pair_tokenizer, section, items, *rest)
+
+    return train_ranking(setting, model, "score-learning", "Stage 2, score learning", section, trainer)
 
 
 def train_grades(setting: Setting, model: str) -> str:
     """ERank's first stage. Returns the folder of the trained model."""
-    section, recipe = setting.recipe.sft, setting.recipe
+    section = setting.recipe.sft
     assert section is not None
-    folder = setting.folder / "sft"
-    if (folder / "done.json").is_file():
-        return str(folder / "model")
-    setting.console.print(f"[bold]Supervised grades[/bold]: {section.steps} steps")
-    transformers.set_seed(recipe.seed)
-    reranker = load_reranker(setting, model, for_training=True)
-    trainer = SftTrainer(
-        ready_to_train(reranker.backbone, recipe),
-        reranker.pair_tokenizer,
-        section,
-        sft_items(setting, reranker.pair_tokenizer),
-        dev_measure(setting, reranker, section.dev_queries),
-        folder / "training",
-        recipe.seed,
-        setting.console,
-        setting.log_to,
-    )
-    return finish(setting, model, reranker, trainer, folder)
+
+    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
+        items = sft_items(setting, reranker.pair_tokenizer)
+        backbone = ready_to_train(reranker.backbone, setting.recipe)
+        return SftTrainer(backbone, reranker.pair_tokenizer, section, items, *rest)
+
+    return train_ranking(setting, model, "sft", "Supervised grades", section, trainer)
 
 
 def train_listwise(setting: Setting, model: str) -> str:
     """ERank's second stage. Returns the folder of the trained model."""
-    section, recipe = setting.recipe.listwise, setting.recipe
+    section = setting.recipe.listwise
     assert section is not None
-    folder = setting.folder / "listwise"
+
+    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
+        items = listwise_items(setting, reranker)  # before dropout and adapters come in: it asks the model for grades
+        backbone = ready_to_train(reranker.backbone, setting.recipe, section.lora)
+        return ListwiseTrainer(backbone, reranker.pair_tokenizer, section, items, *rest)
+
+    return train_ranking(setting, model, "listwise", f"Listwise reinforcement, {section.reward}", section, trainer)
+
+
+def train_ranking(
+    setting: Setting,
+    model: str,
+    stage: str,
+    title: str,
+    section: ScoreLearningSection | SftSection | ListwiseSection,
+    trainer_of: Callable[..., RankingTrainer],
+) -> str:
+    """Train a ranking stage, unless it is done; leave model, curves and `done.json` in its folder.
+
+    Args:
+        setting: what the run knows.
+        model: folder or name of the model that training starts from.
+        stage: name of the stage's folder.
+        title: printed when training starts.
+        section: of the recipe.
+        trainer_of: (reranker, dev figures, folder, seed, console, log_to) -> trainer.
+
+    Returns:
+        The folder of the trained model.
+    """
+    folder = setting.folder / stage
     if (folder / "done.json").is_file():
         return str(folder / "model")
-    setting.console.print(f"[bold]Listwise reinforcement[/bold], {section.reward}: {section.steps} steps")
-    transformers.set_seed(recipe.seed)
+    setting.console.print(f"[bold]{title}[/bold]: {section.steps} steps")
+    transformers.set_seed(setting.recipe.seed)
     reranker = load_reranker(setting, model, for_training=True)
-    items = listwise_items(setting, reranker)
-    trainer = ListwiseTrainer(
-        ready_to_train(reranker.backbone, recipe, section.lora),
-        reranker.pair_tokenizer,
-        section,
-        items,
-        dev_measure(setting, reranker, section.dev_queries),
-        folder / "training",
-        recipe.seed,
-        setting.console,
-        setting.log_to,
-    )
-    return finish(setting, model, reranker, trainer, folder)
-
-
-def finish(setting: Setting, start: str, reranker: Reranker, trainer: SlotTrainer, folder: Path) -> str:
-    """Train to the end and leave model, curves and `done.json` in the stage's folder. Returns the model's."""
+    measure = dev_measure(setting, reranker, section.dev_queries)
+    trainer = trainer_of(reranker, measure, folder / "training", setting.recipe.seed, setting.console, setting.log_to)
     trainer.run(resume=True)
 
     def write() -> None:
-        save_stage(setting, whole(setting, start, reranker, trainer), folder / "model")
+        save_stage(setting, whole(setting, model, reranker, trainer), folder / "model")
         plot_curves(trainer.state.log_history, folder / "curves.png")
         write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
 
@@ -217,16 +206,8 @@ def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
     groups = [numbers[query] for query, _ in ids]
 
     def measure() -> dict[str, float]:
-        if tokenizer.prompt.thinks:
-            limit = recipe.grades.max_new_tokens
-            said = reason(reranker.backbone, tokenizer, sequences, reranker.settings.score, max_new_tokens=limit)
-            mine = said.scores.tolist()
-        else:
-            logits = answer_logits(reranker.backbone, tokenizer, sequences, groups=groups)
-            mine = SCORES[reranker.settings.score](logits).tolist() if ids else []
-        scores: Run = {query: {} for query in lists}
-        for (query, document), value in processes.gathered(list(zip(ids, mine))):
-            scores[query][document] = value
+        mine = reranker.score_sequences(sequences, groups=groups)[0].tolist()
+        scores = scored_lists(lists, processes.gathered(list(zip(ids, mine))))
         reranked = rerank_run(lists, scores, depth)
         found = by_collection(setting, evaluate_run(reranked, qrels, ("nDCG@10",)))
         total = {"dev_ndcg@10": sum(found.values()) / len(found)}

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from prorank.collection import Collection, load_collection, with_splits
+from prorank.collection import Collection, load_with_split
 from prorank.errors import DataError
 from prorank.evaluation.stages import sample_queries
 from prorank.files import atomic_writer
@@ -123,9 +123,7 @@ def graded_groups(
         quotas: documents by tier besides a relevant one.
         seed: of the draw and of splits that are made.
     """
-    loaded = load_collection(source)
-    if split not in loaded.qrels:
-        loaded = with_splits(loaded, seed=seed)
+    loaded = load_with_split(source, split, seed=seed)
     qrels = sample_queries(loaded.judgments(split), queries, seed)
     index = BM25Index.build(loaded.documents)
     run = bm25_run(index, loaded, {query: loaded.queries[query] for query in qrels}, top_k=1000)
@@ -156,16 +154,17 @@ def synthesize(
         total = len({(group.query_id, document) for group in groups for document in group.documents})
         line = bar.add_task("grade", total=total)
         for documents in tasks_of(collection, groups, teacher.generations):
-            new = {task for tasks in documents for task in tasks if key_of(teacher, task) not in cache.known}
+            keys = {task: key_of(teacher, task) for tasks in documents for task in tasks}
+            new = {task for task, key in keys.items() if key not in cache.known}
             if teacher.whole_lists:
                 queries = {task.query_id for task in new}
-                new = {task for tasks in documents for task in tasks if task.query_id in queries}
-            wanted = [task for tasks in documents for task in tasks if task in new]
+                new = {task for task in keys if task.query_id in queries}
+            wanted = [task for task in keys if task in new]
             for task, generation in teacher.ask(wanted) if wanted else ():
-                cache.add(key_of(teacher, task), generation)
+                cache.add(keys[task], generation)
                 asked += 1
             for tasks in documents:
-                answers = [cache.known[key_of(teacher, task)] for task in tasks]
+                answers = [cache.known[keys[task]] for task in tasks]
                 malformed += sum(generation.grade is None for generation in answers)
                 chosen = consensus(answers)
                 if chosen is None or chosen.grade is None or chosen.tokens > LONGEST:

@@ -1,9 +1,9 @@
 """What both stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
 
-Subclasses give a loss (`loss_on`) and held-out figures (`held_out`). The order of the data is fixed before
-training starts, so a resumed run sees what the uninterrupted one would have seen. Under a launcher (`torchrun` or
-`accelerate launch`) each process takes its part of every step's items. This module knows nothing of rewards, losses or
-collections.
+Subclasses give batches (`collate`), a loss (`loss_on`) and held-out figures (`held_out`). The order of the data is
+fixed before training starts, so a resumed run sees what the uninterrupted one would have seen. Under a launcher
+(`torchrun` or `accelerate launch`) each process takes its part of every step's items. This module knows nothing of
+rewards, losses or collections.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from prorank.backbone import Backbone
 from prorank.errors import TrainingError
 from prorank.files import write_json
+from prorank.tokenization import PairTokenizer
 from prorank.training import processes
 from prorank.training.recipe import Optimisation
 
@@ -109,7 +110,6 @@ class SlotTrainer(transformers.Trainer):
         settings: steps, learning rate and so on.
         items: training items in the order of training; `batch_items` of them make a step.
         batch_items: items a step.
-        collate: items -> batch of tensors.
         folder: where checkpoints and `log.json` go.
         seed: seed of everything random.
         best_by: held-out figure whose best checkpoint is kept (greater is better).
@@ -125,7 +125,6 @@ class SlotTrainer(transformers.Trainer):
         settings: Optimisation,
         items: Sequence[Any],
         batch_items: int,
-        collate: Callable[[list[Any]], dict[str, Any]],
         folder: Path,
         seed: int,
         best_by: str,
@@ -175,7 +174,7 @@ class SlotTrainer(transformers.Trainer):
             args=arguments,
             train_dataset=items,
             eval_dataset=[],
-            data_collator=collate,
+            data_collator=self.collate,
             callbacks=callbacks,
         )
         self.remove_callback(transformers.PrinterCallback)
@@ -194,6 +193,10 @@ class SlotTrainer(transformers.Trainer):
             with self.backbone.without_lora():
                 yield self.backbone
             self.backbone.train(training)
+
+    def collate(self, items: list[Any]) -> dict[str, Any]:
+        """A step's items as one batch."""
+        raise NotImplementedError
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Loss of one batch; `model` is the backbone, perhaps wrapped for several processes."""
@@ -311,3 +314,42 @@ class SlotTrainer(transformers.Trainer):
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
             self.load_best(self.backbone)
+
+
+class RankingTrainer(SlotTrainer):
+    """A `SlotTrainer` that keeps the checkpoint with the highest dev NDCG@10.
+
+    Args:
+        backbone: the model.
+        tokenizer: pair tokenizer (answer ids, padding).
+        settings: the recipe's section of the stage.
+        items: training items in order of training.
+        dev_figures: of the model as it is; `dev_ndcg@10` among them.
+        folder, seed, console, log_to: see `SlotTrainer`.
+        batch_items, title, keep_start: see `SlotTrainer`; each stage gives its own.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tokenizer: PairTokenizer,
+        settings: Optimisation,
+        items: Sequence[Any],
+        dev_figures: Callable[[], dict[str, float]],
+        folder: Path,
+        seed: int,
+        console: Console,
+        log_to: Sequence[str] = (),
+        *,
+        batch_items: int,
+        title: str,
+        keep_start: bool = False,
+    ) -> None:
+        self.pair_tokenizer, self.dev_figures = tokenizer, dev_figures
+        super().__init__(
+            backbone, settings, items, batch_items, folder, seed, "dev_ndcg@10", title, console, log_to, keep_start
+        )
+
+    def held_out(self) -> dict[str, float]:
+        """Dev NDCG@10 of reranked first-stage lists."""
+        return self.dev_figures()

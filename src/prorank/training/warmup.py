@@ -97,7 +97,6 @@ class WarmupTrainer(SlotTrainer):
             settings,
             [item for batch in batches for item in items[batch * size : (batch + 1) * size]],
             size,
-            self.collate,
             folder,
             seed,
             best_by="balanced_accuracy",
@@ -110,8 +109,7 @@ class WarmupTrainer(SlotTrainer):
     def collate(self, items: list[PairItem]) -> dict[str, Any]:
         """Padded batch with the labels."""
         batch = self.pair_tokenizer.collate([item.input_ids for item in items])
-        tensors = {name: value for name, value in vars(batch).items() if value is not None}
-        return {**tensors, "label": torch.tensor([item.label for item in items])}
+        return {**batch.tensors(), "label": torch.tensor([item.label for item in items])}
 
     def supervised_weight(self) -> float:
         """Weight of the supervised term: linear from its start to 0 over the first part of the run, or constant."""
