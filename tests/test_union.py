@@ -2,15 +2,17 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from conftest import write_collection
 from rich.console import Console
 from test_training import tiny
 
+from prorank import Reranker
 from prorank.collection import load_collection
 from prorank.errors import DataError
 from prorank.tokenization import Truncation
-from prorank.training.items import labelled_pairs, labelled_sources, list_items
+from prorank.training.items import ask_teacher, labelled_pairs, labelled_sources, list_items
 from prorank.training.recipe import Quotas
 from prorank.training.run import prepare_folder, run_recipe
 from prorank.training.setting import prepare_data
@@ -125,3 +127,24 @@ def test_a_union_trains_from_data_to_report(bert_folder, encoder_folder, pair_of
     stage = next(row for row in results["rows"] if row["stage"] == "score-learning")
     assert stage["by_collection"].keys() == {"fruit", "metal"}
     assert sum(stage["by_collection"].values()) / 2 == pytest.approx(stage["ndcg@10"])
+
+
+def test_a_reranker_teaches_beside_the_others(bert_folder, encoder_folder, pair_of_collections, tmp_path):
+    Reranker(bert_folder, prompt="prorank-short", max_length=64).save_pretrained(tmp_path / "teacher")
+    reranker = Reranker(tmp_path / "teacher")
+    found = {}
+    for name in (None, str(tmp_path / "teacher")):
+        teacher = {"model": str(encoder_folder), "first_stage": 0.3, "reranker": name, "reranker_share": 0.25}
+        recipe = union_recipe(bert_folder, pair_of_collections, score_learning__teacher=teacher)
+        folder = tmp_path / f"run-{name is None}"
+        prepare_folder(recipe, folder, force=False, resume=False)
+        setting = prepare_data(recipe, folder, Console(quiet=True))
+        sources = labelled_sources(setting)
+        drawn = {query: list(sources[0].collection.documents)[::4] for query in sources[0].qrels}
+        found[name] = ask_teacher(setting, sources, drawn, {})
+    plain, joined = found.values()
+    query, scores = next(iter(plain.items()))
+    texts = setting.texts()
+    own = np.array(reranker.score([(sources[0].collection.queries[query], texts[d]) for d in scores]))
+    expected = 0.75 * np.array(list(scores.values())) + 0.25 * (own - own.mean()) / own.std()
+    np.testing.assert_allclose(list(joined[query].values()), expected, atol=1e-3)

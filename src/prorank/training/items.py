@@ -1,6 +1,6 @@
 """Tokenised training items of both stages, drawn ahead from the recipe's seed.
 
-Knows the recipe, the collection and the first stage; knows tokenizers, but no models and no trainers.
+Knows the recipe, the collection and the first stage, and the models that teach; not the one that learns, no trainers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from prorank.collection import Collection, Qrels, Run, read_run, write_run
+from prorank.evaluation.evaluate import scored_lists
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.stages import lists_of
+from prorank.reranker import Reranker
 from prorank.retrieval import BM25Index, biencoder_scores
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
@@ -20,7 +22,7 @@ from prorank.training.groups import LabelledPair
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.setting import DEV_QUERIES, Setting, sampled
-from prorank.training.teacher import hybrid_scores
+from prorank.training.teacher import hybrid_scores, with_reranker
 from prorank.training.union import Member, restricted, turns
 from prorank.training.warmup import PairItem
 
@@ -184,13 +186,13 @@ def taught(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequ
 
 
 def ask_teacher(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
-    """Similarities of the drawn documents, or their join with the first stage."""
+    """Similarities of the drawn documents, or their join with the first stage and a reranker."""
     section = setting.recipe.score_learning
     assert section is not None and section.teacher is not None
     queries = {query: text for source in sources for query, text in source.collection.queries.items()}
     run = {query: listed for source in sources for query, listed in source.run.items()}
-    share = section.teacher.first_stage
-    if share == 0:
+    share, reranker = section.teacher.first_stage, section.teacher.reranker
+    if share == 0 and reranker is None:
         return teacher_scores(setting, queries, drawn, known)
     dev = sampled(setting, setting.recipe.data.dev, DEV_QUERIES) if share == "dev" else {}
     wanted = {query: [*documents, *run.get(query, {})] for query, documents in drawn.items()}
@@ -202,7 +204,12 @@ def ask_teacher(setting: Setting, sources: Sequence[Source], drawn: Mapping[str,
         setting.console.print(f"  teacher of {member.collection.name}: the first stage's share is {weight}")
         own = {query: documents for query, documents in drawn.items() if query in source.collection.queries}
         joined |= hybrid_scores(run, dense, own, weight)
-    return joined
+    if reranker is None:
+        return joined
+    pairs = [(query, document) for query, documents in joined.items() for document in documents]
+    texts = setting.texts()
+    scored = Reranker(reranker).score_detailed([(queries[q], texts[d]) for q, d in pairs], "the teaching reranker")
+    return with_reranker(joined, scored_lists(joined, zip(pairs, scored.scores)), section.teacher.reranker_share)
 
 
 def dev_share(setting: Setting, member: Member, dev: Qrels, dense: Run) -> float:

@@ -174,6 +174,8 @@ class TeacherSection(Section):
     first_stage: Annotated[float, Field(ge=0, lt=1)] | Literal["dev"] = Field(
         0.0, description="its share, joined by z-scores; dev: tuned there"
     )
+    reranker: str | None = Field(None, description="a checkpoint that joins bi-encoder and first stage")
+    reranker_share: float = Field(0.5, gt=0, lt=1, description="its share, by z-scores of each list")
 
 
 class ScoreLearningSection(Optimisation):

@@ -1,4 +1,4 @@
-"""Teacher scores for distillation: a bi-encoder's similarities joined with the first stage's scores.
+"""Teacher scores for distillation: a bi-encoder's similarities, the first stage's scores and a reranker's, joined.
 
 Knows scored lists; knows nothing of texts, the student or its training.
 """
@@ -34,3 +34,21 @@ def hybrid_scores(first_stage: Run, dense: Run, wanted: Mapping[str, Sequence[st
         similar = z_score([dense[query][d] for d in documents], among=[dense[query][d] for d in listed])
         joined[query] = {d: weight * x + (1 - weight) * y for d, x, y in zip(documents, lexical, similar)}
     return joined
+
+
+def with_reranker(joined: Run, scores: Run, share: float) -> Run:
+    """(1 - share) * joined score + share * z(reranker's score), the z-score among a query's joined documents.
+
+    Args:
+        joined: scores on a z-score's scale.
+        scores: the reranker's, of every joined document.
+        share: of the reranker, 0..1.
+
+    >>> with_reranker({"q": {"a": 0.5, "b": -0.5}}, {"q": {"a": -3.0, "b": 5.0}}, 0.25)
+    {'q': {'a': 0.125, 'b': -0.125}}
+    """
+    found: Run = {}
+    for query, own in joined.items():
+        theirs = z_score([scores[query][document] for document in own])
+        found[query] = {d: (1 - share) * score + share * other for (d, score), other in zip(own.items(), theirs)}
+    return found
