@@ -107,24 +107,26 @@ def listwise_items(setting: Setting, reranker: Reranker) -> list[ListItem]:
     lists = {q: documents for q, documents in graded_lists(setting).items() if any(d.relevant for d in documents)}
     if not lists:
         raise DataError("no graded list holds a relevant document")
+    count = section.steps * section.queries_per_step
+    order = [query for _, query in islice(forever(list(lists), setting.recipe.seed), count)]
+    used = {query: lists[query] for query in dict.fromkeys(order)}  # what a short run never reaches is not graded
     tokenizer = reranker.pair_tokenizer
-    encoded = encoded_lists(setting, tokenizer, lists)
+    encoded = encoded_lists(setting, tokenizer, used)
     if section.reward == "se":
         reference: Run = {
-            query: {d.id: scaled(d.grade, tokenizer) for d in documents} for query, documents in lists.items()
+            query: {d.id: scaled(d.grade, tokenizer) for d in documents} for query, documents in used.items()
         }
     else:
-        reference = reference_grades(setting, reranker, lists, encoded)
-    items = [
-        ListItem(
+        reference = reference_grades(setting, reranker, used, encoded)
+    items = {
+        query: ListItem(
             encoded[query],
             tuple(int(document.relevant) for document in documents),
             tuple(reference[query][document.id] for document in documents),
         )
-        for query, documents in lists.items()
-    ]
-    count = section.steps * section.queries_per_step
-    return [item for _, item in islice(forever(items, setting.recipe.seed), count)]
+        for query, documents in used.items()
+    }
+    return [items[query] for query in order]
 
 
 def reference_grades(
