@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.backbone import Backbone
-from prorank.packing import MIN_SHARED, Pack, packed_attention, plan_packs, shared_length
+from prorank.packing import MIN_SHARED, Pack, _attention, packed_attention, plan_packs, shared_length
 
 GQA = {**SIZE, "num_key_value_heads": 2}
 MODELS = {
@@ -235,3 +235,22 @@ def test_the_gpu_call_means_the_same_as_the_loop(causal, window, monkeypatch):
     expected, _ = packed_attention(None, query, key, value, pack=pack, scaling=0.3, sliding_window=window)
     found = _varlen_attention(query, key, value, pack, 0.3, window)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("kind", ["whole", "causal", "masked"])
+def test_written_out_attention_equals_torchs_in_values_and_gradients(heads, kind):
+    torch.manual_seed(0)
+    shapes = [(1, 4, 9, 8), (1, heads, 13, 8), (1, heads, 13, 8)]
+    if kind == "causal":
+        shapes = [(1, h, 9, 8) for _, h, *_ in shapes]
+    mask = torch.rand(9, 13) < 0.7 if kind == "masked" else None
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):  # torch's own kernel, the formula
+        torch.manual_seed(1)
+        states = [torch.randn(shape).bfloat16().to(dtype).requires_grad_() for shape in shapes]
+        out = _attention(*states, mask, 0.0, kind == "causal", 0.3)
+        out.square().sum().backward()
+        found.append([out.float(), *(s.grad.float() for s in states)])
+    for exact, written in zip(*found):
+        torch.testing.assert_close(written, exact, atol=0.05, rtol=0.05)

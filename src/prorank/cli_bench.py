@@ -225,7 +225,7 @@ def bench_erank(
 ) -> None:
     """Supervised grades, reinforcement, both, each reward; integers against 0 and 1."""
     from prorank.bench.erank import VARIANTS, run_erank_bench
-    from prorank.evaluation.report import erank_markdown
+    from prorank.evaluation.report import erank_markdown, ties_markdown
     from prorank.files import refuse_overwrite, write_json
     from prorank.training.recipe import load_recipe
 
@@ -235,4 +235,4 @@ def bench_erank(
     found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers(seeds), output, err)
     if file is not None:
         write_json(file, found)
-    print(erank_markdown(found["rows"]))
+    print(f"{erank_markdown(found['rows'])}\n\n{ties_markdown(found['rows'])}")

@@ -24,6 +24,7 @@ ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 MIN_SHARED = 8  # a shorter common prefix is not worth a mask
 QUERY_BLOCK = 512  # queries that share a mask
 MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
+WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
 _lock = threading.Lock()  # the attention function is a switch on the model's config
 
 
@@ -321,9 +322,10 @@ def packed_attention(
         raise NotImplementedError("packed attention has no soft cap and no sinks")
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout:
         return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
+    lengths = [span.stop - span.start for span in pack.spans]
+    own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
     pieces = []
-    for start, stop, prefix_start, prefix_stop in pack.spans:
-        keys, values = key[:, :, start:stop], value[:, :, start:stop]
+    for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
         tokens, prefix = stop - start, prefix_stop - prefix_start
         if prefix:
             keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
@@ -338,19 +340,58 @@ def packed_attention(
             if masked:
                 window = sliding_window if windowed else None
                 mask = _mask(pack.longest_spans[prefix], prefix, pack.causal, window, query.device)[first:last, :seen]
+            whole = first == 0 and last == tokens and seen == prefix + tokens
             pieces.append(
-                F.scaled_dot_product_attention(
-                    query[:, :, start + first : start + last],
-                    keys[:, :, :seen],
-                    values[:, :, :seen],
-                    attn_mask=mask,
-                    dropout_p=dropout,
-                    is_causal=pack.causal and mask is None and not prefix,
-                    scale=scaling,
-                    enable_gqa=query.shape[1] != key.shape[1],
+                _attention(
+                    *(
+                        (queries, keys, values)
+                        if whole
+                        else (queries[:, :, first:last], keys[:, :, :seen], values[:, :, :seen])
+                    ),
+                    mask,
+                    dropout,
+                    pack.causal and mask is None and not prefix,
+                    scaling,
                 )
             )
     return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of one span, (1, H, T, D).
+
+    On CPUs the gradient of torch's bf16 kernel takes several times as long as that of the formula written out.
+    """
+    tokens, seen = query.shape[2], key.shape[2]
+    slow = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not slow or dropout or tokens * seen > WRITTEN_OUT**2:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    logits = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (1, H, T, S)
+    if causal:
+        mask = _mask(tokens, 0, True, None, query.device)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
 def _varlen_attention(

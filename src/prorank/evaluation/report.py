@@ -101,16 +101,27 @@ def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def erank_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of `bench.erank` in Markdown: figures as means over seeds, the gain over supervised grades, ties."""
-    header = ["collection", "trained", "score", "NDCG@10", "seeds", "gain (p)", "distinct scores", "ties at random"]
+    """Rows of `bench.erank` whose score is the expected grade: means over seeds, the gain over supervised grades.
+
+    The expected grade of a model that answers 0 or 1 orders documents as its logit difference does.
+    """
     lines = []
     for row in rows:
-        gain = f"{row['difference']:+.3f} ({_p_value(row)})" if "difference" in row else ""
-        seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
-        ties = f"{row['random_ties']:.3f} ± {row['random_ties_deviation']:.3f}"
+        if row["score"] == "expected_grade":
+            seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
+            gain = f"{row['difference']:+.3f} ({_p_value(row)})" if "difference" in row else ""
+            lines.append([row["collection"], row["variant"], f"{row['ndcg@10']:.3f}", seeds, gain])
+    return _markdown(["collection", "trained", "NDCG@10", "seeds", "over sft (p)"], lines, left=2)
+
+
+def ties_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.erank` by score formula: distinct scores a list, and NDCG@10 with ties broken at random."""
+    lines = []
+    for row in rows:
         names = [row["collection"], row["variant"], row["score"].replace("_", " ")]
-        lines.append([*names, f"{row['ndcg@10']:.3f}", seeds, gain, f"{row['distinct']:.1f}", ties])
-    return _markdown(header, lines, left=3)
+        ties = f"{row['random_ties']:.3f} ± {row['random_ties_deviation']:.3f}"
+        lines.append([*names, f"{row['ndcg@10']:.3f}", f"{row['distinct']:.1f}", ties])
+    return _markdown(["collection", "trained", "score", "NDCG@10", "distinct scores", "ties at random"], lines, left=3)
 
 
 def _stage(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
