@@ -245,6 +245,8 @@ def test_bench_compares_variants_on_the_same_queries(toy, tmp_path, call):
         assert row["ndcg@10"] == pytest.approx(sum(row["seeds"]) / 2) and 1 <= row["distinct"] <= 5
     assert rows[("sft", "argmax_grade")]["distinct"] <= rows[("sft", "expected_grade")]["distinct"]
     assert out.count("\n") == (2 + len(found["rows"]) / 4) + 1 + (2 + len(found["rows"]))  # by training, by score
+    assert not list((tmp_path / "runs").rglob("checkpoint-*"))
+    assert list((tmp_path / "runs").rglob("model.safetensors"))
     # the second time nothing is trained
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "runs").rglob("*"))
     assert call(*command, "--force")[0] == 0

@@ -26,6 +26,7 @@ from prorank.training.recipe import Recipe, made_from, validate_recipe
 from prorank.training.run import prepare_folder
 from prorank.training.setting import Setting, prepare_data
 from prorank.training.stages import train_grades, train_listwise
+from prorank.training.trainer import drop_checkpoints
 
 METRIC = "ndcg@10"
 REWARDS = ("rr", "ndcg", "se")
@@ -104,6 +105,7 @@ def run_erank_bench(
                     one = varied(recipe, variant, seed, collection, place)
                     found = run_variant(one, done.parent, console)
                     write_json(done, found | {"collection": place.name, "variant": variant, "seed": seed})
+                    drop_checkpoints(done.parent)
                 runs.append(dict(read_json(done)))
     return {
         "rows": rows_of(runs),

@@ -21,6 +21,7 @@ from prorank.training.recipe import Recipe, load_recipe, made_from, validate_rec
 from prorank.training.run import prepare_folder
 from prorank.training.setting import prepare_data
 from prorank.training.stages import train_warmup
+from prorank.training.trainer import drop_checkpoints
 
 SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
 ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
@@ -105,6 +106,7 @@ def run_guards(
         if not done.is_file():
             console.print(f"[bold]{variant}[/bold], seed {seed}")
             write_json(done, run_variant(one, done.parent, console) | {"variant": variant, "seed": seed})
+            drop_checkpoints(done.parent)
         runs.append(dict(read_json(done)))
     return {
         "rows": [summary_row(variant, [run for run in runs if run["variant"] == variant]) for variant in variants],

@@ -51,6 +51,12 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
+def drop_checkpoints(run: Path) -> None:
+    """Delete the checkpoints of a run's finished stages: with the optimiser's states they are many times the model."""
+    for path in run.glob("*/training/checkpoint-*"):
+        shutil.rmtree(path)
+
+
 class RichProgress(transformers.TrainerCallback):
     """A progress bar with the latest held-out figures beside it, and a log file that is always whole."""
 
