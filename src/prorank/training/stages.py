@@ -14,6 +14,7 @@ import torch
 import transformers
 
 from prorank.backbone import Backbone
+from prorank.engine import query_groups
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
 from prorank.evaluation.report import plot_curves
 from prorank.evaluation.significance import binomial_above_chance
@@ -202,8 +203,7 @@ def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
     texts = setting.texts()
     tokenizer = reranker.pair_tokenizer
     sequences, _ = tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
-    numbers = {query: number for number, query in enumerate(lists)}
-    groups = [numbers[query] for query, _ in ids]
+    groups = query_groups(ids)
 
     def measure() -> dict[str, float]:
         mine = reranker.score_sequences(sequences, groups=groups)[0].tolist()
