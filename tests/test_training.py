@@ -20,7 +20,7 @@ from prorank.errors import DataError, MissingExtraError, ProrankError, RecipeErr
 from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.training.run import run_recipe
-from prorank.training.trainer import COMPLETE, last_checkpoint
+from prorank.training.trainer import COMPLETE, WEIGHTS, last_checkpoint
 
 
 def tiny(model, collection, **changes):
@@ -170,11 +170,34 @@ def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path)
 )
 def test_every_option_trains(changes, bert_folder, word_collection, tmp_path):
     results = run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
-    start = load_file(bert_folder / "model.safetensors")
-    assert any(
-        not torch.equal(start[name], tensor) for name, tensor in weights(tmp_path / "run").items() if name in start
-    )
+    given = load_file(bert_folder / "model.safetensors")
+    for stage in tmp_path.glob("run/*/training"):
+        if (stage / "checkpoint-0").is_dir():  # dev never rose above the start, which then is the model
+            start, end = (load_file(folder / WEIGHTS) for folder in (stage / "checkpoint-0", last_checkpoint(stage)))
+        else:
+            start, end = given, load_file(stage.parent / "model" / "model.safetensors")
+        assert any(not torch.equal(start[name], tensor) for name, tensor in end.items() if name in start), stage
     assert results["rows"][-1]["stage"] == "hybrid"
+
+
+@pytest.mark.parametrize(("figures", "kept"), [((0.5, 0.4, 0.3, 0.4), 0), ((0.5, 0.4, 0.6, 0.6), 4)])
+def test_a_stage_ends_on_its_best_model_the_start_included(
+    figures, kept, bert_folder, word_collection, tmp_path, monkeypatch
+):
+    import prorank.training.stages as stages
+
+    left = iter(figures)
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    run_recipe(tiny(bert_folder, word_collection, warmup=None), tmp_path / "run")
+    stage = tmp_path / "run" / "score-learning"
+    assert next(left, None) is None
+    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": max(figures)}
+    final = weights(tmp_path / "run")
+    start = load_file(bert_folder / "model.safetensors")
+    assert all(torch.equal(start[name], tensor) for name, tensor in final.items()) == (kept == 0)
+    best = load_file(stage / "training" / f"checkpoint-{kept}" / WEIGHTS)
+    shared = final.keys() & {name.removeprefix("model.") for name in best}
+    assert len(shared) > 10 and all(torch.equal(final[name], best[f"model.{name}"]) for name in shared)
 
 
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):

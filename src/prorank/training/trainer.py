@@ -125,6 +125,8 @@ class SlotTrainer(transformers.Trainer):
         keep_start: `reference` will be asked for.
     """
 
+    start_competes = False  # whether the starting model is the first of the checkpoints to choose from
+
     def __init__(
         self,
         backbone: Backbone,
@@ -272,11 +274,20 @@ class SlotTrainer(transformers.Trainer):
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.state.global_step == 0:
+            self._save_start(metrics)
         return metrics
+
+    def _save_start(self, metrics: dict[str, float]) -> None:
+        """Make the starting model the first checkpoint."""
+        self._determine_best_metric(metrics, None)
+        self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
+        self._save_checkpoint(self.model, None)
 
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
         checkpoint = last_checkpoint(self.args.output_dir) if resume else None
+        self.args.eval_on_start = self.start_competes and checkpoint is None
         torch.manual_seed(self.args.seed + processes.state().process_index)  # processes draw differently
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
@@ -323,7 +334,7 @@ class SlotTrainer(transformers.Trainer):
 
 
 class RankingTrainer(SlotTrainer):
-    """A `SlotTrainer` that keeps the checkpoint with the highest dev NDCG@10.
+    """A `SlotTrainer` that keeps the checkpoint with the highest dev NDCG@10; it never ends below its start.
 
     Args:
         backbone: the model.
@@ -334,6 +345,8 @@ class RankingTrainer(SlotTrainer):
         folder, seed, console, log_to: see `SlotTrainer`.
         batch_items, title, keep_start: see `SlotTrainer`; each stage gives its own.
     """
+
+    start_competes = True
 
     def __init__(
         self,
