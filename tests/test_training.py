@@ -200,6 +200,27 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
     assert len(shared) > 10 and all(torch.equal(final[name], best[f"model.{name}"]) for name in shared)
 
 
+@pytest.mark.parametrize(("mean", "kept"), [(0.7, True), (0.5, False)])
+def test_the_mean_of_start_and_best_is_kept_where_dev_prefers_it(
+    mean, kept, bert_folder, word_collection, tmp_path, monkeypatch
+):
+    import prorank.training.stages as stages
+
+    left = iter((0.4, 0.5, 0.6, 0.5, mean))
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    run_recipe(
+        tiny(bert_folder, word_collection, warmup=None, score_learning__average_with_start=True), tmp_path / "run"
+    )
+    stage = tmp_path / "run" / "score-learning"
+    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": 0.6, "averaged_dev_ndcg@10": mean}
+    final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
+    best = load_file(stage / "training" / "checkpoint-4" / WEIGHTS)
+    for name in final.keys() & {name.removeprefix("model.") for name in best}:
+        trained = best[f"model.{name}"]
+        assert torch.allclose(final[name], (start[name] + trained) / 2 if kept else trained, atol=1e-6), name
+        assert not torch.equal(start[name], trained) or not trained.any(), name
+
+
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):
     """The student's order of a list follows the teacher's even against the labels' silence."""
     import prorank.training.items as items_module

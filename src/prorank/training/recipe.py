@@ -123,6 +123,13 @@ class Optimisation(Section):
     patience: int = Field(0, ge=0, description="evaluations without gain before stopping; 0 never stops")
 
 
+class RankingSection(Optimisation):
+    """What the stages share whose checkpoints are chosen by dev NDCG@10."""
+
+    dev_queries: int = Field(100, ge=1, description="of each collection, for that choice")
+    average_with_start: bool = Field(False, description="the mean of starting and best weights competes as well")
+
+
 class WarmupSection(Optimisation):
     """Stage 1: GRPO teaches the answer set and the verdict."""
 
@@ -178,7 +185,7 @@ class TeacherSection(Section):
     reranker_share: float = Field(0.5, gt=0, lt=1, description="its share, by z-scores of each list")
 
 
-class ScoreLearningSection(Optimisation):
+class ScoreLearningSection(RankingSection):
     """Stage 2: the logit difference itself is trained."""
 
     queries_per_step: int = Field(4, ge=1)
@@ -187,7 +194,6 @@ class ScoreLearningSection(Optimisation):
     label_weight: float = Field(1.0, ge=0)
     teacher: TeacherSection | None = None
     pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
-    dev_queries: int = Field(100, ge=1)
 
 
 class GradesSection(Section):
@@ -203,14 +209,13 @@ class GradesSection(Section):
     queries: int | None = Field(None, ge=1, description="a seeded sample of the training queries; None = all")
 
 
-class SftSection(Optimisation):
+class SftSection(RankingSection):
     """ERank's first stage: language modelling of the grade, and of the reasoning before it where there is one."""
 
     pairs_per_step: int = Field(16, ge=1)
-    dev_queries: int = Field(100, ge=1)
 
 
-class ListwiseSection(Optimisation):
+class ListwiseSection(RankingSection):
     """ERank's second stage: GRPO with rewards from the whole candidate list."""
 
     queries_per_step: int = Field(2, ge=1)
@@ -223,7 +228,6 @@ class ListwiseSection(Optimisation):
     entropy_bonus: float = Field(0.0, ge=0, description="weight of the grades' entropy")
     format_weight: float = Field(1.0, ge=0, description="one-token grades: weight of giving a grade at all")
     max_new_tokens: int = Field(1_024, ge=4, description="of a generated answer")
-    dev_queries: int = Field(100, ge=1)
 
     @model_validator(mode="after")
     def _rewards_may_be_negative(self) -> ListwiseSection:

@@ -26,7 +26,7 @@ from prorank.training.figures import diagnosis
 from prorank.training.graded import listwise_items, sft_items
 from prorank.training.items import held_out_pairs, list_items, training_pairs
 from prorank.training.listwise import ListwiseTrainer
-from prorank.training.recipe import ListwiseSection, Recipe, ScoreLearningSection, SftSection
+from prorank.training.recipe import RankingSection, Recipe
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.setting import Setting, sampled
 from prorank.training.sft import SftTrainer
@@ -154,7 +154,7 @@ def train_ranking(
     model: str,
     stage: str,
     title: str,
-    section: ScoreLearningSection | SftSection | ListwiseSection,
+    section: RankingSection,
     trainer_of: Callable[..., RankingTrainer],
 ) -> str:
     """Train a ranking stage, unless it is done; leave model, curves and `done.json` in its folder.
@@ -183,10 +183,43 @@ def train_ranking(
     def write() -> None:
         save_stage(setting, whole(setting, model, reranker, trainer), folder / "model")
         plot_curves(trainer.state.log_history, folder / "curves.png")
-        write_json(folder / "done.json", {"best_dev_ndcg@10": trainer.state.best_metric})
 
     processes.first_only(write)
+    best = trainer.state.best_metric
+    figures = {"best_dev_ndcg@10": best}
+    if section.average_with_start:
+        figures["averaged_dev_ndcg@10"] = average_with_start(setting, model, folder / "model", section, best)
+    processes.first_only(lambda: write_json(folder / "done.json", figures))
     return str(folder / "model")
+
+
+def average_with_start(setting: Setting, start: str, folder: Path, section: RankingSection, best: float) -> float:
+    """Give the trained model the mean of its own and its starting model's weights, if that is better on dev.
+
+    Such a mean often keeps what the start knew of other data without losing what was learned (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models", section 3, alpha = 0.5).
+
+    Args:
+        setting: what the run knows.
+        start: folder or name of the model that training started from.
+        folder: of the trained model; replaced by the mean if that is better.
+        section: of the recipe.
+        best: the trained model's dev NDCG@10.
+
+    Returns:
+        Dev NDCG@10 of the mean.
+    """
+    mean = load_reranker(setting, str(folder), for_training=True)
+    starting = dict(load_reranker(setting, start, for_training=True).backbone.named_parameters())
+    with torch.no_grad():
+        for name, trained in mean.backbone.named_parameters():
+            trained.lerp_(starting[name].to(trained.dtype), 0.5)
+    mean.backbone.eval()
+    figure = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
+    setting.console.print(f"  mean of start and best: dev NDCG@10 {figure:.3f} (best {best:.3f})")
+    if figure > best:
+        processes.first_only(lambda: save_stage(setting, mean, folder))
+    return figure
 
 
 def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
