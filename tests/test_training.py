@@ -201,24 +201,44 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
 
 
 @pytest.mark.parametrize(("mean", "kept"), [(0.7, True), (0.5, False)])
-def test_the_mean_of_start_and_best_is_kept_where_dev_prefers_it(
+def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
     mean, kept, bert_folder, word_collection, tmp_path, monkeypatch
 ):
     import prorank.training.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.5, mean))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
-    run_recipe(
-        tiny(bert_folder, word_collection, warmup=None, score_learning__average_with_start=True), tmp_path / "run"
-    )
+    recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with_start=True)
+    run_recipe(recipe, tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
-    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": 0.6, "averaged_dev_ndcg@10": mean}
+    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": 0.6, "average_dev_ndcg@10": mean}
     final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
-    best = load_file(stage / "training" / "checkpoint-4" / WEIGHTS)
-    for name in final.keys() & {name.removeprefix("model.") for name in best}:
-        trained = best[f"model.{name}"]
-        assert torch.allclose(final[name], (start[name] + trained) / 2 if kept else trained, atol=1e-6), name
-        assert not torch.equal(start[name], trained) or not trained.any(), name
+    best, end = (load_file(stage / "training" / f"checkpoint-{step}" / WEIGHTS) for step in (4, 6))
+    shared = final.keys() & {name.removeprefix("model.") for name in best}
+    assert len(shared) > 10
+    for name in shared:
+        expected = (start[name] + end[f"model.{name}"]) / 2 if kept else best[f"model.{name}"]
+        assert torch.allclose(final[name], expected, atol=1e-6), name
+
+
+def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_collection, tmp_path, monkeypatch):
+    import prorank.training.stages as stages
+
+    left = iter((0.4, 0.5, 0.6, 0.7, 0.8))
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    changes = {"warmup": None, "score_learning__average_with_start": True, "backbone__lora": {"rank": 2, "alpha": 4}}
+    run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
+    final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
+    adapters = load_file(tmp_path / "run" / "score-learning" / "training" / "checkpoint-6" / WEIGHTS)
+    halved = 0
+    for name, a in adapters.items():
+        if "lora_A" in name:
+            layer = name.split("model.")[-1].split(".lora_A")[0] + ".weight"
+            layer = next(key for key in final if key.endswith(layer))
+            b = adapters[name.replace("lora_A", "lora_B")]
+            assert torch.allclose(final[layer], start[layer] + (b @ a) * (4 / 2) / 2, atol=1e-6), layer
+            halved += bool(b.any())
+    assert halved > 3
 
 
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):

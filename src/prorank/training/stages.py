@@ -30,7 +30,7 @@ from prorank.training.recipe import RankingSection, Recipe
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.setting import Setting, sampled
 from prorank.training.sft import SftTrainer
-from prorank.training.trainer import RankingTrainer, SlotTrainer
+from prorank.training.trainer import RankingTrainer, SlotTrainer, trainable_parameters
 from prorank.training.warmup import WarmupTrainer
 
 
@@ -188,38 +188,31 @@ def train_ranking(
     best = trainer.state.best_metric
     figures = {"best_dev_ndcg@10": best}
     if section.average_with_start:
-        figures["averaged_dev_ndcg@10"] = average_with_start(setting, model, folder / "model", section, best)
+        mean = mean_with_start(setting, model, trainer)
+        average = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
+        setting.console.print(f"  mean of start and end: dev NDCG@10 {average:.3f}, best checkpoint {best:.3f}")
+        figures["average_dev_ndcg@10"] = average
+        if average > best:
+            processes.first_only(lambda: save_stage(setting, mean, folder / "model"))
     processes.first_only(lambda: write_json(folder / "done.json", figures))
     return str(folder / "model")
 
 
-def average_with_start(setting: Setting, start: str, folder: Path, section: RankingSection, best: float) -> float:
-    """Give the trained model the mean of its own and its starting model's weights, if that is better on dev.
+def mean_with_start(setting: Setting, start: str, trainer: SlotTrainer) -> Reranker:
+    """A model with the mean of the weights that training started from and ended with.
 
-    Such a mean often keeps what the start knew of other data without losing what was learned (Wortsman et al. 2022,
-    "Robust fine-tuning of zero-shot models", section 3, alpha = 0.5).
-
-    Args:
-        setting: what the run knows.
-        start: folder or name of the model that training started from.
-        folder: of the trained model; replaced by the mean if that is better.
-        section: of the recipe.
-        best: the trained model's dev NDCG@10.
-
-    Returns:
-        Dev NDCG@10 of the mean.
+    It often keeps what the start knew of other data without losing what was learned (Wortsman et al. 2022, "Robust
+    fine-tuning of zero-shot models", section 3, alpha = 0.5).
     """
-    mean = load_reranker(setting, str(folder), for_training=True)
-    starting = dict(load_reranker(setting, start, for_training=True).backbone.named_parameters())
-    with torch.no_grad():
-        for name, trained in mean.backbone.named_parameters():
-            trained.lerp_(starting[name].to(trained.dtype), 0.5)
-    mean.backbone.eval()
-    figure = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
-    setting.console.print(f"  mean of start and best: dev NDCG@10 {figure:.3f} (best {best:.3f})")
-    if figure > best:
-        processes.first_only(lambda: save_stage(setting, mean, folder))
-    return figure
+    mean = load_reranker(setting, start, for_training=True)
+    backbone = ready_to_train(mean.backbone, setting.recipe, trainer.backbone.has_lora)
+    before = {name: weights.clone() for name, weights in trainable_parameters(backbone).items()}
+    trainer.load_last(backbone)
+    for name, weights in trainable_parameters(backbone).items():
+        if "lora_A" not in name:  # adapters add B A and start with B = 0: half of B is half of what they add
+            weights.lerp_(before[name], 0.5)
+    backbone.eval()
+    return mean
 
 
 def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:

@@ -312,6 +312,12 @@ class SlotTrainer(transformers.Trainer):
         """Put the best checkpoint's weights into a model like the one that was trained."""
         self._load_weights(self.state.best_model_checkpoint, backbone)
 
+    def load_last(self, backbone: Backbone) -> None:
+        """Put the last checkpoint's weights into a model like the one that was trained."""
+        last = last_checkpoint(self.args.output_dir)
+        assert last is not None, "training always ends with a checkpoint"
+        self._load_weights(last, backbone)
+
     def _load_weights(self, folder: str | Path, backbone: Backbone) -> None:
         weights = load_file(Path(folder) / WEIGHTS)
         own = trainable_parameters(backbone)
