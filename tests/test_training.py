@@ -108,7 +108,14 @@ def test_same_seed_same_weights_and_other_seed_other_weights(finished, bert_fold
     )
 
 
-@pytest.mark.parametrize("kill_after", ["warmup/training/checkpoint-2", "score-learning/training/checkpoint-4"])
+@pytest.mark.parametrize(
+    "kill_after",
+    [
+        "warmup/training/checkpoint-2",
+        "score-learning/training/checkpoint-0/complete",
+        "score-learning/training/checkpoint-4",
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_folder, word_collection, tmp_path):
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
@@ -116,7 +123,7 @@ def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_fol
     command = [sys.executable, "-m", "prorank.cli", "train", str(file), "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (folder / kill_after).is_dir():  # the checkpoint may be whole or torn at this moment: both must do
+    while not (folder / kill_after).exists():  # the checkpoint may be whole or torn at this moment: both must do
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -279,10 +279,15 @@ class SlotTrainer(transformers.Trainer):
         return metrics
 
     def _save_start(self, metrics: dict[str, float]) -> None:
-        """Make the starting model the first checkpoint."""
+        """Make the starting model the first checkpoint.
+
+        There is no optimiser's state to save yet; FSDP would make one by a step of its own.
+        """
         self._determine_best_metric(metrics, None)
         self.state.best_model_checkpoint = str(Path(self.args.output_dir) / "checkpoint-0")
+        self.args.save_only_model = True
         self._save_checkpoint(self.model, None)
+        self.args.save_only_model = False
 
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
