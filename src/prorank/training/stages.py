@@ -180,21 +180,21 @@ def train_ranking(
     trainer = trainer_of(reranker, measure, folder / "training", setting.recipe.seed, setting.console, setting.log_to)
     trainer.run(resume=True)
 
-    def write() -> None:
-        save_stage(setting, whole(setting, model, reranker, trainer), folder / "model")
-        plot_curves(trainer.state.log_history, folder / "curves.png")
-
-    processes.first_only(write)
     best = trainer.state.best_metric
-    figures = {"best_dev_ndcg@10": best}
+    figures, mean = {"best_dev_ndcg@10": best}, None
     if section.average_with_start:
         mean = mean_with_start(setting, model, trainer)
         average = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
         setting.console.print(f"  mean of start and end: dev NDCG@10 {average:.3f}, best checkpoint {best:.3f}")
         figures["average_dev_ndcg@10"] = average
-        if average > best:
-            processes.first_only(lambda: save_stage(setting, mean, folder / "model"))
-    processes.first_only(lambda: write_json(folder / "done.json", figures))
+        mean = mean if average > best else None
+
+    def write() -> None:
+        save_stage(setting, mean or whole(setting, model, reranker, trainer), folder / "model")
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+        write_json(folder / "done.json", figures)
+
+    processes.first_only(write)
     return str(folder / "model")
 
 
@@ -204,8 +204,8 @@ def mean_with_start(setting: Setting, start: str, trainer: SlotTrainer) -> Reran
     It often keeps what the start knew of other data without losing what was learned (Wortsman et al. 2022, "Robust
     fine-tuning of zero-shot models", section 3, alpha = 0.5).
     """
-    mean = load_reranker(setting, start, for_training=True)
-    backbone = ready_to_train(mean.backbone, setting.recipe, trainer.backbone.has_lora)
+    mean = started_again(setting, start, trainer)
+    backbone = mean.backbone
     before = {name: weights.clone() for name, weights in trainable_parameters(backbone).items()}
     trainer.load_last(backbone)
     for name, weights in trainable_parameters(backbone).items():
@@ -258,8 +258,15 @@ def whole(setting: Setting, start: str, reranker: Reranker, trainer: SlotTrainer
     """The trained model; where its weights are shared out over processes, a whole one with the best checkpoint's."""
     if not trainer.sharded():
         return reranker
+    again = started_again(setting, start, trainer)
+    trainer.load_best(again.backbone)
+    return again
+
+
+def started_again(setting: Setting, start: str, trainer: SlotTrainer) -> Reranker:
+    """The starting model, whole and with the adapters of the one that was trained: its checkpoints fit in."""
     again = load_reranker(setting, start, for_training=True)
-    trainer.load_best(ready_to_train(again.backbone, setting.recipe, reranker.backbone.has_lora))
+    ready_to_train(again.backbone, setting.recipe, trainer.backbone.has_lora)
     return again
 
 
