@@ -207,6 +207,31 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
     assert len(shared) > 10 and all(torch.equal(final[name], best[f"model.{name}"]) for name in shared)
 
 
+def test_dev_lists_are_read_as_long_as_the_model_will_be_used(bert_folder, word_collection, tmp_path, monkeypatch):
+    from prorank.reranker import Reranker
+    from prorank.training.score_learning import ScoreTrainer
+
+    longer = shutil.copytree(word_collection, tmp_path / "longer")
+    documents = [json.loads(line) for line in (longer / "corpus.jsonl").read_text().splitlines()]
+    lines = [json.dumps(document | {"text": " ".join([document["text"]] * 30)}) for document in documents]
+    (longer / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    scored, trained = [], []
+    score_sequences, loss_on = Reranker.score_sequences, ScoreTrainer.loss_on
+
+    def scoring(self, sequences, **options):
+        scored.append(max(map(len, sequences)))
+        return score_sequences(self, sequences, **options)
+
+    def training(self, model, inputs):
+        trained.append(inputs["input_ids"].shape[1])
+        return loss_on(self, model, inputs)
+
+    monkeypatch.setattr(Reranker, "score_sequences", scoring)
+    monkeypatch.setattr(ScoreTrainer, "loss_on", training)
+    run_recipe(tiny(bert_folder, longer, warmup=None, evaluation__max_length=60), tmp_path / "run")
+    assert max(trained) == 48 and set(scored) == {60}
+
+
 @pytest.mark.parametrize(("mean", "kept"), [(0.7, True), (0.5, False)])
 def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
     mean, kept, bert_folder, word_collection, tmp_path, monkeypatch

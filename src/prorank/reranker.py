@@ -121,7 +121,7 @@ class Reranker:
             saved = _fresh_settings(path_or_name, backbone, prompt, instruction, score)
         settings = saved.model_copy(
             update={
-                "max_length": _fitting_length(max_length or saved.max_length, backbone),
+                "max_length": fitting_length(max_length or saved.max_length, backbone),
                 "instruction": instruction if instruction is not None else saved.instruction,
             }
         )
@@ -386,7 +386,7 @@ def _query_text(query: object) -> str:
     return query
 
 
-def _fitting_length(wanted: int, backbone: Backbone) -> int:
+def fitting_length(wanted: int, backbone: Backbone) -> int:
     """The wanted length, or the model's own limit where that is shorter (said aloud)."""
     limit = getattr(backbone.config, "max_position_embeddings", None)
     if limit:

@@ -7,6 +7,7 @@ so a resumed run goes the same way as an undisturbed one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from prorank.evaluation.report import plot_curves
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.evaluation.stages import PRIMARY, lists_of
 from prorank.files import read_json, write_json
-from prorank.reranker import Reranker
+from prorank.reranker import Reranker, fitting_length
 from prorank.training import processes
 from prorank.training.figures import diagnosis
 from prorank.training.graded import listwise_items, sft_items
@@ -218,7 +219,9 @@ def mean_with_start(setting: Setting, start: str, trainer: SlotTrainer) -> Reran
 def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
     """A function that gives dev NDCG@10 of the model as it is, the mean over collections and each one's.
 
-    Texts are tokenised once, at most `queries` of each collection's queries shared out over the processes.
+    Pairs are as long as they will be when the model is used (`evaluation.max_length`), which may be longer than those
+    it is trained on. Texts are tokenised once, at most `queries` of each collection's queries shared out over the
+    processes.
     """
     recipe = setting.recipe
     qrels = sampled(setting, recipe.data.dev, queries)
@@ -227,7 +230,8 @@ def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
     shortened = top(lists, depth)
     ids = [(query, document) for query in processes.share(list(lists)) for document in shortened[query]]
     texts = setting.texts()
-    tokenizer = reranker.pair_tokenizer
+    length = fitting_length(recipe.evaluation.max_length or reranker.settings.max_length, reranker.backbone)
+    tokenizer = replace(reranker.pair_tokenizer, max_length=length)
     sequences, _ = tokenizer.encode([(setting.collection.queries[q], texts[d]) for q, d in ids])
     groups = query_groups(ids)
 
