@@ -242,7 +242,10 @@ class EvaluationSection(Section):
     rerank: int = Field(20, ge=1, le=1000, description="depth of the first stage that is reranked")
     max_queries: int | None = Field(None, ge=1, description="a seeded sample of the test queries; None = all")
     max_length: int | None = Field(
-        None, ge=32, le=131_072, description="tokens of a pair here and in the checkpoint; None: as in training"
+        None,
+        ge=32,
+        le=131_072,
+        description="tokens of a pair here, in dev lists and in the checkpoint; None: as in training",
     )
     hybrid_weight: float | Literal["dev"] = Field("dev", description="first stage's share; dev = tuned there")
 
