@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from prorank.bench.toy import WORDS
 from prorank.errors import DataError, MissingExtraError, ProrankError, RecipeError, TrainingError
+from prorank.reranker import Reranker
 from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.training.run import run_recipe
@@ -208,7 +209,6 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
 
 
 def test_dev_lists_are_read_as_long_as_the_model_will_be_used(bert_folder, word_collection, tmp_path, monkeypatch):
-    from prorank.reranker import Reranker
     from prorank.training.score_learning import ScoreTrainer
 
     longer = shutil.copytree(word_collection, tmp_path / "longer")
@@ -240,7 +240,7 @@ def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
 
     left = iter((0.4, 0.5, 0.6, 0.5, mean))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
-    recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with_start=True)
+    recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with=["start"])
     run_recipe(recipe, tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
     assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": 0.6, "average_dev_ndcg@10": mean}
@@ -258,7 +258,7 @@ def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_
 
     left = iter((0.4, 0.5, 0.6, 0.7, 0.8))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
-    changes = {"warmup": None, "score_learning__average_with_start": True, "backbone__lora": {"rank": 2, "alpha": 4}}
+    changes = {"warmup": None, "score_learning__average_with": ["start"], "backbone__lora": {"rank": 2, "alpha": 4}}
     run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
     final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
     adapters = load_file(tmp_path / "run" / "score-learning" / "training" / "checkpoint-6" / WEIGHTS)
@@ -271,6 +271,33 @@ def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_
             assert torch.allclose(final[layer], start[layer] + (b @ a) * (4 / 2) / 2, atol=1e-6), layer
             halved += bool(b.any())
     assert halved > 3
+
+
+def test_the_mean_with_other_runs(bert_folder, word_collection, finished, tmp_path, monkeypatch):
+    import prorank.training.stages as stages
+
+    left = iter((0.4, 0.5, 0.6, 0.5, 0.7))
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    other = finished[0] / "checkpoint"
+    changes = {"warmup": None, "score_learning__average_with": ["start", str(other)]}
+    run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
+    end = load_file(tmp_path / "run" / "score-learning" / "training" / "checkpoint-6" / WEIGHTS)
+    final, start, third = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors"), weights(finished[0])
+    shared = final.keys() & {name.removeprefix("model.") for name in end}
+    assert len(shared) > 10
+    for name in shared:
+        assert torch.allclose(final[name], (start[name] + third[name] + end[f"model.{name}"]) / 3, atol=1e-6), name
+
+
+def test_a_mean_of_what_does_not_fit_is_refused_before_training(bert_folder, qwen_folder, word_collection, tmp_path):
+    other = tmp_path / "other"
+    Reranker(str(bert_folder), prompt="prorank", precision="fp32").save_pretrained(other)
+    for model, words in ((other, "another prompt"), (qwen_folder, "another architecture")):
+        recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with=[str(model)])
+        folder = tmp_path / model.name
+        with pytest.raises(TrainingError, match=words):
+            run_recipe(recipe, folder / "run")
+        assert not list(folder.glob("run/score-learning/training/checkpoint-*"))
 
 
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):

@@ -346,6 +346,11 @@ class Backbone(nn.Module):
         )
         self.model = peft.get_peft_model(self.model, settings)
 
+    def merge_lora(self) -> None:
+        """Add what the adapters learned to the weights, and take the adapters off."""
+        if self.has_lora:
+            self.model = self.model.merge_and_unload()
+
     def without_lora(self) -> AbstractContextManager[Any]:
         """The starting model, for as long as the context is open (LoRA only)."""
         if not self.has_lora:

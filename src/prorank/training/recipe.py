@@ -127,7 +127,9 @@ class RankingSection(Optimisation):
     """What the stages share whose checkpoints are chosen by dev NDCG@10."""
 
     dev_queries: int = Field(100, ge=1, description="of each collection, for that choice")
-    average_with_start: bool = Field(False, description="the mean of starting and final weights competes as well")
+    average_with: list[str] = Field(
+        [], description="checkpoints, `start` for the stage's own: their mean with the final weights competes as well"
+    )
 
 
 class WarmupSection(Optimisation):

@@ -16,6 +16,7 @@ import transformers
 
 from prorank.backbone import Backbone
 from prorank.engine import query_groups
+from prorank.errors import TrainingError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
 from prorank.evaluation.report import plot_curves
 from prorank.evaluation.significance import binomial_above_chance
@@ -31,7 +32,7 @@ from prorank.training.recipe import RankingSection, Recipe
 from prorank.training.score_learning import ScoreTrainer
 from prorank.training.setting import Setting, sampled
 from prorank.training.sft import SftTrainer
-from prorank.training.trainer import RankingTrainer, SlotTrainer, trainable_parameters
+from prorank.training.trainer import RankingTrainer, SlotTrainer
 from prorank.training.warmup import WarmupTrainer
 
 
@@ -177,16 +178,21 @@ def train_ranking(
     setting.console.print(f"[bold]{title}[/bold]: {section.steps} steps")
     transformers.set_seed(setting.recipe.seed)
     reranker = load_reranker(setting, model, for_training=True)
+    others = [model if name == "start" else name for name in section.average_with]
+    for other in others:
+        weights_like(setting, other, reranker)  # one that does not fit is refused before the training, not after it
     measure = dev_measure(setting, reranker, section.dev_queries)
     trainer = trainer_of(reranker, measure, folder / "training", setting.recipe.seed, setting.console, setting.log_to)
     trainer.run(resume=True)
 
     best = trainer.state.best_metric
     figures, mean = {"best_dev_ndcg@10": best}, None
-    if section.average_with_start:
-        mean = mean_with_start(setting, model, trainer)
+    if others:
+        mean = mean_with(setting, model, others, trainer)
         average = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
-        setting.console.print(f"  mean of start and end: dev NDCG@10 {average:.3f}, best checkpoint {best:.3f}")
+        setting.console.print(
+            f"  mean with {', '.join(section.average_with)}: dev NDCG@10 {average:.3f}, best checkpoint {best:.3f}"
+        )
         figures["average_dev_ndcg@10"] = average
         mean = mean if average > best else None
 
@@ -199,21 +205,33 @@ def train_ranking(
     return str(folder / "model")
 
 
-def mean_with_start(setting: Setting, start: str, trainer: SlotTrainer) -> Reranker:
-    """A model with the mean of the weights that training started from and ended with.
+def mean_with(setting: Setting, start: str, others: list[str], trainer: SlotTrainer) -> Reranker:
+    """A model with the mean of the weights that training ended with and of other models' weights.
 
-    It often keeps what the start knew of other data without losing what was learned (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models", section 3, alpha = 0.5).
+    With the start it often keeps what that knew of other data without losing what was learned (Wortsman et al. 2022,
+    "Robust fine-tuning of zero-shot models", section 3, alpha = 0.5); with other runs from one start it is a uniform
+    soup (Wortsman et al. 2022, "Model soups", section 2).
     """
     mean = started_again(setting, start, trainer)
-    backbone = mean.backbone
-    before = {name: weights.clone() for name, weights in trainable_parameters(backbone).items()}
-    trainer.load_last(backbone)
-    for name, weights in trainable_parameters(backbone).items():
-        if "lora_A" not in name:  # adapters add B A and start with B = 0: half of B is half of what they add
-            weights.lerp_(before[name], 0.5)
-    backbone.eval()
+    trainer.load_last(mean.backbone)
+    mean.backbone.merge_lora()
+    parts = [weights_like(setting, other, mean) for other in others]
+    with torch.no_grad():
+        for name, weights in mean.backbone.named_parameters():
+            weights.add_(sum(part[name] for part in parts)).div_(1 + len(parts))
+    mean.backbone.eval()
     return mean
+
+
+def weights_like(setting: Setting, model: str, like: Reranker) -> dict[str, torch.Tensor]:
+    """Name -> weights of a model whose prompt and shapes must be those of another."""
+    found = load_reranker(setting, model, for_training=True)
+    weights = {name: p.detach() for name, p in found.backbone.named_parameters()}
+    if {n: w.shape for n, w in weights.items()} != {n: p.shape for n, p in like.backbone.named_parameters()}:
+        raise TrainingError(f"average_with: {model} is another architecture", hint="take it out of the recipe")
+    if found.settings.prompt != like.settings.prompt:
+        raise TrainingError(f"average_with: {model} was trained with another prompt", hint="take it out of the recipe")
+    return weights
 
 
 def dev_measure(setting: Setting, reranker: Reranker, queries: int) -> Any:
