@@ -178,16 +178,17 @@ def train_ranking(
     setting.console.print(f"[bold]{title}[/bold]: {section.steps} steps")
     transformers.set_seed(setting.recipe.seed)
     reranker = load_reranker(setting, model, for_training=True)
-    others = [model if name == "start" else name for name in section.average_with]
-    for other in others:
-        weights_like(setting, other, reranker)  # one that does not fit is refused before the training, not after it
+    for other in section.average_with:
+        if other != "start":  # one that does not fit is refused before the training, not after it
+            weights_like(setting, other, reranker)
     measure = dev_measure(setting, reranker, section.dev_queries)
     trainer = trainer_of(reranker, measure, folder / "training", setting.recipe.seed, setting.console, setting.log_to)
     trainer.run(resume=True)
 
     best = trainer.state.best_metric
     figures, mean = {"best_dev_ndcg@10": best}, None
-    if others:
+    if section.average_with:
+        others = [model if name == "start" else name for name in section.average_with]
         mean = mean_with(setting, model, others, trainer)
         average = float(dev_measure(setting, mean, section.dev_queries)()["dev_ndcg@10"])
         setting.console.print(
