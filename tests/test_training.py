@@ -336,7 +336,7 @@ def stand_ins(tmp_path_factory, qwen_folder):
     words = bert_tokenizer([*WORDS, *"23456789", "10", "from", "to"])  # grades are words of it
     config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=600, **SIZE)
     bert = save(transformers.BertForMaskedLM(config), words, tmp_path_factory.mktemp("bert"))
-    return {"embedded": bert, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
+    return {"embedded": bert, "runs/prorank-mini/": bert, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -359,7 +359,8 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
     if recipe.warmup is not None:
         tree["warmup"] |= small | {"pairs_per_step": 2, "held_out_pairs": 10}
     if recipe.score_learning is not None:
-        tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
+        start = ["start"] if recipe.score_learning.average_with else []
+        tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2, "average_with": start}
     if recipe.sft is not None:
         tree["first_stage"]["depth"] = 10
         tree["grades"] |= {

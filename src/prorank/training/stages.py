@@ -216,10 +216,13 @@ def mean_with(setting: Setting, start: str, others: list[str], trainer: SlotTrai
     mean = started_again(setting, start, trainer)
     trainer.load_last(mean.backbone)
     mean.backbone.merge_lora()
-    parts = [weights_like(setting, other, mean) for other in others]
     with torch.no_grad():
-        for name, weights in mean.backbone.named_parameters():
-            weights.add_(sum(part[name] for part in parts)).div_(1 + len(parts))
+        for other in others:
+            part = weights_like(setting, other, mean)
+            for name, weights in mean.backbone.named_parameters():
+                weights.add_(part[name])
+        for weights in mean.backbone.parameters():
+            weights.div_(1 + len(others))
     mean.backbone.eval()
     return mean
 
