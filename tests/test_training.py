@@ -359,8 +359,7 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
     if recipe.warmup is not None:
         tree["warmup"] |= small | {"pairs_per_step": 2, "held_out_pairs": 10}
     if recipe.score_learning is not None:
-        start = ["start"] if recipe.score_learning.average_with else []
-        tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2, "average_with": start}
+        tree["score_learning"] |= small | {"queries_per_step": 1, "dev_queries": 2}
     if recipe.sft is not None:
         tree["first_stage"]["depth"] = 10
         tree["grades"] |= {
