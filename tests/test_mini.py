@@ -72,8 +72,8 @@ def test_one_half_is_a_threshold(mini):
 def test_it_is_the_shipped_recipes_model(mini):
     recipe = dict(mini.settings.recipe)
     recipe["data"] = {**recipe["data"], "folder": "collections"}
-    assert validate_recipe(recipe) == load_recipe("prorank-mini-2")
-    assert mini.settings.base_model == "runs/prorank-mini/checkpoint"
+    assert validate_recipe(recipe) == load_recipe("prorank-mini-3")
+    assert mini.settings.base_model == "runs/prorank-mini-2/checkpoint"
 
 
 def test_it_is_the_default_of_the_command(tmp_path):

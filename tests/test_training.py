@@ -336,7 +336,7 @@ def stand_ins(tmp_path_factory, qwen_folder):
     words = bert_tokenizer([*WORDS, *"23456789", "10", "from", "to"])  # grades are words of it
     config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=600, **SIZE)
     bert = save(transformers.BertForMaskedLM(config), words, tmp_path_factory.mktemp("bert"))
-    return {"embedded": bert, "runs/prorank-mini/": bert, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
+    return {"embedded": bert, "runs/prorank-mini": bert, "Qwen/Qwen2.5": qwen_folder, "Qwen/Qwen3": qwen3}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
