@@ -119,6 +119,23 @@ def test_precision_is_never_half_by_accident(qwen_folder):
     assert {p.dtype for p in load_backbone(qwen_folder, precision="bf16").parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    ("name", "avx512_bf16", "amx", "fast"),
+    [
+        ("AMD EPYC 9R14", True, False, True),
+        ("AMD EPYC 7R13", False, False, False),
+        ("Intel(R) Xeon(R) Processor", True, False, False),  # AMX hidden by the virtual machine
+        ("Intel(R) Xeon(R) Platinum 8488C", True, True, True),
+        ("", True, False, False),
+    ],
+)
+def test_bf16_is_taken_where_cpus_are_fast_at_it(monkeypatch, name, avx512_bf16, amx, fast):
+    monkeypatch.setattr("prorank.backbone.processor", lambda: name)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert fast_bf16(torch.device("cpu")) is fast
+
+
 def test_bf16_stays_close_to_fp32(bert_folder):
     ids = torch.randint(5, 20, (3, 10))
     arguments = (ids, torch.ones_like(ids), torch.tensor([4, 5, 6]))

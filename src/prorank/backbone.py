@@ -28,6 +28,7 @@ from prorank.heads import classifier_head, masked_transform
 from prorank.models import FOLDER, MINI
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
+from prorank.provenance import processor
 from prorank.rows8 import ROWS8_FILE, load_rows8
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -40,12 +41,14 @@ COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start 
 def fast_bf16(device: torch.device) -> bool:
     """Whether this device multiplies bfloat16 matrices faster than float32 ones.
 
-    True on GPUs with native bf16 and on CPUs with AVX512-BF16 or AMX; a CPU without them would emulate.
+    True on GPUs with native bf16, on CPUs with AMX, and on AMD's with AVX512-BF16: Intel's AVX512-BF16 without AMX, as
+    many virtual machines show it, is slower at it than at fp32 (docs/log.md), and a CPU without either emulates.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        amd = "AMD" in processor()
+        return bool(torch.cpu._is_amx_tile_supported() or (amd and torch.cpu._is_avx512_bf16_supported()))
     return False
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from prorank.checkpoint import SETTINGS_FILE
 from prorank.engine import length_batches
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
+from prorank.packing import last_feed_forward
 from prorank.reranker import Reranker
 from prorank.rows8 import ROWS8_FILE, save_rows8
 from prorank.runtime import ONNX_FILE, OPENVINO_FILE, Graph, RuntimeBackbone, onnx_graph, openvino_graph
@@ -32,6 +33,7 @@ Target = Literal["sentence-transformers", "sequence-classification", "onnx", "op
 TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
 ROWS8_TOLERANCE = 0.1  # the same for 8-bit rows, as a share of the scores' spread (or of 1, where that is larger)
 INT8_BLOCK = 128  # weights that share a scale in ONNX int8
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of an ONNX file that holds its weights itself
 PROBES = [
     ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
     ("river", ""),
@@ -177,6 +179,16 @@ def _to_rows8(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
         raise CheckpointError("8-bit rows give other scores", hint="keep the checkpoint as it is")
 
 
+def _at_slot(states: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+    """(B, T, H) and (B,) -> (B, 1, H), each row's state at its slot."""
+    return states.gather(1, slot[:, None, None].expand(-1, 1, states.shape[-1]))
+
+
+def _only_at_slot(slot: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A token-wise function that runs at the slots alone; its value there stands at every other position too."""
+    return lambda hidden: function(_at_slot(hidden, slot)).expand(-1, hidden.shape[1], -1)
+
+
 class SlotLogits(torch.nn.Module):
     """(input_ids, attention_mask), both (B, T) and padded on the right, -> logits of the answers (B, K)."""
 
@@ -191,9 +203,17 @@ class SlotLogits(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Answer logits at the slot."""
         base = self.backbone.core.base_model
-        states = base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, H)
+        cache = {"use_cache": False} if self.backbone.family == "causal" else {}
         slot = attention_mask.sum(-1) - self.slot_from_end  # (B,)
-        hidden = states.gather(1, slot[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
+        feed_forward = last_feed_forward(base)
+        if feed_forward is not None:
+            setattr(*feed_forward, _only_at_slot(slot, getattr(*feed_forward)))
+        try:
+            states = base(input_ids=input_ids, attention_mask=attention_mask, **cache).last_hidden_state  # (B, T, H)
+        finally:
+            if feed_forward is not None:
+                delattr(*feed_forward)  # the class's own method shows again
+        hidden = _at_slot(states, slot)[:, 0]
         logits = torch.nn.functional.linear(self.backbone.transformed(hidden.float()), self.weight, self.bias)
         return self.backbone.rescale(logits)
 
@@ -217,37 +237,22 @@ def _to_graph(
     reranker: Reranker, backbone: Backbone, tokenizer: PairTokenizer, target: str, folder: Path, int8: bool
 ) -> None:
     """`model.onnx` or `openvino_model.xml` with tokenizer, settings and card."""
-    require("onnx", "export")
-    require("onnxscript", "export")
     expected = _expected(reranker)  # a model that cannot run is found out here, with a plain message
     folder.mkdir(parents=True)
-    onnx_file = folder / ONNX_FILE
-    large = sum(p.numel() for p in backbone.parameters()) * 4 > 2**31 - 2**20  # protobuf's limit
     batch = tokenizer.collate(tokenizer.encode(PROBES)[0])
-    dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=65_536)}
+    module, example = SlotLogits(backbone, tokenizer).eval(), (batch.input_ids, batch.attention_mask)
+    if target == "onnx":
+        file, write, compress, load = folder / ONNX_FILE, _to_onnx, _onnx_int8, onnx_graph
+    else:
+        file, write, compress, load = folder / OPENVINO_FILE, _to_openvino, _openvino_int8, _openvino_fp32
     with _quietly(), torch.no_grad():
-        torch.onnx.export(
-            SlotLogits(backbone, tokenizer).eval(),
-            (batch.input_ids, batch.attention_mask),
-            str(onnx_file),
-            dynamo=True,
-            dynamic_shapes=(dynamic, dynamic),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            external_data=large,
-        )
-    found = _graph_scores(reranker, onnx_graph(onnx_file), PROBES)
-    _compare(found, expected, "ONNX Runtime")
-    if target == "onnx" and int8:
-        _onnx_int8(onnx_file, large)
-        found = _graph_scores(reranker, onnx_graph(onnx_file), PROBES)
-    if target == "openvino":
-        _to_openvino(onnx_file, folder / OPENVINO_FILE, int8)
-        found = _graph_scores(reranker, openvino_graph(folder / OPENVINO_FILE, "fp32"), PROBES)
-        for file in folder.glob(f"{ONNX_FILE}*"):
-            file.unlink()
-        if not int8:
-            _compare(found, expected, target)
+        write(module, example, file)
+    found = _graph_scores(reranker, load(file), PROBES)
+    _compare(found, expected, target)
+    if int8:
+        with _quietly():
+            compress(file)
+        found = _graph_scores(reranker, load(file), PROBES)
     if not np.isfinite(found).all():
         raise CheckpointError(f"{target} int8 gives scores that are not numbers")
     backbone.config.save_pretrained(folder)
@@ -271,28 +276,60 @@ def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, s
     return found
 
 
-def _onnx_int8(file: Path, large: bool) -> None:
+Example = tuple[torch.Tensor, torch.Tensor]
+
+
+def _to_onnx(module: SlotLogits, example: Example, file: Path) -> None:
+    require("onnx", "export")
+    require("onnxscript", "export")
+    dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=65_536)}
+    torch.onnx.export(
+        module,
+        example,
+        str(file),
+        dynamo=True,
+        dynamic_shapes=(dynamic, dynamic),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        external_data=sum(p.numel() for p in module.parameters()) * 4 > PROTOBUF_LIMIT,
+    )
+
+
+def _onnx_int8(file: Path) -> None:
     """8-bit weights in blocks; activations are quantised block by block on the way (docs/log.md compares)."""
     onnx = require("onnx", "export")
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    with _quietly():
-        model = onnx.load(str(file))
-        quantizer = MatMulNBitsQuantizer(model, bits=8, block_size=INT8_BLOCK, is_symmetric=True, accuracy_level=4)
-        quantizer.process()
-        for old in file.parent.glob(f"{file.name}*"):
-            old.unlink()
-        quantizer.model.save_model_to_file(str(file), use_external_data_format=large)
+    apart = len(list(file.parent.glob(f"{file.name}*"))) > 1  # weights beside the graph
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(str(file)), bits=8, block_size=INT8_BLOCK, is_symmetric=True, accuracy_level=4
+    )
+    quantizer.process()
+    for old in file.parent.glob(f"{file.name}*"):
+        old.unlink()
+    quantizer.model.save_model_to_file(str(file), use_external_data_format=apart)
 
 
-def _to_openvino(onnx_file: Path, file: Path, int8: bool) -> None:
+def _to_openvino(module: SlotLogits, example: Example, file: Path) -> None:
+    """Straight from torch: its attention stays one operation, which by way of ONNX falls apart (docs/log.md)."""
     openvino = require("openvino", "export")
-    with _quietly():
-        model = openvino.Core().read_model(str(onnx_file))
-        if int8:
-            nncf = require("nncf", "export")
-            model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-        openvino.save_model(model, str(file), compress_to_fp16=False)
+    any_size = dict.fromkeys((0, 1), torch.export.Dim.AUTO)
+    program = torch.export.export(module, example, dynamic_shapes=(any_size, any_size))
+    openvino.save_model(openvino.convert_model(program), str(file), compress_to_fp16=False)
+
+
+def _openvino_fp32(file: Path) -> Graph:
+    return openvino_graph(file, "fp32")
+
+
+def _openvino_int8(file: Path) -> None:
+    """8-bit weights by rows; activations are quantised in groups when the graph runs (`prorank.runtime`)."""
+    openvino, nncf = require("openvino", "export"), require("nncf", "export")
+    model = nncf.compress_weights(openvino.Core().read_model(str(file)), mode=nncf.CompressWeightsMode.INT8_SYM)
+    openvino.save_model(model, str(file.with_stem("int8")), compress_to_fp16=False)
+    del model  # it reads the old weights from disk
+    for suffix in (".xml", ".bin"):
+        file.with_stem("int8").with_suffix(suffix).replace(file.with_suffix(suffix))
 
 
 def _card(reranker: Reranker, folder: Path, what: str) -> None:

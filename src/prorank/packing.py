@@ -439,7 +439,7 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    feed_forward = _last_feed_forward(model)
+    feed_forward = last_feed_forward(model)
     with _lock:
         before = model.config._attn_implementation
         model.config._attn_implementation = ATTENTION
@@ -475,7 +475,7 @@ def layers_of(model: Any) -> Any:
     return []
 
 
-def _last_feed_forward(model: Any) -> tuple[Any, str] | None:
+def last_feed_forward(model: Any) -> tuple[Any, str] | None:
     """Owner and name of the token-wise feed-forward function of the last layer, where its place is known."""
     layers = layers_of(model)
     if len(layers) and hasattr(layers[-1], "feed_forward_chunk"):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from prorank import __version__
@@ -48,9 +51,23 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+@cache
+def processor() -> str:
+    """The CPU's maker and model: the model name of Linux's /proc/cpuinfo, elsewhere what the platform says.
+
+    >>> isinstance(processor(), str)
+    True
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text("utf-8", "replace") if cpuinfo.is_file() else ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.processor()
+
+
 def hardware() -> dict[str, Any]:
     """Kind of processor and accelerator, and threads in use."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {"device": device, "machine": platform.machine(), "threads": torch.get_num_threads()}
+    found = {"device": device, "machine": platform.machine(), "processor": processor()}
+    return found | {"threads": torch.get_num_threads()}
