@@ -43,6 +43,14 @@ def test_terminal_table_shows_intervals_gains_and_p_values():
     assert lines[3].split()[-2:] == ["+0.012", "0.016"]
 
 
+def test_steps_are_compared_under_the_table():
+    versus = {"stage": "a[b]c", "difference": -0.0044, "low": -0.019, "high": 0.0101, "p_value": 0.0001}
+    console = Console(file=io.StringIO(), width=200)
+    report.print_rows(console, [FIRST, SECOND | {"versus_before": versus}])
+    lines = console.file.getvalue().splitlines()
+    assert lines[3:] == ["warmup over a[b]c: NDCG@10 -0.004 [-0.019, +0.010], p < 0.001"]
+
+
 def test_names_are_shown_as_they_are():
     odd = FIRST | {"stage": "a|b [bold]c[/bold]"}
     assert "a|b [bold]c[/bold]" in printed(report.results_table([odd]))

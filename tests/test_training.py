@@ -77,6 +77,11 @@ def test_a_run_leaves_everything_behind(finished):
         low, high = row["ndcg@10_interval"]
         assert 0 <= low <= row["ndcg@10"] <= high <= 1
         assert row["mrr@10_interval"][0] <= row["mrr@10"] <= row["mrr@10_interval"][1]
+    for before, row in zip(results["rows"][1:], results["rows"][2:]):
+        versus = row["versus_before"]
+        assert versus["stage"] == before["stage"] and 0 < versus["p_value"] <= 1
+        assert versus["difference"] == pytest.approx(row["ndcg@10"] - before["ndcg@10"], abs=1e-9)
+    assert not any("versus_before" in row for row in results["rows"][:2])
     saved = json.loads((folder / "results.json").read_text())
     assert saved["seed"] == 5 and saved["versions"]["torch"] == torch.__version__
     assert saved["warmup"].keys() >= {"format_rate", "balanced_accuracy", "verdict_balance", "entropy", "diagnosis"}
@@ -136,6 +141,7 @@ def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_fol
     assert_equal_weights(finished[0], folder)
     ours = json.loads((folder / "results.json").read_text())["rows"]
     assert [r["ndcg@10"] for r in ours] == [r["ndcg@10"] for r in finished[1]["rows"]]
+    assert [r.get("versus_before") for r in ours] == [r.get("versus_before") for r in finished[1]["rows"]]
 
 
 def test_torn_checkpoints_are_passed_over(tmp_path):

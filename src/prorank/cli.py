@@ -292,7 +292,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
 ) -> None:
     """Show the tables of finished runs again."""
-    from prorank.evaluation.report import markdown_report, results_table
+    from prorank.evaluation.report import markdown_report, print_rows
     from prorank.files import read_json
 
     results = [read_json(path / "results.json" if path.is_dir() else path) for path in runs]
@@ -303,7 +303,7 @@ def report(
         out.print(
             f"\n[bold]{escape(result['collection'])}[/bold], recipe {result['recipe']}, {result['queries']} queries"
         )
-        out.print(results_table(result["rows"]))
+        print_rows(out, result["rows"])
 
 
 @app.command()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -57,6 +58,28 @@ def _markdown(header: Sequence[str], lines: Iterable[Sequence[str]], left: int =
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [header, rule, *lines]
     )
+
+
+def step_gains(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each row that was compared with the stage before it.
+
+    >>> versus = {"stage": "zero-shot", "difference": 0.03, "low": 0.01, "high": 0.05, "p_value": 0.002}
+    >>> step_gains([{"stage": "BM25"}, {"stage": "score-learning", "versus_before": versus}])
+    ['score-learning over zero-shot: NDCG@10 +0.030 [+0.010, +0.050], p 0.002']
+    """
+    sentences = []
+    for row in rows:
+        if found := row.get("versus_before"):
+            gain = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+            sentences.append(f"{row['stage']} over {found['stage']}: NDCG@10 {gain}, p {_p_value(found)}")
+    return sentences
+
+
+def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A run's table in the terminal, and under it what each stage gained over the one before."""
+    console.print(results_table(rows))
+    for sentence in step_gains(rows):
+        console.print(escape(sentence), highlight=False)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -20,7 +20,8 @@ from prorank.errors import DataError, ProrankError, RecipeError, require
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
-from prorank.evaluation.report import plot_stages, results_table
+from prorank.evaluation.report import plot_stages, print_rows
+from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of
 from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
 from prorank.provenance import fingerprint, hardware, versions
@@ -74,7 +75,7 @@ def run_recipe(
     processes.first_only(lambda: prepare_folder(recipe, folder, force, resume))
     if (folder / "results.json").is_file():  # a finished run is reported again, not repeated
         results = dict(read_json(folder / "results.json"))
-        console.print(results_table(results["rows"]))
+        print_rows(console, results["rows"])
         return results
     setting = prepare_data(recipe, folder, console, log_to)
 
@@ -84,16 +85,16 @@ def run_recipe(
     warmup: dict[str, Any] | None = None
     if recipe.warmup is not None:
         model, warmup = train_warmup(setting)
-        rows.append(evaluate_stage(setting, "warmup", model))
+        rows.append(evaluate_stage(setting, "warmup", model, rows[-1]["stage"]))
     if recipe.score_learning is not None:
         model = train_scores(setting, model)
-        rows.append(evaluate_stage(setting, "score-learning", model))
+        rows.append(evaluate_stage(setting, "score-learning", model, rows[-1]["stage"]))
     if recipe.sft is not None:
         model = train_grades(setting, model)
-        rows.append(evaluate_stage(setting, "sft", model))
+        rows.append(evaluate_stage(setting, "sft", model, rows[-1]["stage"]))
     if recipe.listwise is not None:
         model = train_listwise(setting, model)
-        rows.append(evaluate_stage(setting, "listwise", model))
+        rows.append(evaluate_stage(setting, "listwise", model, rows[-1]["stage"]))
     processes.first_only(lambda: publish(setting, model, rows[-1]["stage"]))
     rows.append(hybrid_row(setting, rows[-1]["stage"]))
 
@@ -116,7 +117,7 @@ def run_recipe(
     if processes.is_first():
         write_json(folder / "results.json", results)
         plot_stages(rows, folder / "stages.png")
-    console.print(results_table(rows))
+    print_rows(console, rows)
     return results
 
 
@@ -151,8 +152,22 @@ def first_stage_row(setting: Setting) -> dict[str, Any]:
     return row_of(names[setting.recipe.first_stage.method], first_stage_evaluation(setting))
 
 
-def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
-    """Rerank the test queries with a model and write run, per-query figures and summary."""
+def versus(setting: Setting, evaluation: Evaluation, stage: str) -> dict[str, Any]:
+    """Paired comparison with an earlier stage, by the run that it left."""
+    qrels = test_qrels(setting)
+    earlier = lists_of(read_run(setting.folder / stage / "test" / "run.trec"), qrels)
+    return {"stage": stage} | compare(evaluation, evaluate_run(earlier, qrels), PRIMARY)._asdict()
+
+
+def evaluate_stage(setting: Setting, stage: str, model: str, before: str | None = None) -> dict[str, Any]:
+    """Rerank the test queries with a model and write run, per-query figures and summary.
+
+    Args:
+        setting: the run's data.
+        stage: name of the row and of the folder.
+        model: checkpoint folder or name.
+        before: the stage that it is compared with besides the first stage.
+    """
     folder = setting.folder / stage / "test"
     if (folder / "row.json").is_file():
         return dict(read_json(folder / "row.json"))
@@ -164,6 +179,8 @@ def evaluate_stage(setting: Setting, stage: str, model: str) -> dict[str, Any]:
     run = rerank_shared(reranker, setting, lists, depth, f"evaluate {stage}")
     evaluation = evaluate_run(run, qrels)
     row = row_of(stage, evaluation, first_stage_evaluation(setting))
+    if before is not None:
+        row["versus_before"] = versus(setting, evaluation, before)
     if len(setting.members) > 1:
         row["by_collection"] = by_collection(setting, evaluation)
     row["seconds"] = round(time.monotonic() - start, 1)
@@ -207,6 +224,7 @@ def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
     run = hybrid_run(lists_of(setting.first_stage, qrels), read_run(results / "run.trec"), float(weight), depth)
     evaluation = evaluate_run(run, qrels)
     row = row_of("hybrid", evaluation, first_stage_evaluation(setting)) | {"first_stage_weight": float(weight)}
+    row["versus_before"] = versus(setting, evaluation, stage)
     processes.first_only(lambda: write_evaluation(folder, run, evaluation, row, force=True))
     return row
 
