@@ -222,12 +222,16 @@ class Backbone(nn.Module):
             )
         base = self.core.base_model
         types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
-        cache = {"use_cache": False} if self.family == "causal" else {}
         with self.autocast(), packed_layers(base, None if every_state else pack.slots):
             states = base(
-                input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **cache
+                input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **self.uncached
             ).last_hidden_state  # (1, N, H)
         return self.transformed(states[0, pack.slots].float())
+
+    @property
+    def uncached(self) -> dict[str, bool]:
+        """What keeps the layers from filling a cache; masked models have none."""
+        return {"use_cache": False} if self.family == "causal" else {}
 
     def transformed(self, hidden: torch.Tensor) -> torch.Tensor:
         """A masked model's transform before its vocabulary matrix; (B, H) -> (B, H)."""

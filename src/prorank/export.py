@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from prorank.checkpoint import SETTINGS_FILE
 from prorank.engine import length_batches
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
-from prorank.packing import last_feed_forward
+from prorank.packing import TokenWise, narrowed_feed_forward
 from prorank.reranker import Reranker
 from prorank.rows8 import ROWS8_FILE, save_rows8
 from prorank.runtime import ONNX_FILE, OPENVINO_FILE, Graph, RuntimeBackbone, onnx_graph, openvino_graph
@@ -184,7 +185,7 @@ def _at_slot(states: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
     return states.gather(1, slot[:, None, None].expand(-1, 1, states.shape[-1]))
 
 
-def _only_at_slot(slot: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _only_at_slot(slot: torch.Tensor, function: TokenWise) -> TokenWise:
     """A token-wise function that runs at the slots alone; its value there stands at every other position too."""
     return lambda hidden: function(_at_slot(hidden, slot)).expand(-1, hidden.shape[1], -1)
 
@@ -203,16 +204,11 @@ class SlotLogits(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Answer logits at the slot."""
         base = self.backbone.core.base_model
-        cache = {"use_cache": False} if self.backbone.family == "causal" else {}
         slot = attention_mask.sum(-1) - self.slot_from_end  # (B,)
-        feed_forward = last_feed_forward(base)
-        if feed_forward is not None:
-            setattr(*feed_forward, _only_at_slot(slot, getattr(*feed_forward)))
-        try:
-            states = base(input_ids=input_ids, attention_mask=attention_mask, **cache).last_hidden_state  # (B, T, H)
-        finally:
-            if feed_forward is not None:
-                delattr(*feed_forward)  # the class's own method shows again
+        with narrowed_feed_forward(base, partial(_only_at_slot, slot)):
+            states = base(
+                input_ids=input_ids, attention_mask=attention_mask, **self.backbone.uncached
+            ).last_hidden_state  # (B, T, H)
         hidden = _at_slot(states, slot)[:, 0]
         logits = torch.nn.functional.linear(self.backbone.transformed(hidden.float()), self.weight, self.bias)
         return self.backbone.rescale(logits)
@@ -247,14 +243,12 @@ def _to_graph(
         file, write, compress, load = folder / OPENVINO_FILE, _to_openvino, _openvino_int8, _openvino_fp32
     with _quietly(), torch.no_grad():
         write(module, example, file)
-    found = _graph_scores(reranker, load(file), PROBES)
-    _compare(found, expected, target)
+    _compare(_graph_scores(reranker, load(file), PROBES), expected, target)
     if int8:
         with _quietly():
             compress(file)
-        found = _graph_scores(reranker, load(file), PROBES)
-    if not np.isfinite(found).all():
-        raise CheckpointError(f"{target} int8 gives scores that are not numbers")
+        if not np.isfinite(_graph_scores(reranker, load(file), PROBES)).all():
+            raise CheckpointError(f"{target} int8 gives scores that are not numbers")
     backbone.config.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
     kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{', 8-bit weights' if int8 else ''}"

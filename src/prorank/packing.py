@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ QUERY_BLOCK = 512  # queries that share a mask
 MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
 _lock = threading.Lock()  # the attention function is a switch on the model's config
+TokenWise = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Span(NamedTuple):
@@ -439,21 +440,36 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    feed_forward = last_feed_forward(model)
     with _lock:
         before = model.config._attn_implementation
         model.config._attn_implementation = ATTENTION
-        if slots is not None and feed_forward is not None:
-            setattr(*feed_forward, _only_at(slots, getattr(*feed_forward)))
         try:
-            yield
+            with nullcontext() if slots is None else narrowed_feed_forward(model, partial(_only_at, slots)):
+                yield
         finally:
             model.config._attn_implementation = before
-            if slots is not None and feed_forward is not None:
-                delattr(*feed_forward)  # the class's own method shows again
 
 
-def _only_at(slots: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+@contextmanager
+def narrowed_feed_forward(model: Any, narrow: Callable[[TokenWise], TokenWise]) -> Iterator[None]:
+    """Put `narrow` of it in the place of the last layer's feed-forward function, for as long as the context is open.
+
+    Args:
+        model: a transformers base model; one whose feed-forward part has no known place stays as it is.
+        narrow: gives a function that computes less.
+    """
+    place = _last_feed_forward(model)
+    if place is None:
+        yield
+        return
+    setattr(*place, narrow(getattr(*place)))
+    try:
+        yield
+    finally:
+        delattr(*place)  # the class's own method shows again
+
+
+def _only_at(slots: torch.Tensor, function: TokenWise) -> TokenWise:
     """A token-wise function that runs at the slots and gives zeros elsewhere; (1, N, H) -> (1, N, H)."""
 
     def at_slots(hidden: torch.Tensor) -> torch.Tensor:
@@ -475,7 +491,7 @@ def layers_of(model: Any) -> Any:
     return []
 
 
-def last_feed_forward(model: Any) -> tuple[Any, str] | None:
+def _last_feed_forward(model: Any) -> tuple[Any, str] | None:
     """Owner and name of the token-wise feed-forward function of the last layer, where its place is known."""
     layers = layers_of(model)
     if len(layers) and hasattr(layers[-1], "feed_forward_chunk"):

@@ -70,7 +70,7 @@ def step_gains(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = []
     for row in rows:
         if found := row.get("versus_before"):
-            gain = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+            gain = f"{_gain(found)} [{found['low']:+.3f}, {found['high']:+.3f}]"
             sentences.append(f"{row['stage']} over {found['stage']}: NDCG@10 {gain}, p {_p_value(found)}")
     return sentences
 
@@ -79,7 +79,7 @@ def print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A run's table in the terminal, and under it what each stage gained over the one before."""
     console.print(results_table(rows))
     for sentence in step_gains(rows):
-        console.print(escape(sentence), highlight=False)
+        console.print(sentence, markup=False, highlight=False)
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -152,11 +152,9 @@ def first_stage_row(setting: Setting) -> dict[str, Any]:
     return row_of(names[setting.recipe.first_stage.method], first_stage_evaluation(setting))
 
 
-def versus(setting: Setting, evaluation: Evaluation, stage: str) -> dict[str, Any]:
-    """Paired comparison with an earlier stage, by the run that it left."""
-    qrels = test_qrels(setting)
-    earlier = lists_of(read_run(setting.folder / stage / "test" / "run.trec"), qrels)
-    return {"stage": stage} | compare(evaluation, evaluate_run(earlier, qrels), PRIMARY)._asdict()
+def versus(evaluation: Evaluation, stage: str, earlier: Evaluation) -> dict[str, Any]:
+    """Paired comparison with an earlier stage."""
+    return {"stage": stage} | compare(evaluation, earlier, PRIMARY)._asdict()
 
 
 def evaluate_stage(setting: Setting, stage: str, model: str, before: str | None = None) -> dict[str, Any]:
@@ -180,7 +178,8 @@ def evaluate_stage(setting: Setting, stage: str, model: str, before: str | None 
     evaluation = evaluate_run(run, qrels)
     row = row_of(stage, evaluation, first_stage_evaluation(setting))
     if before is not None:
-        row["versus_before"] = versus(setting, evaluation, before)
+        earlier = evaluate_run(read_run(setting.folder / before / "test" / "run.trec"), qrels)
+        row["versus_before"] = versus(evaluation, before, earlier)
     if len(setting.members) > 1:
         row["by_collection"] = by_collection(setting, evaluation)
     row["seconds"] = round(time.monotonic() - start, 1)
@@ -221,10 +220,11 @@ def hybrid_row(setting: Setting, stage: str) -> dict[str, Any]:
         dev = dev_qrels(setting)
         weight = choose_weight(lists_of(setting.first_stage, dev), read_run(results / "dev.run"), dev, depth)
     qrels = test_qrels(setting)
-    run = hybrid_run(lists_of(setting.first_stage, qrels), read_run(results / "run.trec"), float(weight), depth)
+    reranked = read_run(results / "run.trec")
+    run = hybrid_run(lists_of(setting.first_stage, qrels), reranked, float(weight), depth)
     evaluation = evaluate_run(run, qrels)
     row = row_of("hybrid", evaluation, first_stage_evaluation(setting)) | {"first_stage_weight": float(weight)}
-    row["versus_before"] = versus(setting, evaluation, stage)
+    row["versus_before"] = versus(evaluation, stage, evaluate_run(reranked, qrels))
     processes.first_only(lambda: write_evaluation(folder, run, evaluation, row, force=True))
     return row
 
