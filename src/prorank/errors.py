@@ -27,6 +27,14 @@ class ProrankError(Exception):
         super().__init__(f"{message} ({hint})" if hint else message)
 
 
+class InputError(ProrankError, ValueError):
+    """An argument has a value that cannot be used: an empty query, a length of 0, a score that is not finite."""
+
+
+class InputTypeError(ProrankError, TypeError):
+    """An argument is of another type than the call takes: one pair in place of a list of pairs, for instance."""
+
+
 class DataError(ProrankError, ValueError):
     """A collection, run, qrels or other input file is malformed."""
 

@@ -16,6 +16,36 @@ from typing import IO, Any
 from prorank.errors import DataError, ProrankError
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file that a user wrote; a byte-order mark at its start is dropped.
+
+    Raises:
+        DataError: missing, unreadable, or not UTF-8; the message names the file.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8", hint="save the file as UTF-8 (iconv -f latin1 -t utf8)"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def split_lines(text: str) -> list[str]:
+    r"""Lines of a text, cut at line feeds (with or without a carriage return before) and nowhere else.
+
+    `str.splitlines` also cuts at form feeds, U+0085, U+2028 and U+2029, which may stand inside a JSON string.
+
+    >>> split_lines("a\r\nb\u2028c\n")
+    ['a', 'b\u2028c']
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
 @contextmanager
 def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
     """Open a temporary neighbour of `path` for text; it takes the name `path` only if all went well.
