@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.logging import RichHandler
@@ -16,9 +14,11 @@ from rich.markup import escape
 from prorank import __version__
 from prorank.cli_bench import bench
 from prorank.cli_data import data
-from prorank.cli_shared import MODEL_HELP, AsJson, CollectionArgument, Force, Model, Passages, err, out, print_json
-from prorank.errors import DataError, ProrankError
-from prorank.models import MINI
+from prorank.cli_models import export, info
+from prorank.cli_rerank import rerank
+from prorank.cli_search import index, search
+from prorank.cli_shared import MODEL_HELP, AsJson, CollectionArgument, Force, Passages, err, out, print_json
+from prorank.errors import ProrankError
 
 app = typer.Typer(
     name="prorank",
@@ -155,138 +155,6 @@ def evaluate(
 
 
 @app.command()
-def rerank(
-    query: Annotated[str | None, typer.Argument(help="The query (not with --run).")] = None,
-    documents: Annotated[
-        list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
-    ] = None,
-    model: Model = MINI,
-    file: Annotated[Path | None, typer.Option(help="Documents: text, one a line, or .jsonl with `text`.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Rerank this TREC run instead (with --collection).")] = None,
-    collection: Annotated[str | None, typer.Option(help="Texts of the run's ids.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where the reranked run goes (with --run).")] = None,
-    depth: Annotated[int, typer.Option(help="Documents a query that are reranked (with --run).", min=1)] = 100,
-    top_k: Annotated[int | None, typer.Option(help="Print only so many.", min=1)] = None,
-    threshold: Annotated[float | None, typer.Option(help="Least probability of relevance.", min=0, max=1)] = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
-    instruction: Annotated[str | None, typer.Option(help="A line that tells the model what to prefer.")] = None,
-    passages: Passages = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rerank documents for a query, or a whole TREC run."""
-    from prorank.collection import load_collection, read_run, write_run
-    from prorank.evaluation.stages import rerank_collection
-    from prorank.files import refuse_overwrite
-    from prorank.reranker import Reranker
-
-    if run is not None:
-        if collection is None or output is None or query is not None:
-            raise ProrankError("--run needs --collection and --output, and no query")
-        refuse_overwrite(output, force)
-        lists, texts = read_run(run), load_collection(collection)
-        _check_ids(lists, texts, run)
-        reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
-        write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
-        return
-    if query is None:
-        raise ProrankError("no query", hint='prorank rerank "a query" "a document" "another"')
-    if (Path(query) / "config.json").is_file():
-        raise ProrankError(f"the query is a model's folder: {query}", hint="the model goes under --model")
-    found: list[Any] = list(documents or []) or list(_read_documents(file))
-    reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
-    results = reranker.rank(query, found, top_k=top_k, return_documents=True, threshold=threshold)
-    if as_json:
-        print_json(results)
-        return
-    for place, result in enumerate(results, start=1):
-        text = result["text"] if isinstance(result["text"], str) else result["text"]["text"]
-        out.print(f"{place:>3}  {result['score']:+8.3f}  {escape(' '.join(text.split())[:100])}", highlight=False)
-
-
-def _check_ids(lists: dict[str, dict[str, float]], texts: Any, file: Path) -> None:
-    for query, scores in lists.items():
-        if query not in texts.queries:
-            raise DataError(f"{file}: query '{query}' is not in {texts.name}")
-        for document in scores:
-            if document not in texts.documents:
-                raise DataError(f"{file}: document '{document}' is not in {texts.name}")
-
-
-def _read_documents(file: Path | None) -> Iterable[Any]:
-    """Documents from a .jsonl file of strings or objects with `text`, from a text file, or standard input."""
-    if file is None and sys.stdin.isatty():
-        raise ProrankError("no documents", hint="give them as arguments, by --file, or on standard input")
-    name = str(file) if file else "standard input"
-    try:
-        lines = (file.read_text(encoding="utf-8") if file else sys.stdin.read()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: cannot be read: {error}") from error
-    as_jsonl = file is not None and file.suffix in (".jsonl", ".ndjson")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if not as_jsonl:
-            yield line
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{name}:{number}: not valid JSON: {error.msg}") from error
-        if not isinstance(value, str) and not (isinstance(value, dict) and isinstance(value.get("text"), str)):
-            raise DataError(f"{name}:{number}: expected a string, or an object with a string under 'text'")
-        yield value
-
-
-@app.command()
-def index(
-    collection: CollectionArgument,
-    output: Annotated[Path, typer.Option(help="Folder for the index.")],
-    language: Annotated[str, typer.Option(help="auto, en, zh, ja, th or other.")] = "auto",
-    force: Force = False,
-) -> None:
-    """Build a BM25 index."""
-    from prorank.collection import load_collection
-    from prorank.retrieval import BM25Index, check_language
-
-    loaded = load_collection(collection)
-    built = BM25Index.build(loaded.documents, language=check_language(language))
-    built.save(output, force=force)
-    out.print(f"{len(loaded.documents)} documents indexed ({built.language}) in {output}")
-
-
-@app.command()
-def search(
-    index_folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that `prorank index` wrote.")],
-    query: Annotated[str | None, typer.Argument(help="One query; or use --collection.")] = None,
-    collection: Annotated[str | None, typer.Option(help="Search all queries of this collection.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only the queries of this split.")] = None,
-    output: Annotated[Path | None, typer.Option(help="TREC run to write (with --collection).")] = None,
-    top_k: Annotated[int, typer.Option(help="Documents a query.", min=1)] = 100,
-    force: Force = False,
-) -> None:
-    """Search a BM25 index: one query to the screen, or a collection's queries to a TREC run."""
-    from prorank.collection import load_collection, write_run
-    from prorank.files import refuse_overwrite
-    from prorank.retrieval import BM25Index, bm25_run
-
-    if (query is None) == (collection is None):
-        raise ProrankError("give either a query or --collection")
-    built = BM25Index.load(index_folder)
-    if query is not None:
-        for document, score in built.search({"query": query}, top_k)["query"].items():
-            print(f"{score:.4f}\t{document}")
-        return
-    if output is None:
-        raise ProrankError("--collection needs --output")
-    refuse_overwrite(output, force)
-    loaded = load_collection(str(collection))
-    queries = {q: loaded.queries[q] for q in loaded.judgments(split)} if split else loaded.queries
-    write_run(bm25_run(built, loaded, queries, top_k), output, tag="bm25")
-    out.print(f"{len(queries)} queries searched, run in {output}")
-
-
-@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
@@ -315,40 +183,8 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {file}", soft_wrap=True)
 
 
-@app.command()
-def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = MINI, as_json: AsJson = False) -> None:
-    """Show what a checkpoint is: model, prompt, answers, where it came from."""
-    from prorank.checkpoint import describe
-
-    description = describe(model)
-    if as_json:
-        print_json(description)
-        return
-    for key, value in description.items():
-        out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    to: Annotated[
-        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"],
-        typer.Option("--to", help="What shall read the folder."),
-    ],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx, openvino).")] = False,
-    prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
-    force: Force = False,
-) -> None:
-    """Write a checkpoint for another runtime and check that it gives the same scores."""
-    from prorank import export as exporting
-    from prorank.reranker import Reranker
-
-    reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
-    with err.status(f"exporting to {to}"):
-        exporting.export(reranker, to, output, int8=int8, force=force)
-    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
-    out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB")
+for command in (rerank, index, search, info, export):
+    app.command()(command)
 
 
 def main() -> None:
