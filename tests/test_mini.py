@@ -73,7 +73,7 @@ def test_it_is_the_shipped_recipes_model(mini):
     recipe = dict(mini.settings.recipe)
     recipe["data"] = {**recipe["data"], "folder": "collections"}
     assert validate_recipe(recipe) == load_recipe("prorank-mini-3")
-    assert mini.settings.base_model == "runs/prorank-mini-2/checkpoint"
+    assert mini.settings.base_model == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def test_it_is_the_default_of_the_command(tmp_path):

@@ -6,20 +6,25 @@ loads no weights.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prorank import __version__
-from prorank.backbone import detect_family, resolve_source
+from prorank.backbone import EMBEDDED, detect_family, resolve_source
 from prorank.errors import CheckpointError
-from prorank.files import read_json
+from prorank.files import read_json, read_text
+from prorank.models import FOLDER, MINI
 from prorank.prompts import Family, Prompt
 from prorank.scores import ScoreKind
+from prorank.sources import expanded
 
 SETTINGS_FILE = "prorank.json"
+EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone is called on the hub
 
 
 class CheckpointSettings(BaseModel):
@@ -69,6 +74,42 @@ def read_settings(source: str) -> CheckpointSettings | None:
         raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
 
 
+def public_base(name: str | Path) -> str:
+    """The model that a chain of prorank checkpoints began with, by its public name where it has one.
+
+    Args:
+        name: what a model was loaded by; a folder of a prorank checkpoint stands for its own base model.
+
+    >>> public_base("prorank-mini"), public_base("Qwen/Qwen2.5-0.5B-Instruct")
+    ('sentence-transformers/all-MiniLM-L6-v2', 'Qwen/Qwen2.5-0.5B-Instruct')
+    """
+    name, seen = str(name), set[str]()
+    while name not in seen:
+        seen.add(name)
+        if name == EMBEDDED:
+            return EMBEDDED_NAME
+        settings = (FOLDER if name == MINI else expanded(name)) / SETTINGS_FILE
+        if settings.is_file():
+            name = read_json(settings).get("base_model") or name
+    return name
+
+
+def _card_facts(folder: Path) -> dict[str, Any]:
+    """Licence and languages, as the head of the model card states them."""
+    card = folder / "README.md"
+    head = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL) if card.is_file() else None
+    try:
+        facts = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        facts = None
+    facts = facts if isinstance(facts, dict) else {}
+    languages = facts.get("language")
+    return {
+        "licence": facts.get("license"),
+        "languages": [str(language) for language in languages] if isinstance(languages, list) else languages,
+    }
+
+
 def describe(path_or_name: str | Path) -> dict[str, Any]:
     """What a checkpoint is, without loading its weights.
 
@@ -76,7 +117,8 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
         path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
 
     Returns:
-        Model type, size, family, prompt, answers, lengths, score, and where it came from.
+        Model type, parameters, bytes on disk, licence and languages that its card states, family, prompt, answers with
+        their token ids, lengths, score, calibration, and where it came from.
 
     Raises:
         CheckpointError: no such model.
@@ -100,15 +142,18 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
         "type": config.model_type,
         "family": settings.family if settings else detect_family(config),
         "parameters": parameters or None,
+        "size on disk": sum(f.stat().st_size for f in Path(source).rglob("*") if f.is_file()) or None,
+        **_card_facts(Path(source)),
         "prorank checkpoint": settings is not None,
     }
     if settings is not None:
         recipe = settings.recipe or {}
         description |= {
-            "base model": settings.base_model,
+            "base model": public_base(settings.base_model),
             "prompt": settings.prompt.name if settings.prompt else None,
             "answers": dict(zip(settings.prompt.answers, settings.answer_ids)) if settings.prompt else None,
             "score": settings.score,
+            "calibration": settings.calibration,
             "max length": settings.max_length,
             "instruction": settings.instruction,
             "recipe": recipe.get("name"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from prorank.cli_shared import MODEL_HELP, AsJson, Force, err, out, print_json
+from prorank.errors import InputError
 from prorank.models import MINI
+
+INT8_TARGETS = ("onnx", "openvino")
 
 
 def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = MINI, as_json: AsJson = False) -> None:
@@ -21,7 +24,37 @@ def info(model: Annotated[str, typer.Argument(help=MODEL_HELP)] = MINI, as_json:
         print_json(description)
         return
     for key, value in description.items():
-        out.print(f"[bold]{key:>18}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
+        out.print(f"[bold]{key:>18}[/bold]  {escape(readable(key, value))}", highlight=False, soft_wrap=True)
+
+
+def readable(key: str, value: Any) -> str:
+    """A fact of `prorank.checkpoint.describe` in words.
+
+    >>> readable("answers", {"0": 1014, "1": [7, 8]})
+    '0 (token 1014), 1 (tokens 7 8)'
+    >>> readable("size on disk", 3 * 2**20), readable("licence", None), readable("prorank checkpoint", True)
+    ('3.0 MiB', 'not stated', 'yes')
+    """
+    if value is None:
+        return {"licence": "not stated", "languages": "not stated", "calibration": "none"}.get(key, "-")
+    if key == "answers":
+        return ", ".join(f"{answer} ({_tokens(tokens)})" for answer, tokens in value.items())
+    if key == "calibration":
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in value.items())
+        return f"{shown}; a probability of 0.5 means even odds"
+    if key == "size on disk":
+        return f"{value / 2**20:,.1f} MiB"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if key == "parameters" else str(value)
+
+
+def _tokens(tokens: int | list[int]) -> str:
+    if isinstance(tokens, list) and len(tokens) > 1:
+        return f"tokens {' '.join(map(str, tokens))}"
+    return f"token {tokens[0] if isinstance(tokens, list) else tokens}"
 
 
 def export(
@@ -37,10 +70,15 @@ def export(
 ) -> None:
     """Write a checkpoint for another runtime and check that it gives the same scores."""
     from prorank import export as exporting
+    from prorank.files import refuse_overwrite
     from prorank.reranker import Reranker
 
+    if int8 and to not in INT8_TARGETS:
+        why = "its weights have 8 bits anyway" if to == "rows8" else f"--int8 is for {' and '.join(INT8_TARGETS)}"
+        raise InputError(f"--int8 with --to {to}: {why}", hint="leave out --int8")
+    refuse_overwrite(output, force)
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
     with err.status(f"exporting to {to}"):
         exporting.export(reranker, to, output, int8=int8, force=force)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
-    out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB")
+    out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB", soft_wrap=True)

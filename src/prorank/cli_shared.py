@@ -1,14 +1,20 @@
-"""What all commands share: where to print, and the options that several take."""
+"""What all commands share: where to print, the options that several take, and which of them were typed."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
-out, err = Console(), Console(stderr=True)
+from prorank.errors import InputError
+from prorank.terminal import HIDDEN, PlainConsole
+
+out, err = PlainConsole(), PlainConsole(stderr=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -18,10 +24,88 @@ Passages = Annotated[
     Literal["max", "mean", "first"] | None,
     typer.Option(help="Score documents that do not fit by passages; default: cut them."),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto is bf16 where it is fast.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)]
 MODEL_HELP = "Checkpoint folder, model folder, hub name, `embedded`, or `prorank-mini`, which ships."
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 
 
+def json_text(value: Any) -> str:
+    r"""JSON as text without a control character, also where JSON allows one.
+
+    Raises:
+        ValueError: a number is not finite.
+
+    >>> print(json_text(["ü\x9b"]))
+    [
+      "ü\u009b"
+    ]
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def print_json(value: Any) -> None:
     """Print for programs."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text(value))
+
+
+def written(path: Path) -> None:
+    """Say where a result went; on standard error, since standard output may be read by a program."""
+    err.print(f"written to {escape(str(path))}", soft_wrap=True, highlight=False)
+
+
+def typed(context: typer.Context, *names: str) -> list[str]:
+    """Those of the parameters that stand on the command line, as they are written there.
+
+    Args:
+        context: of the command.
+        names: of the function's parameters.
+    """
+    options = {parameter.name: parameter for parameter in context.command.params}
+    found = []
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            spelled = options[name].opts[0]  # of an argument: its name
+            found.append(spelled if spelled.startswith("-") else spelled.upper())
+    return found
+
+
+def refuse(context: typer.Context, why: str, *names: str) -> None:
+    """Refuse parameters that would be passed over in silence.
+
+    Args:
+        context: of the command.
+        why: the rest of the sentence that begins with the parameters, e.g. `goes with --run only`.
+        names: of the function's parameters.
+
+    Raises:
+        InputError: one of them stands on the command line.
+    """
+    if found := typed(context, *names):
+        raise InputError(f"{', '.join(found)}: {why}", hint="leave it out")
+
+
+def flush_output() -> None:
+    """Write what is still held back.
+
+    Raises:
+        OSError: a full disk, a closed pipe. What is left is dropped, so that Python does not try again at its end.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_output()
+        raise
+
+
+def drop_output() -> None:
+    """Send what is still to be printed nowhere."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # a stream of another kind, in tests for instance
+        return

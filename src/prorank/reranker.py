@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
-from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, read_settings
+from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, public_base, read_settings
 from prorank.crossencoder import CrossEncoderTokenizer
 from prorank.engine import ScoredPairs, answer_logits, query_groups
 from prorank.errors import CheckpointError
@@ -409,7 +409,7 @@ def _fresh_settings(
         "answer_ids": [],
         "family": backbone.family,
         "instruction": instruction,
-        "base_model": str(path_or_name),
+        "base_model": public_base(path_or_name),
     }
     if backbone.family == "classifier":
         if prompt is not None:

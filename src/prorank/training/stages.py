@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from prorank.backbone import Backbone
+from prorank.checkpoint import public_base
 from prorank.engine import query_groups
 from prorank.errors import TrainingError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
@@ -302,7 +303,7 @@ def save_stage(setting: Setting, reranker: Reranker, folder: Path) -> None:
         update={
             "recipe": setting.recipe.model_dump(mode="json"),
             "data_fingerprint": setting.collection.fingerprint,
-            "base_model": setting.recipe.backbone.model,
+            "base_model": public_base(setting.recipe.backbone.model),
             "calibration": None,
         }
     )
