@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import difflib
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prorank.backbone import Precision
 from prorank.errors import RecipeError
+from prorank.files import read_text, split_lines
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.scores import ScoreKind
 from prorank.training.grpo import Scale
@@ -290,6 +293,20 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
+def described_recipes() -> dict[str, str]:
+    """Name -> first sentence of the comment at the head of each recipe inside the package.
+
+    >>> described_recipes()["prorank-0.5b"]
+    'ProRank at 0.5B: Qwen2.5-0.5B-Instruct with the published prompt.'
+    """
+    found = {}
+    for name, path in shipped_recipes().items():
+        lines = itertools.takewhile(lambda line: line.startswith("#"), split_lines(read_text(path)))
+        comment = " ".join(line.removeprefix("#").strip() for line in lines)
+        found[name] = re.split(r"(?<=\.)\s", comment, maxsplit=1)[0]
+    return found
+
+
 def load_recipe(source: str | Path | dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
 
@@ -306,7 +323,7 @@ def load_recipe(source: str | Path | dict[str, Any], overrides: Sequence[str] = 
     tree, name = (copy.deepcopy(source), "recipe") if isinstance(source, dict) else _read(source)
     for override in overrides:
         _apply_override(tree, override)
-    return validate_recipe(tree, name)
+    return validate_recipe(tree, name, overrides)
 
 
 def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
@@ -327,8 +344,8 @@ def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
     return tree, str(path)
 
 
-def validate_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
-    """Check a recipe given as a nested mapping; `source` names it in errors.
+def validate_recipe(tree: dict[str, Any], source: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check a recipe given as a nested mapping; `source`, or an override that put the value there, is named in errors.
 
     >>> validate_recipe({"name": "a", "sed": 1})
     Traceback (most recent call last):
@@ -339,12 +356,29 @@ def validate_recipe(tree: dict[str, Any], source: str = "recipe") -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        source = _culprit(where, source, overrides)
         if first["type"] == "extra_forbidden":
             valid = [key for key, _ in _known_keys(Recipe) if key.count(".") == where.count(".")]
             near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else "see the shipped recipes for valid keys"
             raise RecipeError(f"{source}: unknown key '{where}'", hint=hint) from error
-        raise RecipeError(f"{source}: {where}: {first['msg']}, got {first.get('input')!r}") from error
+        value = first.get("input")
+        got = "" if isinstance(value, (dict, BaseModel)) else f", got {value!r}"
+        raise RecipeError(f"{source}: {where}{': ' if where else ''}{first['msg']}{got}") from error
+
+
+def _culprit(where: str, source: str, overrides: Sequence[str]) -> str:
+    """What an error at a key is blamed on: the overrides at, above or below that key, else the recipe itself.
+
+    >>> _culprit("warmup.steps", "a.yaml", ["seed=3", "warmup.steps=x"]), _culprit("name", "a.yaml", ["seed=3"])
+    ("override 'warmup.steps=x'", 'a.yaml')
+    """
+    keys = {override: override.partition("=")[0] for override in overrides}
+    inside, around = f"{where}.", f"{where}." if where else ""
+    found = [o for o, key in keys.items() if inside.startswith(f"{key}.") or key.startswith(around)]
+    if not found:
+        return source
+    return f"override{'s' if len(found) > 1 else ''} {', '.join(map(repr, found))}"
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -361,19 +395,19 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"'{override}' is not an override", hint="write key=value, e.g. warmup.steps=50")
     node = tree
-    *parents, leaf = key.split(".")
+    *parents, leaf = key.strip().split(".")
     for part in parents:
         if node.get(part) is None:
             node[part] = {}
         node = node[part]
         if not isinstance(node, dict):
-            raise RecipeError(f"'{key}': '{part}' is a value, not a section")
+            raise RecipeError(f"override '{override}': '{part}' is a value, not a section")
     try:
         # YAML 1.1 reads 1e-4 as text; a number is what is meant.
         parsed = yaml.safe_load(value)
         node[leaf] = float(parsed) if isinstance(parsed, str) and _is_number(parsed) else parsed
-    except yaml.YAMLError as error:
-        raise RecipeError(f"'{override}': the value is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError of 2020-99-99, no date
+        raise RecipeError(f"override '{override}': the value is not valid YAML") from error
 
 
 def _is_number(text: str) -> bool:
