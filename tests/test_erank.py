@@ -235,7 +235,7 @@ def test_bench_compares_variants_on_the_same_queries(toy, tmp_path, call):
     tree["evaluation"] = {"rerank": 5, "max_queries": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     command = ["bench", "erank", toy["data"]["collection"], "--recipe", tmp_path / "recipe.yaml", "--seeds", "1,2"]
-    command += ["--variants", "sft,rl-rr,sft+se", "--output", tmp_path / "runs", "--json", tmp_path / "erank.json"]
+    command += ["--variants", "sft,rl-rr,sft+se", "--work", tmp_path / "runs", "--output", tmp_path / "erank.json"]
     code, out, err = call(*command)
     assert code == 0, err
     found = json.loads((tmp_path / "erank.json").read_text())

@@ -60,7 +60,7 @@ def test_bench_measures_each_collection_once(
     checkpoint = tmp_path / "checkpoint"
     Reranker(bert_folder, prompt="prorank-short", max_length=64).save_pretrained(checkpoint)
     command = ["bench", "quality", word_collection, own_lists, "-m", checkpoint, "--dense", encoder_folder]
-    command += ["--output", tmp_path / "work", "--depth", 5, "--json", tmp_path / "quality.json"]
+    command += ["--work", tmp_path / "work", "--depth", 5, "--output", tmp_path / "quality.json"]
     code, out, err = call(*command)
     assert code == 0, err
     found = json.loads((tmp_path / "quality.json").read_text())

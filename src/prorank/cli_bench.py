@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from prorank.cli_shared import CollectionOption, Force, Model, err, out
+from prorank.cli_shared import (
+    AsJson,
+    CollectionOption,
+    Force,
+    MaxLength,
+    Model,
+    err,
+    out,
+    print_json,
+    refuse,
+    written,
+)
 from prorank.models import MINI
 
 bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
+
+
+Output = Annotated[Path | None, typer.Option(help="JSON file to write the results to.")]
+
+
+def finish(results: Any, output: Path | None, as_json: bool) -> bool:
+    """Write results to a file and print them as JSON, as asked; whether nothing is left to print."""
+    from prorank.files import write_json
+
+    if output is not None:
+        write_json(output, results)
+        written(output)
+    if as_json:
+        print_json(results)
+    return as_json
 
 
 def parts(text: str) -> list[str]:
@@ -51,15 +77,16 @@ def bench_inference(
     peer_python: Annotated[
         str | None, typer.Option(help="A Python that has mxbai-rerank; default: one is made in the work folder.")
     ] = None,
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here, and a plot beside.")] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Score the same pairs with other libraries and prorank, in one run."""
     from prorank.bench import inference
     from prorank.files import refuse_overwrite
 
-    if file is not None:
-        refuse_overwrite(file, force)
+    if output is not None:
+        refuse_overwrite(output, force)
     results = inference.run_inference_bench(
         shape,
         collection,
@@ -70,8 +97,12 @@ def bench_inference(
         peer_interpreter=peer_python,
         console=err,
     )
-    if file is not None:
-        inference.save(results, file)
+    if output is not None:
+        inference.save(results, output)
+        written(output)
+    if as_json:
+        print_json(results)
+        return
     for found in (results, results["cuda"]):
         if found is not None:
             out.print(inference.table(found, f"{shape}, {'cpu' if found is results else 'cuda'}"))
@@ -89,20 +120,21 @@ def bench_warmup(
     prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 120,
     steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Time a warmup step beside TRL's GRPOTrainer and beside plain supervised training."""
     from prorank.bench.warmup import run_warmup_bench
-    from prorank.files import refuse_overwrite, write_json
+    from prorank.files import refuse_overwrite
 
-    if file is not None:
-        refuse_overwrite(file, force)
+    if output is not None:
+        refuse_overwrite(output, force)
     results = run_warmup_bench(
         shape, prompts=prompts, prompt_tokens=prompt_tokens, steps=steps, device=device, console=err
     )
-    if file is not None:
-        write_json(file, results)
+    if finish(results, output, as_json):
+        return
     for key in ("speed_ratio", "speed_ratio_sampled", "memory_ratio", "memory_ratio_sampled"):
         out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
     out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
@@ -113,28 +145,28 @@ def bench_warmup(
 def bench_guards(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
-        "runs/guards"
-    ),
+    work: Annotated[Path, typer.Option(help="Folder of the runs; what is done is not repeated.")] = Path("runs/guards"),
     variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
     seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG.")] = None,
     force: Force = False,
 ) -> None:
     """Warm up with and without each guard: which keep balanced accuracy?"""
     from prorank.bench.guards import VARIANTS, base_recipe, run_guards
     from prorank.evaluation.report import guards_table, plot_guards
-    from prorank.files import refuse_overwrite, write_json
+    from prorank.files import refuse_overwrite
 
-    for target in filter(None, (file, plot)):
+    for target in filter(None, (output, plot)):
         refuse_overwrite(target, force)
     names = parts(variants) or list(VARIANTS)
-    found = run_guards(base_recipe(recipe, overrides or [], output), names, numbers(seeds), output, err)
-    if file is not None:
-        write_json(file, found)
+    found = run_guards(base_recipe(recipe, overrides or [], work), names, numbers(seeds), work, err)
     if plot is not None:
         plot_guards(found["runs"], plot)
+        written(plot)
+    if finish(found, output, as_json):
+        return
     out.print(guards_table(found["rows"]))
 
 
@@ -142,26 +174,23 @@ def bench_guards(
 def bench_variance(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")] = "toy",
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path(
-        "runs/variance"
-    ),
+    work: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path("runs/variance"),
     groups: Annotated[str, typer.Option(help="Group sizes with commas between.")] = "8,16,64",
     draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Measure the gradient noise that the exact expectation removes."""
     from prorank.bench.guards import base_recipe
     from prorank.bench.variance import run_variance_bench
-    from prorank.files import refuse_overwrite, write_json
+    from prorank.files import refuse_overwrite
 
-    if file is not None:
-        refuse_overwrite(file, force)
-    found = run_variance_bench(
-        base_recipe(recipe, overrides or [], output), output / "run", numbers(groups), draws, err
-    )
-    if file is not None:
-        write_json(file, found)
+    if output is not None:
+        refuse_overwrite(output, force)
+    found = run_variance_bench(base_recipe(recipe, overrides or [], work), work / "run", numbers(groups), draws, err)
+    if finish(found, output, as_json):
+        return
     for name in ("start", "warmed"):
         for row in found[name]:
             out.print(f"{name}, G={row['group']}: noise over signal {row['noise']:.2f}")
@@ -169,31 +198,33 @@ def bench_variance(
 
 @bench.command("quality")
 def bench_quality(
+    context: typer.Context,
     collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
     model: Model = MINI,
     dense: Annotated[str, typer.Option(help="Bi-encoder that reranks the same lists.")] = "embedded",
     hybrid: Annotated[float, typer.Option(help="The first stage's share in the hybrid.", min=0, max=1)] = 0.2,
     depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the test queries.", min=1)] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
-    output: Annotated[Path, typer.Option(help="Folder; collections that are done are not repeated.")] = Path(
-        "runs/quality"
-    ),
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    max_length: MaxLength = None,
+    work: Annotated[Path, typer.Option(help="Folder; what is done is not repeated.")] = Path("runs/quality"),
+    output: Output = None,
+    as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
     force: Force = False,
 ) -> None:
     """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
     from prorank.bench.quality import run_quality_bench
     from prorank.evaluation.report import quality_markdown, quality_table
-    from prorank.files import refuse_overwrite, write_json
+    from prorank.files import refuse_overwrite
 
-    if file is not None:
-        refuse_overwrite(file, force)
+    if as_json:
+        refuse(context, "not with --json", "markdown")
+    if output is not None:
+        refuse_overwrite(output, force)
     found = run_quality_bench(
         model,
         collections,
-        output,
+        work,
         dense=dense,
         hybrid=hybrid,
         depth=depth,
@@ -201,8 +232,8 @@ def bench_quality(
         max_length=max_length,
         console=err,
     )
-    if file is not None:
-        write_json(file, found)
+    if finish(found, output, as_json):
+        return
     if markdown:
         print(quality_markdown(found))
     else:
@@ -215,24 +246,23 @@ def bench_erank(
     collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout.")],
     recipe: Annotated[str, typer.Option(help="A recipe with sft and listwise.")] = "erank-minilm",
     override: Annotated[list[str] | None, typer.Option(help="key=value, e.g. sft.steps=50; several times.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder of the runs; those that are done are not repeated.")] = Path(
-        "runs/erank"
-    ),
+    work: Annotated[Path, typer.Option(help="Folder of the runs; what is done is not repeated.")] = Path("runs/erank"),
     variants: Annotated[str, typer.Option(help="Names with commas between; default: all.")] = "",
     seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
-    file: Annotated[Path | None, typer.Option("--json", help="Write results here.")] = None,
+    output: Output = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Supervised grades, reinforcement, both, each reward; integers against 0 and 1."""
     from prorank.bench.erank import VARIANTS, run_erank_bench
     from prorank.evaluation.report import erank_markdown, ties_markdown
-    from prorank.files import refuse_overwrite, write_json
+    from prorank.files import refuse_overwrite
     from prorank.training.recipe import load_recipe
 
-    if file is not None:
-        refuse_overwrite(file, force)
+    if output is not None:
+        refuse_overwrite(output, force)
     names = parts(variants) or list(VARIANTS)
-    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers(seeds), output, err)
-    if file is not None:
-        write_json(file, found)
+    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers(seeds), work, err)
+    if finish(found, output, as_json):
+        return
     print(f"{erank_markdown(found['rows'])}\n\n{ties_markdown(found['rows'])}")
