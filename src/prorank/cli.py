@@ -8,17 +8,34 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from prorank import __version__
 from prorank.cli_bench import bench
 from prorank.cli_data import data
 from prorank.cli_models import export, info
+from prorank.cli_recipes import recipes
 from prorank.cli_rerank import rerank
 from prorank.cli_search import index, search
-from prorank.cli_shared import MODEL_HELP, AsJson, CollectionArgument, Force, Passages, err, out, print_json
+from prorank.cli_shared import (
+    MODEL_HELP,
+    AsJson,
+    CollectionArgument,
+    Device,
+    Force,
+    MaxLength,
+    Passages,
+    PrecisionOption,
+    drop_output,
+    err,
+    flush_output,
+    out,
+    print_json,
+    refuse,
+    written,
+)
 from prorank.errors import ProrankError
+from prorank.terminal import PlainHandler, visible
 
 app = typer.Typer(
     name="prorank",
@@ -29,6 +46,9 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+app.add_typer(recipes, name="recipes")
+LIBRARIES = ("datasets", "huggingface_hub", "sentence_transformers", "transformers")
+PIPE_CLOSED = 141  # what the shell makes of a command that a closed pipe ended
 _state = {"debug": False}
 
 
@@ -45,8 +65,11 @@ def common(
 ) -> None:
     """Options of all commands."""
     _state["debug"] = debug
-    handler = RichHandler(console=err, show_time=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    handler = PlainHandler(err)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for logger in map(logging.getLogger, LIBRARIES):  # their own handlers, added at import, would repeat every line
+        logger.handlers[:] = [handler]
+        logger.addHandler = lambda hdlr: None  # type: ignore[method-assign]
 
 
 @app.command()
@@ -92,11 +115,13 @@ def train(
     if as_json:
         print_json(results)
     else:
-        out.print(f"Results in [bold]{folder}[/bold], the model in [bold]{folder / 'checkpoint'}[/bold]")
+        model = escape(str(folder / "checkpoint"))
+        out.print(f"Results in [bold]{escape(str(folder))}[/bold], the model in [bold]{model}[/bold]")
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     collection: CollectionArgument,
     split: Annotated[str, typer.Option(help="Split whose queries are measured.")] = "test",
@@ -111,8 +136,10 @@ def evaluate(
     relevant_from: Annotated[int, typer.Option(help="Least relevant grade in metrics without grades.", min=1)] = 1,
     max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)] = None,
+    max_length: MaxLength = None,
     passages: Passages = None,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
     seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
     output: Annotated[Path | None, typer.Option(help="Folder for run, per-query file and summary.")] = None,
     force: Force = False,
@@ -124,7 +151,13 @@ def evaluate(
     from prorank.evaluation.report import results_table
     from prorank.files import refuse_overwrite
 
-    if output:
+    if run is not None:
+        refuse(context, "the first stage is the run", "candidates")
+    if hybrid is None:
+        refuse(context, "only with --hybrid", "hybrid_scale")
+    if output is None:
+        refuse(context, "only with --output", "force")
+    else:
         refuse_overwrite(output, force)
     summary = evaluate_model(
         model,
@@ -141,6 +174,8 @@ def evaluate(
         prompt=prompt,
         max_length=max_length,
         passages=passages,
+        device=device,
+        precision=precision,
         seed=seed,
         output=output,
         strict=strict,
@@ -152,20 +187,28 @@ def evaluate(
         for row in summary["rows"]:
             if "p_mrr" in row:
                 out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
+    if output:
+        written(output)
 
 
 @app.command()
 def report(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the tables of finished runs again."""
     from prorank.evaluation.report import markdown_report, print_rows
     from prorank.files import read_json
 
     results = [read_json(path / "results.json" if path.is_dir() else path) for path in runs]
+    if as_json:
+        refuse(context, "not with --json", "markdown")
+        print_json(results)
+        return
     if markdown:
-        print(markdown_report(results))
+        print(visible(markdown_report(results)))
         return
     for result in results:
         out.print(
@@ -180,17 +223,34 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
     from prorank.evaluation.report import plot_run
 
     for file in plot_run(run):
-        out.print(f"wrote {file}", soft_wrap=True)
+        out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
 for command in (rerank, index, search, info, export):
     app.command()(command)
 
 
+def _run_app() -> None:
+    """Run the command and write its output to the end; a reader that has gone is no error to speak of."""
+    if sys.stdout is None:
+        raise ProrankError("standard output is closed")
+    try:
+        try:
+            app()
+        finally:
+            flush_output()
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(PIPE_CLOSED)
+    except OSError:
+        drop_output()
+        raise
+
+
 def main() -> None:
     """Entry point: run the command; print errors on one line; exit with 2 for bad input."""
     try:
-        app()
+        _run_app()
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from prorank.cli_shared import AsJson, CollectionArgument, Force, out, print_json
+from prorank.cli_shared import AsJson, CollectionArgument, Force, out, print_json, refuse, written
 from prorank.models import MINI
 
 data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
@@ -37,6 +37,7 @@ def check(
 
 @data.command("convert")
 def data_convert(
+    context: typer.Context,
     layout: Annotated[Literal["followir", "bright", "trec-dl"], typer.Argument(help="Whose files these are.")],
     source: Annotated[Path, typer.Argument(help="Folder of the benchmark's files, as published.")],
     output: Annotated[Path, typer.Option(help="Collection to write, in BEIR layout.")],
@@ -47,12 +48,17 @@ def data_convert(
     """Write FollowIR, BRIGHT or TREC Deep Learning as a collection."""
     from prorank.layouts import convert
 
+    if layout != "bright":
+        refuse(context, "only with bright", "long")
+    if layout == "followir":
+        refuse(context, "not with followir, which has one part", "part")
     convert(layout, source, output, part=part, long=long, force=force)
     out.print(f"{layout} in [bold]{escape(str(output))}[/bold]; look at it: prorank data check {escape(str(output))}")
 
 
 @data.command()
 def mine(
+    context: typer.Context,
     collection: CollectionArgument,
     output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, positives, negatives.")],
     split: Annotated[str, typer.Option(help="Split whose queries are mined.")] = "train",
@@ -69,6 +75,8 @@ def mine(
     """Mine negatives by rank tier."""
     from prorank.training.groups import mine_to_file
 
+    if teacher is None:
+        refuse(context, "only with --teacher", "margin")
     quotas = {"hard": hard, "medium": medium, "easy": easy}
     mined = mine_to_file(collection, output, split, run, quotas, random, teacher, margin, seed, force)
     lacking = ", ".join(f"{tier} {count}" for tier, count in mined.shortfall.items() if count) or "none"
@@ -79,6 +87,7 @@ def mine(
 
 @data.command()
 def synthesize(
+    context: typer.Context,
     collection: CollectionArgument,
     output: Annotated[Path, typer.Option(help="JSON Lines to write: query_id, documents with grades 0 to 10.")],
     teacher: Annotated[
@@ -103,9 +112,19 @@ def synthesize(
     from prorank.training.grade_teachers import load_teacher
     from prorank.training.synthesis import graded_groups, synthesize
 
+    refuse_unused(context, teacher)
     refuse_overwrite(output, force)
     asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
     quotas = {"hard": hard, "medium": medium, "easy": easy}
     loaded, groups = graded_groups(collection, split, queries, quotas, seed)
     for name, value in synthesize(loaded, groups, asked, output, out).items():
         out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
+    written(output)
+
+
+def refuse_unused(context: typer.Context, teacher: str) -> None:
+    """Refuse options of `synthesize` that this teacher does not read."""
+    if not teacher.startswith("chat:"):
+        refuse(context, "only with --teacher chat:MODEL", "base_url", "key_variable", "concurrency")
+    if not teacher.startswith(("chat:", "local:")):
+        refuse(context, "only with a teacher that writes", "generations", "temperature", "max_new_tokens")

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from prorank.cli_shared import AsJson, Force, Model, Passages, out, print_json
-from prorank.errors import DataError, ProrankError
+from prorank.cli_shared import (
+    AsJson,
+    Device,
+    Force,
+    MaxLength,
+    Model,
+    Passages,
+    PrecisionOption,
+    err,
+    out,
+    print_json,
+    refuse,
+    written,
+)
+from prorank.errors import DataError, InputError, ProrankError
 from prorank.models import MINI
+from prorank.terminal import one_line
+
+PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
 
 def rerank(
+    context: typer.Context,
     query: Annotated[str | None, typer.Argument(help="The query (not with --run).")] = None,
     documents: Annotated[
         list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
@@ -31,7 +49,10 @@ def rerank(
     threshold: Annotated[float | None, typer.Option(help="Least probability of relevance.", min=0, max=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     instruction: Annotated[str | None, typer.Option(help="A line that tells the model what to prefer.")] = None,
+    max_length: MaxLength = None,
     passages: Passages = None,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,28 +62,94 @@ def rerank(
     from prorank.files import refuse_overwrite
     from prorank.reranker import Reranker
 
+    options: dict[str, Any] = {
+        "prompt": prompt,
+        "instruction": instruction,
+        "max_length": max_length,
+        "passages": passages,
+        "device": device,
+        "precision": precision,
+    }
     if run is not None:
         if collection is None or output is None or query is not None:
             raise ProrankError("--run needs --collection and --output, and no query")
+        refuse(context, "not with --run, which reranks whole lists", "file", "top_k", "threshold")
         refuse_overwrite(output, force)
         lists, texts = read_run(run), load_collection(collection)
         _check_ids(lists, texts, run)
-        reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
+        reranker = Reranker.from_pretrained(model, **options)
         write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
+        _report_run(lists, depth, output, as_json)
         return
+    refuse(context, "only with --run", "collection", "output", "depth", "force")
     if query is None:
         raise ProrankError("no query", hint='prorank rerank "a query" "a document" "another"')
-    if (Path(query) / "config.json").is_file():
+    if os.path.isfile(os.path.join(query, "config.json")):
         raise ProrankError(f"the query is a model's folder: {query}", hint="the model goes under --model")
+    if documents and file is not None:
+        raise InputError("documents and --file", hint="give one of them")
     found: list[Any] = list(documents or []) or list(_read_documents(file))
-    reranker = Reranker.from_pretrained(model, prompt=prompt, instruction=instruction, passages=passages)
-    results = reranker.rank(query, found, top_k=top_k, return_documents=True, threshold=threshold)
+    reranker = Reranker.from_pretrained(model, **options)
+    if threshold is not None:
+        reranker.probability([])  # says so at once where scores are no probabilities
+    results = [result | {"text": found[result["corpus_id"]]} for result in reranker.rank(query, found)]
+    chances = _probabilities(reranker, results)
+    if chances is not None:
+        results = [{**result, "probability": chance} for result, chance in zip(results, chances)]
+    shown = [r for r in results if threshold is None or r["probability"] >= threshold][:top_k]
+    _say_if_none(results, shown, threshold)
     if as_json:
-        print_json(results)
-        return
-    for place, result in enumerate(results, start=1):
-        text = result["text"] if isinstance(result["text"], str) else result["text"]["text"]
-        out.print(f"{place:>3}  {result['score']:+8.3f}  {escape(' '.join(text.split())[:100])}", highlight=False)
+        print_json(shown)
+    else:
+        print_ranking(shown)
+
+
+def _report_run(lists: Mapping[str, Mapping[str, float]], depth: int, output: Path, as_json: bool) -> None:
+    pairs = sum(min(depth, len(documents)) for documents in lists.values())
+    if as_json:
+        print_json({"queries": len(lists), "pairs": pairs, "output": str(output)})
+    else:
+        out.print(f"{pairs} documents of {len(lists)} queries reranked", highlight=False)
+        written(output)
+
+
+def _probabilities(reranker: Any, results: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The results' probabilities of relevance, or None where the model's scores stand for none."""
+    if reranker.settings.calibration is None and reranker.settings.score != "logit_difference":
+        return None
+    found: list[float] = reranker.probability([result["score"] for result in results])
+    return found
+
+
+def _say_if_none(results: Sequence[Mapping[str, Any]], shown: Sequence[Any], threshold: float | None) -> None:
+    if not results:
+        err.print("no documents")
+    elif not shown:
+        best = math.floor(1000 * results[0]["probability"]) / 1000  # cut: it must not look like the threshold
+        err.print(f"0 of {len(results)} documents reach {threshold:g}; the best has {best:g}", highlight=False)
+
+
+def print_ranking(results: Sequence[Mapping[str, Any]]) -> None:
+    """One line a document: place, score, probability, id, title and text, as much as there is and as fits.
+
+    Args:
+        results: of `Reranker.rank`, with the documents and maybe `probability`.
+    """
+    documents = [r["text"] if isinstance(r["text"], Mapping) else {"text": r["text"]} for r in results]
+    ids = [one_line(str(d.get("id", d.get("_id", ""))), 40) for d in documents]
+    wide = max(map(len, ids), default=0)
+    width = out.width if out.is_terminal else PIPED_TEXT
+    chance = any("probability" in result for result in results)
+    if out.is_terminal and results:
+        names = [f"{'':>3}  {'score':>8}", *(["prob."] if chance else []), *([f"{'id':<{wide}}"] if wide else [])]
+        out.print("  ".join([*names, "document"]), style="dim", markup=False, highlight=False)
+    for place, (result, document, key) in enumerate(zip(results, documents, ids), start=1):
+        cells = [f"{place:>3}  {result['score']:+8.3f}"]
+        cells += [f"{result['probability']:.3f}"] if chance else []
+        cells += [f"{key:<{wide}}"] if wide else []
+        start = "  ".join(cells)
+        text = ": ".join(part for part in (document.get("title"), document["text"]) if part)
+        print(f"{start}  {one_line(text, max(10, width - len(start) - 2))}")
 
 
 def _check_ids(lists: dict[str, dict[str, float]], texts: Any, file: Path) -> None:
@@ -76,7 +163,7 @@ def _check_ids(lists: dict[str, dict[str, float]], texts: Any, file: Path) -> No
 
 def _read_documents(file: Path | None) -> Iterable[Any]:
     """Documents from a .jsonl file of strings or objects with `text`, from a text file, or standard input."""
-    if file is None and sys.stdin.isatty():
+    if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise ProrankError("no documents", hint="give them as arguments, by --file, or on standard input")
     name = str(file) if file else "standard input"
     try:

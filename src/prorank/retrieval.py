@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from prorank.collection import Collection, Document, Run, ranked
-from prorank.errors import DataError, require
+from prorank.errors import CheckpointError, DataError, require
 from prorank.files import read_json, refuse_overwrite, write_json
 
 Language = Literal["en", "zh", "ja", "th", "other"]
 _SETTINGS = "prorank_index.json"
+HEADING = 100  # characters of a document that an index keeps to show what was found
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -139,8 +140,16 @@ class BM25Index:
     Make one with `build` or `load`.
     """
 
-    def __init__(self, engine: Any, ids: list[str], vocabulary: dict[str, int], language: Language) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        ids: list[str],
+        vocabulary: dict[str, int],
+        language: Language,
+        headings: dict[str, str] | None = None,
+    ) -> None:
         self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
+        self.headings = headings or {}  # document id -> its title or first words; indexes of old have none
         self._rows = {document: i for i, document in enumerate(ids)}
 
     @classmethod
@@ -173,7 +182,8 @@ class BM25Index:
             raise DataError("the documents hold no words to index")
         engine = bm25s.BM25(method="lucene", k1=k1, b=b)
         engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
-        return cls(engine, list(documents), vocabulary, chosen)
+        headings = {d.id: (d.title or d.text)[:HEADING].strip() for d in documents.values()}
+        return cls(engine, list(documents), vocabulary, chosen, headings)
 
     def search(self, queries: Mapping[str, str], top_k: int = 100, progress: bool = False) -> Run:
         """Best documents of each query, score above 0 only, ties by document id.
@@ -228,6 +238,7 @@ class BM25Index:
         (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
         self._engine.save(str(folder))
         settings = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
+        settings["headings"] = [self.headings.get(document, "") for document in self._ids]
         write_json(Path(folder) / _SETTINGS, settings)
 
     @classmethod
@@ -247,12 +258,30 @@ class BM25Index:
             ids, language = settings["ids"], settings["language"]
             if len(ids) != engine.scores["num_docs"]:
                 raise ValueError(f"{len(ids)} ids for {engine.scores['num_docs']} documents")
+            headings = dict(zip(ids, settings.get("headings", [])))
         except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder}: the index is damaged: {error}", hint="make it again") from error
-        return cls(engine, ids, vocabulary, language)
+        return cls(engine, ids, vocabulary, language, headings)
 
 
-def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progress: bool = True) -> np.ndarray:
+def _biencoder(name: str) -> str:
+    """A bi-encoder's folder or hub name; sentence-transformers' own go by their bare names too."""
+    from prorank.backbone import resolve_source
+
+    try:
+        return resolve_source(name)
+    except CheckpointError as error:
+        if "/" in name:
+            raise
+        try:
+            return resolve_source(f"sentence-transformers/{name}")
+        except CheckpointError:
+            raise error from None
+
+
+def encode_texts(
+    model: str, texts: Sequence[str], batch_size: int = 64, progress: bool = True, device: str = "auto"
+) -> np.ndarray:
     """Unit-length embeddings of texts, float32 (N, D).
 
     Args:
@@ -260,24 +289,26 @@ def encode_texts(model: str, texts: Sequence[str], batch_size: int = 64, progres
         texts: what to embed.
         batch_size: texts a batch.
         progress: show a bar.
+        device: `auto`, `cpu`, `cuda`, ...
 
     Raises:
+        CheckpointError: no such model.
         MissingExtraError: sentence-transformers is not installed.
     """
     import torch
     from rich.console import Console
     from rich.progress import track
 
-    from prorank.backbone import fast_bf16, resolve_device, resolve_source
+    from prorank.backbone import fast_bf16, resolve_device
 
     library = require("sentence_transformers", "train")
-    device = resolve_device()
-    encoder = library.SentenceTransformer(resolve_source(model), device=str(device))
+    where = resolve_device(device)
+    encoder = library.SentenceTransformer(_biencoder(model), device=str(where))
     # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     pieces: list[np.ndarray] = []
     starts = range(0, len(order), batch_size)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast_bf16(device)):
+    with torch.autocast(where.type, dtype=torch.bfloat16, enabled=fast_bf16(where)):
         for start in track(
             starts, f"embed {len(texts)} texts", disable=not progress, transient=True, console=Console(stderr=True)
         ):
@@ -295,6 +326,7 @@ def biencoder_scores(
     wanted: Mapping[str, Sequence[str]],
     batch_size: int = 64,
     progress: bool = True,
+    device: str = "auto",
 ) -> Run:
     """Cosine similarity of each query with the documents wanted for it; every text is embedded once.
 
@@ -309,8 +341,8 @@ def biencoder_scores(
     """
     query_ids = list(wanted)
     document_ids = list(dict.fromkeys(document for ids in wanted.values() for document in ids))
-    query_vectors = encode_texts(model, [queries[q] for q in query_ids], batch_size, progress)
-    document_vectors = encode_texts(model, [documents[d] for d in document_ids], batch_size, progress)
+    query_vectors = encode_texts(model, [queries[q] for q in query_ids], batch_size, progress, device)
+    document_vectors = encode_texts(model, [documents[d] for d in document_ids], batch_size, progress, device)
     row = {document: i for i, document in enumerate(document_ids)}
     return {
         query: {d: float(query_vectors[i] @ document_vectors[row[d]]) for d in wanted[query]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prorank.backbone import Precision
 from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
@@ -38,6 +39,8 @@ def evaluate_model(
     prompt: str | None = None,
     max_length: int | None = None,
     passages: Aggregation | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
     seed: int = 13,
     output: Path | None = None,
     strict: bool = False,
@@ -59,6 +62,7 @@ def evaluate_model(
         prompt: for a model that is no prorank checkpoint.
         max_length: tokens of a pair; None takes the checkpoint's.
         passages: how documents that do not fit are scored; None cuts them.
+        device, precision: as for `Reranker`; the bi-encoder runs on the same device.
         seed: of made splits and samples.
         output: folder for `reranked/` (run, per-query file, summary), `bi-encoder/`, `hybrid/` and `summary.json`.
         strict: doubtful data are errors.
@@ -73,7 +77,9 @@ def evaluate_model(
     loaded = load_with_split(collection, split, seed=seed, strict=strict)
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)
-    reranker = Reranker.from_pretrained(model, prompt=prompt, max_length=max_length, passages=passages)
+    reranker = Reranker.from_pretrained(
+        model, prompt=prompt, max_length=max_length, passages=passages, device=device, precision=precision
+    )
     baseline = evaluate_run(lists, qrels, relevant_from=relevant_from)
     rows = [row_of(first, baseline)]
 
@@ -87,7 +93,7 @@ def evaluate_model(
             write_evaluation(output / stage, run, evaluation, rows[-1], force=True)
         return evaluation
 
-    rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth))
+    rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))
     reranked = rerank_collection(reranker, loaded, lists, depth, f"rerank {len(qrels)} queries")
     evaluation = add("reranked", reranked)
     if hybrid is not None:
@@ -112,11 +118,11 @@ def evaluate_model(
     return summary
 
 
-def rerank_dense(model: str, collection: Collection, lists: Run, depth: int) -> Run:
+def rerank_dense(model: str, collection: Collection, lists: Run, depth: int, device: str = "auto") -> Run:
     """First-stage lists with their first `depth` documents reordered by a bi-encoder's similarity."""
     heads = {query: list(documents) for query, documents in top(lists, depth).items()}
     texts = {d: collection.documents[d].content for documents in heads.values() for d in documents}
-    return rerank_run(lists, biencoder_scores(model, collection.queries, texts, heads), depth)
+    return rerank_run(lists, biencoder_scores(model, collection.queries, texts, heads, device=device), depth)
 
 
 def first_stage_lists(
