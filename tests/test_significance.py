@@ -49,7 +49,7 @@ def test_sampled_patterns_do_not_depend_on_the_memory_bound(monkeypatch):
     a, b = generator.normal(0.2, 1, 31), generator.normal(0, 1, 31)
     whole = paired_randomization_test(a, b, samples=1000)
     assert 0.001 < whole < 1
-    monkeypatch.setattr(significance, "_SIGNS_AT_ONCE", 31 * 7)
+    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", 31 * 7)
     assert paired_randomization_test(a, b, samples=1000) == whole
     assert paired_randomization_test(a, b, samples=1000, seed=1) != whole
 

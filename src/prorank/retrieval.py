@@ -5,6 +5,7 @@ Knows documents and queries; knows nothing of rerankers or training.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import logging
 import re
@@ -102,7 +103,7 @@ def tokenize(text: str, language: Language) -> list[str]:
         elif stem is None:
             terms.append(token)
         elif token not in STOPWORDS:
-            terms.append(stem.stemWord(token))
+            terms.append(stem.stemWord(token) or token)  # Porter leaves nothing of "s"
     return terms
 
 
@@ -122,16 +123,30 @@ def _stemmer() -> Any:
     return _STEMMER
 
 
-def _best(ids: list[str], scores: np.ndarray, top_k: int) -> dict[str, float]:
+def _best(ids: list[str], scores: np.ndarray, top_k: int, above: float = -np.inf) -> dict[str, float]:
     """The `top_k` highest of scores (N,), best first, ties by id also where the cut falls.
+
+    The work beyond one look at every score grows with `top_k` and with the documents that tie where the cut falls.
+
+    Args:
+        ids: (N,) document ids.
+        scores: (N,).
+        top_k: documents wanted.
+        above: scores that are not higher than this are no hits.
 
     >>> _best(["c", "b", "a"], np.array([1.0, 2.0, 1.0]), 2)
     {'b': 2.0, 'a': 1.0}
+    >>> _best(["b", "a"], np.array([0.0, 1.0]), 2, above=0.0)
+    {'a': 1.0}
     """
-    count = min(top_k, len(scores))
-    bar = np.partition(scores, -count)[-count]
-    tied = np.flatnonzero(scores >= bar)  # all that tie at the bar come along, then the id decides
-    return dict(ranked({ids[i]: float(scores[i]) for i in tied})[:count])
+    hits = np.flatnonzero(scores > above)
+    count = min(top_k, len(hits))
+    if count == 0:
+        return {}
+    bar = np.partition(scores[hits], -count)[-count]
+    found = {ids[i]: float(scores[i]) for i in np.flatnonzero(scores > bar)}
+    tied = heapq.nsmallest(count - len(found), (ids[i] for i in np.flatnonzero(scores == bar)))
+    return dict(ranked(found | dict.fromkeys(tied, float(bar))))
 
 
 class BM25Index:
@@ -210,8 +225,8 @@ class BM25Index:
         terms = [self._vocabulary[t] for t in tokenize(text, self.language) if t in self._vocabulary]
         if not terms:
             return {}
-        found = _best(self._ids, np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32), top_k)
-        return {document: score for document, score in found.items() if score > 0}
+        scores = np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32)  # (N,)
+        return _best(self._ids, scores, top_k, above=0.0)
 
     def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, float]:
         """BM25 scores of given documents, 0 where no term is shared.

@@ -16,7 +16,7 @@ from prorank.errors import DataError, require
 from prorank.evaluation.evaluate import Evaluation
 
 EXACT_UP_TO = 12  # so many non-zero differences are enumerated instead of sampled
-_SIGNS_AT_ONCE = 2**22  # bounds the memory of the sampled test
+_DRAWS_AT_ONCE = 2**22  # numbers drawn in one block: bounds memory
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:
@@ -58,7 +58,9 @@ def bootstrap_interval(
         raise DataError(f"the level of an interval lies between 0 and 1, not {level}")
     data = _finite(values)
     generator = np.random.default_rng(seed)
-    means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(samples)])
+    rows = max(1, _DRAWS_AT_ONCE // len(data))  # blocks draw what one call a resample would draw, in less time
+    blocks = [min(rows, samples - start) for start in range(0, samples, rows)]
+    means = np.concatenate([data[generator.integers(0, len(data), (b, len(data)))].mean(-1) for b in blocks])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -89,7 +91,7 @@ def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples
         signs = np.array(list(itertools.product((1, -1), repeat=len(difference))))
         return float((abs(signs @ difference) >= observed).mean())
     generator = np.random.default_rng(seed)
-    rows, extreme = max(1, _SIGNS_AT_ONCE // len(difference)), 0
+    rows, extreme = max(1, _DRAWS_AT_ONCE // len(difference)), 0
     for start in range(0, samples, rows):
         size = (min(rows, samples - start), len(difference))
         signs = generator.choice(np.array([1.0, -1.0]), size=size)

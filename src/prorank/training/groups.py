@@ -157,16 +157,38 @@ def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
     if all(used <= qrels[query].keys() for query, _, _ in positives):
         raise DataError("no query has a negative among the positives of the others", hint="set warmup.negatives")
     pairs: list[LabelledPair] = []
-    endless = forever(positives, seed)
-    while len(pairs) < count:
-        order = [positive for _, positive in itertools.islice(endless, len(positives))]
-        waiting = [document for _, document, _ in order[1:] + order[:1]]  # the neighbour's: nearly always same batch
-        for query, document, _ in order:
-            place = next((i for i, other in enumerate(waiting) if other not in qrels[query]), None)
-            if place is not None:
-                pairs.append(LabelledPair(query, document, True))
-                pairs.append(LabelledPair(query, waiting.pop(place), False))
-    return pairs[:count]
+    for epoch in itertools.count():
+        order = list(positives)
+        random.Random(f"{seed}:{epoch}").shuffle(order)
+        for pair in _exchanged(order, qrels):
+            pairs += pair
+            if len(pairs) >= count:
+                return pairs[:count]
+    raise AssertionError("unreachable: every epoch gives at least one pair")
+
+
+def _exchanged(order: Sequence[tuple[str, str, int]], qrels: Qrels) -> Iterator[tuple[LabelledPair, LabelledPair]]:
+    """Each positive with the first document in the row of its neighbours' that is free and not its query's own.
+
+    The row starts one place further, so that the neighbour is nearly always in the same batch. Documents that a query
+    cannot take stay in front for the next one: there are never more of them than one query has judgments.
+    """
+    row = (document for _, document, _ in [*order[1:], *order[:1]])
+    passed: list[str] = []  # the front of the row: documents that the queries so far could not take
+    for query, document, _ in order:
+        own = qrels[query]
+        place = next((i for i, other in enumerate(passed) if other not in own), None)
+        if place is not None:
+            negative: str | None = passed.pop(place)
+        else:
+            negative = None
+            for other in row:
+                if other not in own:
+                    negative = other
+                    break
+                passed.append(other)
+        if negative is not None:
+            yield LabelledPair(query, document, True), LabelledPair(query, negative, False)
 
 
 def forever(items: Sequence[T], seed: int) -> Iterator[tuple[int, T]]:

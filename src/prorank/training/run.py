@@ -20,7 +20,7 @@ from prorank.errors import DataError, ProrankError, RecipeError, require
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
-from prorank.evaluation.report import plot_stages, print_rows
+from prorank.evaluation.report import plot_run, print_rows
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of
 from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
@@ -116,7 +116,7 @@ def run_recipe(
     }
     if processes.is_first():
         write_json(folder / "results.json", results)
-        plot_stages(rows, folder / "stages.png")
+        plot_run(folder)
     print_rows(console, rows)
     return results
 

@@ -5,7 +5,7 @@ Knows recipes, collections and first stages; nothing of models or training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,26 @@ from prorank.training.recipe import Recipe
 from prorank.training.union import Member, named, united
 
 DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
+
+
+class Texts(Mapping[str, str]):
+    """Document id -> content of a collection's documents; nothing is copied.
+
+    Args:
+        collection: whose documents.
+    """
+
+    def __init__(self, collection: Collection) -> None:
+        self.documents = collection.documents
+
+    def __getitem__(self, document: str) -> str:
+        return self.documents[document].content
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.documents)
+
+    def __len__(self) -> int:
+        return len(self.documents)
 
 
 @dataclass
@@ -41,8 +61,8 @@ class Setting:
         return [member.weight for member in self.members]
 
     def texts(self) -> Mapping[str, str]:
-        """Document id -> the text that the model reads."""
-        return {document.id: document.content for document in self.collection.documents.values()}
+        """Document id -> the text that the model reads, joined when it is asked for."""
+        return Texts(self.collection)
 
 
 def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequence[str] = ()) -> Setting:

@@ -19,7 +19,6 @@ from prorank.checkpoint import public_base
 from prorank.engine import query_groups
 from prorank.errors import TrainingError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
-from prorank.evaluation.report import plot_curves
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.evaluation.stages import PRIMARY, lists_of
 from prorank.files import read_json, write_json
@@ -106,7 +105,6 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
 
     def write() -> None:
         save_stage(setting, whole(setting, recipe.backbone.model, reranker, trainer), folder / "model")
-        plot_curves(trainer.state.log_history, folder / "curves.png")
         write_json(folder / "figures.json", result)
 
     processes.first_only(write)
@@ -200,7 +198,6 @@ def train_ranking(
 
     def write() -> None:
         save_stage(setting, mean or whole(setting, model, reranker, trainer), folder / "model")
-        plot_curves(trainer.state.log_history, folder / "curves.png")
         write_json(folder / "done.json", figures)
 
     processes.first_only(write)
