@@ -137,10 +137,10 @@ def test_bad_files_are_named(dl_files, followir_files, tmp_path):
     with pytest.raises(DataError, match="chooses a year"):
         convert("trec-dl", dl_files, tmp_path / "o", part=None, long=False, force=False)
     (dl_files / "2019qrels-pass.txt").write_text("7 Q0 p1 high\n")
-    with pytest.raises(DataError, match=r"2019qrels-pass\.txt:1: expected"):
+    with pytest.raises(DataError, match=r"2019qrels-pass\.txt:1: score must be an integer"):
         convert("trec-dl", dl_files, tmp_path / "o", part="2019", long=False, force=False)
     (followir_files / "queries.jsonl").write_text('{"_id": "1", "text": "t"}\n')
-    with pytest.raises(DataError, match=r"queries\.jsonl:1: 'instruction_og' must be a string"):
+    with pytest.raises(DataError, match=r"queries\.jsonl:1: 'instruction_og' is missing"):
         convert("followir", followir_files, tmp_path / "o", part=None, long=False, force=False)
     (followir_files / "queries.jsonl").unlink()
     with pytest.raises(DataError, match="no such file"):

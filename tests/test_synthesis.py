@@ -210,7 +210,7 @@ def test_teachers_by_name():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "g.jsonl:1: not a graded list"),
+        ("{", "g.jsonl:1: not valid JSON"),
         ('{"query_id": "q"}', "g.jsonl:1: not a graded list"),
         ('{"query_id": "nobody", "documents": [{"id": "d", "grade": 1, "relevant": true, "text": ""}]}', "is not in"),
         ('{"query_id": "%s", "documents": [{"id": "%s", "grade": 11, "relevant": true, "text": ""}]}', "is 11, not 0"),

@@ -1,4 +1,4 @@
-"""Collections in BEIR layout, their splits, and TREC runs and qrels.
+"""Collections in BEIR layout and their splits; runs and qrels are read by `trec`, whose names stand here too.
 
 A collection is a folder with `corpus.jsonl`, `queries.jsonl` and `qrels/{split}.tsv`, each plain or gzipped; a
 bundled collection by name; or a hub data set in the same layout. What is malformed stops the reading with file
@@ -8,29 +8,26 @@ fatal only with `strict`. This module knows nothing of retrieval, models or metr
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import json
-import math
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from prorank.errors import DataError, require
-from prorank.files import atomic_writer
+from prorank.files import parse_json, text_lines
+from prorank.overlap import own_documents, shared_queries
 from prorank.sources import did_you_mean, expanded, is_path, on_hub
-
-Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
-Run = dict[str, dict[str, float]]  # query id -> document id -> score
+from prorank.texts import SURROGATE_HINT, id_flaw, surrogate
+from prorank.trec import Qrels, Run, judgment, ranked, read_qrels, read_run, tsv_rows, write_run  # noqa: F401
 
 BUNDLED = Path(__file__).parent / "data"
-_UNREADABLE = (UnicodeDecodeError, OSError, EOFError, zlib.error, csv.Error)
-_QUERY_COLUMN = ("query-id", "query_id", "qid")  # the first cell of a header
+# Kinds of doubtful entries that other modules ask for by name.
+UNWRITABLE = "id that a TREC run cannot hold"
+LEAK = "training query in another split"
+QUERY_DOCUMENT = "query among the documents"
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -141,21 +138,17 @@ def bundled() -> list[str]:
     return sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
 
 
+Row = tuple[str, int, dict[str, Any]]  # file, line, fields
+
+
 class _Files(NamedTuple):
     """Rows of a collection with their places: (file, line, row)."""
 
-    corpus: Iterator[tuple[str, int, dict[str, Any]]]
-    queries: Iterator[tuple[str, int, dict[str, Any]]]
+    corpus: Iterator[Row]
+    queries: Iterator[Row]
     qrels: dict[str, Iterator[tuple[str, int, list[str]]]]
     candidates: dict[str, Iterator[tuple[str, int, list[str]]]]
     excluded: Iterator[tuple[str, int, list[str]]] = iter(())
-
-
-def _open(path: Path) -> IO[str]:
-    """Text of a plain or gzipped file."""
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8")
-    return path.open(encoding="utf-8")
 
 
 def _either(folder: Path, name: str) -> Path:
@@ -189,35 +182,12 @@ def json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     Raises:
         DataError: unreadable, not JSON, or no object; with the line.
     """
-    try:
-        with _open(path) as file:
-            for line, text in enumerate(file, start=1):
-                if not text.strip():
-                    continue
-                try:
-                    row = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path}:{line}: not valid JSON: {error.msg}") from error
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}:{line}: expected a JSON object, got {type(row).__name__}")
-                yield str(path), line, row
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
-
-
-def tsv_rows(path: Path, delimiter: str = "\t") -> Iterator[tuple[str, int, list[str]]]:
-    """(file, line, cells) of a table, plain or gzipped; a header and empty lines are passed over.
-
-    Raises:
-        DataError: unreadable.
-    """
-    try:
-        with _open(path) as file:
-            for line, row in enumerate(csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE), start=1):
-                if row and not (line == 1 and row[0] in _QUERY_COLUMN):
-                    yield str(path), line, row
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read: {error}", hint="files are UTF-8, plain or gzip") from error
+    for line, text in text_lines(path):
+        if text.strip():
+            row = parse_json(text, str(path), line)
+            if not isinstance(row, dict):
+                raise DataError(f"{path}:{line}: expected a JSON object, got {type(row).__name__}")
+            yield str(path), line, row
 
 
 def _hub_files(name: str) -> _Files:
@@ -238,7 +208,7 @@ def _hub_files(name: str) -> _Files:
                     (
                         f"{source}/{split}",
                         i,
-                        [str(row["query-id"]), str(row["corpus-id"]), _whole(row["score"])],
+                        [str(row["query-id"]), str(row["corpus-id"]), whole(row["score"])],
                     )
                     for i, row in enumerate(table[split], start=1)
                 ]
@@ -258,10 +228,10 @@ def _hub_files(name: str) -> _Files:
         ) from error
 
 
-def _whole(score: Any) -> str:
+def whole(score: Any) -> str:
     """A hub score as a qrels cell: 1.0 is "1", while 0.5 stays as it is and is refused later.
 
-    >>> _whole(1.0), _whole(0.5)
+    >>> whole(1.0), whole(0.5)
     ('1', '0.5')
     """
     return str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
@@ -272,73 +242,139 @@ def _with_id(row: dict[str, Any]) -> dict[str, Any]:
     return row if "_id" in row else row | {"_id": row.get("id")}
 
 
-def _field(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
+def text_field(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
+    """A string of a JSON object; `place` says in errors where the object stood.
+
+    Raises:
+        DataError: the field is missing (and there is no default), no string, or holds half of a surrogate pair.
+    """
     value = row.get(key, default)
     if value is None and default is not None:
         value = default
     if not isinstance(value, str):
         what = "is missing" if key not in row else f"must be a string, got {json.dumps(value)[:40]}"
         raise DataError(f"{place}: '{key}' {what}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place}: '{key}' holds half of a surrogate pair at character {error.start}") from error
+    if flaw := surrogate(value):
+        raise DataError(f"{place}: '{key}' holds {flaw}", hint=SURROGATE_HINT)
     return value
 
 
 def _build(name: str, files: _Files, strict: bool) -> Collection:
     problems: list[Problem] = []
-    digest = hashlib.sha256()
-    documents: dict[str, Document] = {}
-    for file, line, row in files.corpus:
-        place = f"{file}:{line}"
-        key = _field(row, "_id", place)
-        if not key or key in documents:
-            raise DataError(f"{place}: {'empty' if not key else 'duplicate'} document id '{key}'")
-        document = Document(key, _field(row, "title", place, ""), _field(row, "text", place))
-        if not document.content:
-            problems.append(Problem(file, line, "empty document", f"'{key}'"))
-        documents[key] = document
-        digest.update(json.dumps(["d", *document], ensure_ascii=False).encode())
-    queries: dict[str, str] = {}
-    for file, line, row in files.queries:
-        place = f"{file}:{line}"
-        key, text = _field(row, "_id", place), _field(row, "text", place)
-        if not key or key in queries:
-            raise DataError(f"{place}: {'empty' if not key else 'duplicate'} query id '{key}'")
-        if not text.strip():
-            problems.append(Problem(file, line, "empty query", f"'{key}'"))
-        queries[key] = text
-        digest.update(json.dumps(["q", key, text], ensure_ascii=False).encode())
+    documents = _documents(files.corpus, problems)
+    queries, places = _queries(files.queries, problems)
     qrels: dict[str, Qrels] = {}
     for split, rows in sorted(files.qrels.items()):
-        judged: Qrels = {}
-        for file, line, cells in rows:
-            query, document_id, grade = _judgment(cells, f"{file}:{line}")
-            if query not in queries or document_id not in documents:
-                unknown = f"query '{query}'" if query not in queries else f"document '{document_id}'"
-                problems.append(Problem(file, line, "judgment of an unknown id", unknown))
-            elif not queries[query].strip() or not documents[document_id].content:
-                problems.append(Problem(file, line, "judgment of an empty text", f"'{query}' '{document_id}'"))
-            elif document_id in judged.get(query, {}):
-                problems.append(Problem(file, line, "second judgment of a pair", f"'{query}' '{document_id}'"))
-            else:
-                judged.setdefault(query, {})[document_id] = grade
-        qrels[split] = judged
-        digest.update(json.dumps(["j", split, judged], ensure_ascii=False).encode())
+        qrels[split] = _judged(rows, queries, documents, problems)
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
         candidates[split] = _lists(rows, "candidate", queries, documents, problems)
-        digest.update(json.dumps(["c", split, candidates[split]], ensure_ascii=False).encode())
     excluded = _lists(files.excluded, "exclusion", queries, documents, problems)
-    if excluded:
-        digest.update(json.dumps(["x", excluded], ensure_ascii=False).encode())
+    problems += _overlaps(queries, documents, qrels, excluded, places)
     if strict and problems:
         shown = "; ".join(map(str, problems[:3]))
         raise DataError(f"{name}: {len(problems)} doubtful entries: {shown}", hint="mend them or leave out --strict")
     if not documents or not queries:
         raise DataError(f"{name}: no {'documents' if not documents else 'queries'}")
-    return Collection(name, documents, queries, qrels, candidates, tuple(problems), digest.hexdigest(), excluded)
+    digest = _digest(documents, queries, qrels, candidates, excluded)
+    return Collection(name, documents, queries, qrels, candidates, tuple(problems), digest, excluded)
+
+
+def _documents(rows: Iterable[Row], problems: list[Problem]) -> dict[str, Document]:
+    documents: dict[str, Document] = {}
+    for file, line, row in rows:
+        place = f"{file}:{line}"
+        key = text_field(row, "_id", place)
+        if not key or key in documents:
+            raise DataError(f"{place}: {'empty' if not key else 'duplicate'} document id '{key}'")
+        document = Document(key, text_field(row, "title", place, ""), text_field(row, "text", place))
+        if not document.content:
+            problems.append(Problem(file, line, "empty document", f"'{key}'"))
+        if flaw := id_flaw(key):
+            problems.append(Problem(file, line, UNWRITABLE, f"{key!r} {flaw}"))
+        documents[key] = document
+    return documents
+
+
+def _queries(rows: Iterable[Row], problems: list[Problem]) -> tuple[dict[str, str], dict[str, tuple[str, int]]]:
+    """Texts, and places for problems that show later."""
+    queries: dict[str, str] = {}
+    places = {}
+    for file, line, row in rows:
+        place = f"{file}:{line}"
+        key, text = text_field(row, "_id", place), text_field(row, "text", place)
+        if not key or key in queries:
+            raise DataError(f"{place}: {'empty' if not key else 'duplicate'} query id '{key}'")
+        if not text.strip():
+            problems.append(Problem(file, line, "empty query", f"'{key}'"))
+        if flaw := id_flaw(key):
+            problems.append(Problem(file, line, UNWRITABLE, f"{key!r} {flaw}"))
+        queries[key], places[key] = text, (file, line)
+    return queries, places
+
+
+def _judged(
+    rows: Iterable[tuple[str, int, list[str]]],
+    queries: Mapping[str, str],
+    documents: Mapping[str, Document],
+    problems: list[Problem],
+) -> Qrels:
+    judged: Qrels = {}
+    for file, line, cells in rows:
+        query, document_id, grade = judgment(cells, f"{file}:{line}")
+        if query not in queries or document_id not in documents:
+            unknown = f"query '{query}'" if query not in queries else f"document '{document_id}'"
+            problems.append(Problem(file, line, "judgment of an unknown id", unknown))
+        elif not queries[query].strip() or not documents[document_id].content:
+            problems.append(Problem(file, line, "judgment of an empty text", f"'{query}' '{document_id}'"))
+        elif document_id in judged.get(query, {}):
+            problems.append(Problem(file, line, "second judgment of a pair", f"'{query}' '{document_id}'"))
+        else:
+            judged.setdefault(query, {})[document_id] = grade
+    return judged
+
+
+def _overlaps(
+    queries: Mapping[str, str],
+    documents: Mapping[str, Document],
+    qrels: Mapping[str, Qrels],
+    excluded: Mapping[str, Sequence[str]],
+    places: Mapping[str, tuple[str, int]],
+) -> Iterator[Problem]:
+    """Queries of the training split that another split holds too, and queries that are documents, not excluded."""
+    for split, judged in qrels.items():
+        if split != "train":
+            for query, other in shared_queries(queries, qrels.get("train", {}), judged).items():
+                yield Problem(*places[query], LEAK, f"'{query}' of train is '{other}' of {split}")
+    for query, own in own_documents(queries, documents, qrels.values()).items():
+        for document in own:
+            if document not in excluded.get(query, ()):
+                yield Problem(*places[query], QUERY_DOCUMENT, f"'{query}' is document '{document}'")
+
+
+def _digest(
+    documents: Mapping[str, Document],
+    queries: Mapping[str, str],
+    qrels: Mapping[str, Qrels],
+    candidates: Mapping[str, Mapping[str, list[str]]],
+    excluded: Mapping[str, list[str]],
+) -> str:
+    digest = hashlib.sha256()
+
+    def add(*values: Any) -> None:
+        digest.update(json.dumps(values, ensure_ascii=False).encode())
+
+    for document in documents.values():
+        add("d", *document)
+    for key, text in queries.items():
+        add("q", key, text)
+    for split, judged in qrels.items():
+        add("j", split, judged)
+    for split, lists in candidates.items():
+        add("c", split, lists)
+    if excluded:
+        add("x", excluded)
+    return digest.hexdigest()
 
 
 def _lists(
@@ -358,15 +394,6 @@ def _lists(
         else:
             problems.append(Problem(file, line, f"{kind} of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
     return lists
-
-
-def _judgment(cells: list[str], place: str) -> tuple[str, str, int]:
-    if len(cells) != 3:
-        raise DataError(f"{place}: expected 3 tab-separated columns (query-id, corpus-id, score), got {len(cells)}")
-    try:
-        return cells[0], cells[1], int(cells[2])
-    except ValueError:
-        raise DataError(f"{place}: score must be an integer, got '{cells[2]}'") from None
 
 
 def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = False) -> Collection:
@@ -417,86 +444,3 @@ def _carve(qrels: Qrels, count: float, seed: int) -> tuple[Qrels, Qrels]:
     order = sorted(qrels, key=lambda query: hashlib.sha1(f"{seed}:{query}".encode()).hexdigest())
     taken = set(order[: max(1, round(count))])
     return {q: j for q, j in qrels.items() if q in taken}, {q: j for q, j in qrels.items() if q not in taken}
-
-
-def read_run(path: str | Path) -> Run:
-    """Read a TREC run (`qid Q0 docid rank score tag`, plain or .gz); scores decide the order, not ranks.
-
-    Raises:
-        DataError: a row with other columns, a score that is no finite number, or a document twice; with line.
-    """
-    run: Run = {}
-    for place, cells in _trec_rows(Path(path), 6, "qid Q0 docid rank score tag"):
-        try:
-            score = float(cells[4])
-        except ValueError:
-            score = math.nan
-        if not math.isfinite(score):
-            raise DataError(f"{place}: score must be a finite number, got '{cells[4]}'")
-        if cells[2] in run.setdefault(cells[0], {}):
-            raise DataError(f"{place}: document '{cells[2]}' stands twice for query '{cells[0]}'")
-        run[cells[0]][cells[2]] = score
-    return run
-
-
-def write_run(run: Run, path: str | Path, tag: str = "prorank") -> None:
-    """Write a TREC run atomically, best first (ties by document id), scores in full precision.
-
-    Raises:
-        DataError: an id holds whitespace, or a score is not finite.
-    """
-    with atomic_writer(path) as file:
-        for query, scores in run.items():
-            for rank, (document, score) in enumerate(ranked(scores), start=1):
-                if any(not key or len(key.split()) != 1 for key in (query, document, tag)):
-                    raise DataError(f"ids in a TREC run hold no whitespace: '{query}' '{document}' '{tag}'")
-                if not math.isfinite(score):
-                    raise DataError(f"the score of query '{query}', document '{document}' is {score}")
-                file.write(f"{query} Q0 {document} {rank} {float(score)!r} {tag}\n")
-
-
-def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """(document id, score), best first, ties by document id.
-
-    >>> ranked({"b": 1.0, "a": 1.0, "c": 2.0})
-    [('c', 2.0), ('a', 1.0), ('b', 1.0)]
-    """
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-
-
-def read_qrels(path: str | Path) -> Qrels:
-    """Read judgments: TREC (`qid 0 docid rel`) or BEIR (tab-separated with header), plain or .gz.
-
-    Raises:
-        DataError: a malformed row, or a document judged twice for a query; with the line.
-    """
-    path = Path(path)
-    qrels: Qrels = {}
-    try:
-        with _open(path) as file:
-            first = file.readline()
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if first.split("\t")[0] in _QUERY_COLUMN:
-        rows: Iterable[tuple[str, list[str]]] = ((f"{file}:{line}", cells) for file, line, cells in tsv_rows(path))
-    else:
-        rows = ((place, [c[0], c[2], c[3]]) for place, c in _trec_rows(path, 4, "qid 0 docid rel"))
-    for place, cells in rows:
-        query, document, grade = _judgment(cells, place)
-        if document in qrels.setdefault(query, {}):
-            raise DataError(f"{place}: document '{document}' is judged twice for query '{query}'")
-        qrels[query][document] = grade
-    return qrels
-
-
-def _trec_rows(path: Path, columns: int, form: str) -> Iterator[tuple[str, list[str]]]:
-    try:
-        with _open(path) as file:
-            for line, text in enumerate(file, start=1):
-                cells = text.split()
-                if cells and len(cells) != columns:
-                    raise DataError(f"{path}:{line}: expected {columns} columns ({form}), got {len(cells)}")
-                if cells:
-                    yield f"{path}:{line}", cells
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error

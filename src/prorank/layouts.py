@@ -6,15 +6,15 @@ tables: `candidates/test.tsv` (the lists that are reranked) and `excluded.tsv` (
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prorank.collection import json_rows, tsv_rows
+from prorank.collection import json_rows, text_field, whole
 from prorank.errors import DataError, ProrankError, require
-from prorank.files import atomic_writer, refuse_overwrite
+from prorank.files import atomic_writer, json_line, refuse_overwrite
+from prorank.trec import check_ids, judgment, trec_rows, tsv_rows
 
 Layout = Literal["followir", "bright", "trec-dl"]
 ORIGINAL, CHANGED = "-og", "-changed"  # endings of FollowIR's query ids, by instruction
@@ -67,7 +67,7 @@ def convert(layout: Layout, source: Path, output: Path, *, part: str | None, lon
     fresh = output.parent / f".{output.name}.part"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        _write(tables, fresh)
+        write_collection(tables, fresh)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -82,16 +82,17 @@ def followir(source: Path) -> Tables:
     `qrels_changed/test.jsonl`, `top_ranked.jsonl`.
     """
     queries, judgments, candidates = [], [], []
-    for row in _objects(source / "queries.jsonl", "_id", "text", "instruction_og", "instruction_changed"):
+    for _, row in _objects(source / "queries.jsonl", "_id", "text", "instruction_og", "instruction_changed"):
         queries.append((row["_id"] + ORIGINAL, f"{row['text']} {row['instruction_og']}"))
         queries.append((row["_id"] + CHANGED, f"{row['text']} {row['instruction_changed']}"))
     for ending, folder in ((ORIGINAL, "qrels_og"), (CHANGED, "qrels_changed")):
-        for row in _objects(source / folder / "test.jsonl", "query-id", "corpus-id"):
-            judgments.append((row["query-id"] + ending, row["corpus-id"], int(row["score"])))
-    for row in _objects(source / "top_ranked.jsonl", "qid", "pid"):
+        for place, row in _objects(source / folder / "test.jsonl", "query-id", "corpus-id"):
+            cells = [row["query-id"] + ending, row["corpus-id"], whole(row.get("score"))]
+            judgments.append(judgment(cells, place))
+    for _, row in _objects(source / "top_ranked.jsonl", "qid", "pid"):
         candidates += [(row["qid"] + ending, row["pid"]) for ending in (ORIGINAL, CHANGED)]
     corpus = _objects(source / "corpus.jsonl", "_id", "text")
-    documents = ((row["_id"], row.get("title") or "", row["text"]) for row in corpus)
+    documents = ((row["_id"], row.get("title") or "", row["text"]) for _, row in corpus)
     return Tables(documents, queries, judgments, candidates, [])
 
 
@@ -119,10 +120,9 @@ def trec_dl(source: Path, year: str | None = None) -> Tables:
     the corpus is the passages of the lists. Only queries that were judged are kept.
     """
     judgments = []
-    for file, line, cells in tsv_rows(_one(source, "*qrels*.txt", year), " "):
-        if len(cells) != 4 or not cells[3].lstrip("-").isdigit():
-            raise DataError(f"{file}:{line}: expected `query Q0 document grade`, got {cells}")
-        judgments.append((cells[0], cells[2], max(0, int(cells[3]))))
+    for file, line, cells in trec_rows(_one(source, "*qrels*.txt", year), 4, "query Q0 document grade"):
+        query, document, grade = judgment([cells[0], *cells[2:]], f"{file}:{line}")
+        judgments.append((query, document, max(0, grade)))
     judged = {query for query, _, _ in judgments}
     queries = [(c[0], c[1]) for c in _columns(_one(source, "*queries*.tsv", year), 2) if c[0] in judged]
     candidates, passages = [], {}
@@ -137,18 +137,25 @@ def trec_dl(source: Path, year: str | None = None) -> Tables:
     return Tables(((key, "", text) for key, text in rows), queries, judgments, candidates, [])
 
 
-def _write(tables: Tables, folder: Path) -> None:
+def write_collection(tables: Tables, folder: Path) -> None:
+    """Write tables in BEIR layout, the queries as the test split.
+
+    Raises:
+        DataError: an id that a TREC run, and so a result, cannot hold.
+    """
+
     def table(name: str, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> None:
         with atomic_writer(folder / name) as file:
             for row in (header, *rows):
+                check_ids(row[:2], f"{folder.name}/{name}")
                 file.write("\t".join(map(str, row)) + "\n")
 
     with atomic_writer(folder / "corpus.jsonl") as file:
         for key, title, text in tables.documents:
-            file.write(json.dumps({"_id": key, "title": title, "text": text}, ensure_ascii=False) + "\n")
+            file.write(json_line({"_id": key, "title": title, "text": text}))
     with atomic_writer(folder / "queries.jsonl") as file:
         for key, text in tables.queries:
-            file.write(json.dumps({"_id": key, "text": text}, ensure_ascii=False) + "\n")
+            file.write(json_line({"_id": key, "text": text}))
     table("qrels/test.tsv", ("query-id", "corpus-id", "score"), tables.judgments)
     if tables.candidates:
         table("candidates/test.tsv", ("query-id", "corpus-id"), tables.candidates)
@@ -156,15 +163,13 @@ def _write(tables: Tables, folder: Path) -> None:
         table("excluded.tsv", ("query-id", "corpus-id"), tables.excluded)
 
 
-def _objects(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON Lines file whose named fields are strings."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
+def _objects(path: Path, *fields: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object) of a JSON Lines file; the named fields are strings, and so is a title."""
     for file, line, row in json_rows(path):
         for field in fields:
-            if not isinstance(row.get(field), str):
-                raise DataError(f"{file}:{line}: '{field}' must be a string, got {row.get(field)!r}")
-        yield row
+            text_field(row, field, f"{file}:{line}")
+        text_field(row, "title", f"{file}:{line}", "")
+        yield f"{file}:{line}", row
 
 
 def _columns(path: Path, count: int) -> Iterator[list[str]]:

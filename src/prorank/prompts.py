@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from prorank.errors import PromptError
+from prorank.errors import DataError, PromptError
+from prorank.files import read_text
+from prorank.yaml_text import parse_yaml
 
 Family = Literal["causal", "masked", "classifier"]  # the last: other people's cross-encoders
 
@@ -239,9 +240,9 @@ def load_prompt(name_or_path: str | Path) -> Prompt:
     if not path.is_file():
         raise PromptError(f"no prompt named '{name_or_path}'", hint=f"use one of {', '.join(PROMPTS)}, or a YAML file")
     try:
-        return Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise PromptError(f"{path}: not valid YAML: {str(error).splitlines()[-1].strip()}") from error
+        return Prompt.model_validate(parse_yaml(read_text(path), str(path)))
+    except DataError as error:
+        raise PromptError(error.message, error.hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "prompt"

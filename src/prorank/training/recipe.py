@@ -18,20 +18,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prorank.backbone import Precision
-from prorank.errors import RecipeError
+from prorank.errors import DataError, RecipeError
 from prorank.files import read_text, split_lines
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.scores import ScoreKind
 from prorank.training.grpo import Scale
+from prorank.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 CURRICULUM_DEPTH = 1000  # its easy negatives stand at ranks 101 to 1000
 
 
 class Section(BaseModel):
-    """Common ground of all sections: unknown keys are errors, values do not change."""
+    """Common ground of all sections: unknown keys are errors, numbers are finite, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Lora(Section):
@@ -181,7 +182,7 @@ class TeacherSection(Section):
     temperature: float = Field(0.05, gt=0, description="cosine similarity is divided by this")
     loss: Literal["kl", "margin_mse"] = "kl"
     weight: float = Field(1.0, gt=0)
-    margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
+    margin: float | None = Field(None, ge=-2, le=2, description="false-negative filter, in cosine; None keeps all")
     batch_size: int = Field(64, ge=1)
     first_stage: Annotated[float, Field(ge=0, lt=1)] | Literal["dev"] = Field(
         0.0, description="its share, joined by z-scores; dev: tuned there"
@@ -252,7 +253,9 @@ class EvaluationSection(Section):
         le=131_072,
         description="tokens of a pair here, in dev lists and in the checkpoint; None: as in training",
     )
-    hybrid_weight: float | Literal["dev"] = Field("dev", description="first stage's share; dev = tuned there")
+    hybrid_weight: Annotated[float, Field(ge=0, le=1)] | Literal["dev"] = Field(
+        "dev", description="first stage's share; dev = tuned there"
+    )
 
 
 class Recipe(Section):
@@ -334,11 +337,9 @@ def _read(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
             hint=f"shipped: {', '.join(shipped_recipes())}; or give a YAML file",
         )
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        tree = parse_yaml(read_text(path), str(path))
+    except DataError as error:
+        raise RecipeError(error.message, error.hint) from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections")
     return tree, str(path)
@@ -404,9 +405,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
             raise RecipeError(f"override '{override}': '{part}' is a value, not a section")
     try:
         # YAML 1.1 reads 1e-4 as text; a number is what is meant.
-        parsed = yaml.safe_load(value)
+        parsed = parse_yaml(value, f"override '{override}'")
         node[leaf] = float(parsed) if isinstance(parsed, str) and _is_number(parsed) else parsed
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError of 2020-99-99, no date
+    except DataError as error:
         raise RecipeError(f"override '{override}': the value is not valid YAML") from error
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,9 +18,10 @@ from rich.progress import Progress
 from prorank.collection import Collection, load_with_split
 from prorank.errors import DataError
 from prorank.evaluation.stages import sample_queries
-from prorank.files import atomic_writer
+from prorank.files import atomic_writer, json_line, parse_json, text_lines
 from prorank.provenance import fingerprint
 from prorank.retrieval import BM25Index, bm25_run
+from prorank.texts import surrogate
 from prorank.training.grade_teachers import Generation, Task, Teacher
 from prorank.training.groups import Group, build_groups
 from prorank.training.recipe import Quotas
@@ -82,7 +83,7 @@ class Cache:
     def add(self, key: str, generation: Generation) -> None:
         """Write an answer down; it is on the disk when this returns."""
         self.known[key] = generation
-        self.file.write(json.dumps({"key": key, **generation._asdict()}, ensure_ascii=False) + "\n")
+        self.file.write(json_line({"key": key, **generation._asdict()}))
         self.file.flush()
         os.fsync(self.file.fileno())
 
@@ -196,30 +197,39 @@ def write_graded(lists: Mapping[str, Sequence[GradedDocument]], path: Path) -> N
     with atomic_writer(path) as file:
         for query, documents in lists.items():
             row = {"query_id": query, "documents": [document._asdict() for document in documents]}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_line(row))
 
 
 def read_graded(path: Path, collection: Collection) -> GradedLists:
     """Read what `write_graded` wrote.
 
     Raises:
-        DataError: a malformed line, a grade outside 0..10, or an id that the collection lacks; with the line.
+        DataError: a malformed line, a grade outside 0..10, an id that the collection lacks, or a query twice; with the
+            line.
     """
     lists: GradedLists = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            query, documents = row["query_id"], [GradedDocument(**document) for document in row["documents"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: not a graded list: {error}") from error
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        query, documents = _graded_list(parse_json(line, str(path), number), place)
+        if query in lists:
+            raise DataError(f"{place}: a second list for query '{query}'")
         for document in documents:
             if query not in collection.queries or document.id not in collection.documents:
-                raise DataError(f"{path}:{number}: '{query}' or '{document.id}' is not in {collection.name}")
-            if not isinstance(document.grade, int) or not 0 <= document.grade <= 10:
-                raise DataError(f"{path}:{number}: the grade of '{document.id}' is {document.grade!r}, not 0..10")
+                raise DataError(f"{place}: '{query}' or '{document.id}' is not in {collection.name}")
+            if type(document.grade) is not int or not 0 <= document.grade <= 10:
+                raise DataError(f"{place}: the grade of '{document.id}' is {document.grade!r}, not 0..10")
         lists[query] = documents
     return lists
+
+
+def _graded_list(row: Any, place: str) -> tuple[str, list[GradedDocument]]:
+    try:
+        query, documents = row["query_id"], [GradedDocument(**document) for document in row["documents"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{place}: not a graded list: {error}") from error
+    for text in (query, *(part for document in documents for part in (document.id, document.text))):
+        if not isinstance(text, str) or surrogate(text):
+            raise DataError(f"{place}: not a graded list: ids and texts must be whole strings, got {text!r}")
+    return query, documents
