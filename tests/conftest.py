@@ -116,7 +116,8 @@ def word_collection(tmp_path_factory):
         words = [WORDS[j] for j in torch.randperm(len(WORDS), generator=generator)[:3].tolist()]
         documents[f"d{i}"] = " ".join(words)
         if i < 40:
-            queries[f"q{i}"] = " ".join(words[:2])
+            text = " ".join(words[:2])
+            queries[f"q{i}"] = text if text not in queries.values() else " ".join(words[1::-1])  # no query twice
             qrels["train" if i < 24 else "dev" if i < 30 else "test"][f"q{i}"] = {f"d{i}": 1}
     return write_collection(tmp_path_factory.mktemp("words"), documents, queries, qrels)
 
