@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -26,7 +27,6 @@ from prorank.cli_shared import (
     MaxLength,
     Passages,
     PrecisionOption,
-    drop_output,
     err,
     flush_output,
     out,
@@ -34,7 +34,7 @@ from prorank.cli_shared import (
     refuse,
     written,
 )
-from prorank.errors import ProrankError
+from prorank.errors import InputError, ProrankError
 from prorank.terminal import PlainHandler, visible
 
 app = typer.Typer(
@@ -48,7 +48,6 @@ app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.add_typer(recipes, name="recipes")
 LIBRARIES = ("datasets", "huggingface_hub", "sentence_transformers", "transformers")
-PIPE_CLOSED = 141  # what the shell makes of a command that a closed pipe ended
 _state = {"debug": False}
 
 
@@ -72,6 +71,12 @@ def common(
         logger.addHandler = lambda hdlr: None  # type: ignore[method-assign]
 
 
+def one_of(resume: bool, force: bool) -> None:
+    """Refuse to go on with a run and to start it over at once."""
+    if resume and force:
+        raise InputError("--resume and --force: one goes on with a run, the other deletes it", hint="give one of them")
+
+
 @app.command()
 def quickstart(
     from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Both stages, from a sentence encoder.")] = False,
@@ -84,6 +89,7 @@ def quickstart(
     from prorank.training.recipe import load_recipe
     from prorank.training.run import run_recipe
 
+    one_of(resume, force)
     recipe = load_recipe("from-scratch" if from_scratch else "quickstart")
     folder = output or Path("runs") / recipe.name
     run_recipe(recipe, folder, force=force, resume=resume, console=out)
@@ -105,6 +111,7 @@ def train(
     from prorank.training.recipe import load_recipe
     from prorank.training.run import run_recipe
 
+    one_of(resume, force)
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
     log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
@@ -231,20 +238,19 @@ for command in (rerank, index, search, info, export):
 
 
 def _run_app() -> None:
-    """Run the command and write its output to the end; a reader that has gone is no error to speak of."""
+    """Run the command and write its output to the end."""
     if sys.stdout is None:
         raise ProrankError("standard output is closed")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no Chinese is no reason to fail
     try:
-        try:
-            app()
-        finally:
-            flush_output()
-    except BrokenPipeError:
-        drop_output()
-        sys.exit(PIPE_CLOSED)
-    except OSError:
-        drop_output()
-        raise
+        app()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ProrankError("cannot write: no space left on the device") from error
+    finally:
+        flush_output()
 
 
 def main() -> None:
@@ -254,6 +260,8 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+    except BrokenPipeError:  # who reads has read enough
+        sys.exit(1)
     except Exception as error:
         if _state["debug"]:
             raise

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from prorank.cli_shared import AsJson, out, print_json
+from prorank.cli_shared import AsJson, out, print_json, refuse
 
 recipes = typer.Typer(help="List the recipes that ship, or show one.", invoke_without_command=True)
 
@@ -17,6 +17,7 @@ def list_recipes(context: typer.Context, as_json: AsJson = False) -> None:
     from prorank.training.recipe import described_recipes
 
     if context.invoked_subcommand is not None:
+        refuse(context, "only with the list", "as_json")
         return
     found = described_recipes()
     if as_json:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
-from prorank.errors import InputError
+from prorank.errors import InputError, ProrankError
 from prorank.terminal import HIDDEN, PlainConsole
 
 out, err = PlainConsole(), PlainConsole(stderr=True)
@@ -31,7 +32,7 @@ MODEL_HELP = "Checkpoint folder, model folder, hub name, `embedded`, or `prorank
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, ascii_only: bool = False) -> str:
     r"""JSON as text without a control character, also where JSON allows one.
 
     Raises:
@@ -42,13 +43,13 @@ def json_text(value: Any) -> str:
       "ü\u009b"
     ]
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False)
     return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def print_json(value: Any) -> None:
     """Print for programs."""
-    print(json_text(value))
+    print(json_text(value, ascii_only=not (sys.stdout.encoding or "utf-8").lower().startswith("utf")))
 
 
 def written(path: Path) -> None:
@@ -89,23 +90,17 @@ def refuse(context: typer.Context, why: str, *names: str) -> None:
 
 
 def flush_output() -> None:
-    """Write what is still held back.
+    """Write what is still held back; what cannot be written is dropped, so that Python does not try again at its end.
 
     Raises:
-        OSError: a full disk, a closed pipe. What is left is dropped, so that Python does not try again at its end.
+        BrokenPipeError: nobody reads any more.
+        ProrankError: it cannot be written, on a full disk for instance.
     """
-    if sys.stdout is None:
-        return
     try:
         sys.stdout.flush()
-    except OSError:
-        drop_output()
-        raise
-
-
-def drop_output() -> None:
-    """Send what is still to be printed nowhere."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):  # a stream of another kind, in tests for instance
-        return
+    except OSError as error:
+        with suppress(OSError, ValueError):  # a stream without a number, in tests for instance
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise ProrankError(f"cannot write: {(error.strerror or str(error)).lower()}") from error

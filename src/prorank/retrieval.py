@@ -279,8 +279,12 @@ class BM25Index:
         return cls(engine, ids, vocabulary, language, headings)
 
 
-def _biencoder(name: str) -> str:
-    """A bi-encoder's folder or hub name; sentence-transformers' own go by their bare names too."""
+def biencoder_source(name: str) -> str:
+    """A bi-encoder's folder or hub name; sentence-transformers' own go by their bare names too.
+
+    Raises:
+        CheckpointError: no such model.
+    """
     from prorank.backbone import resolve_source
 
     try:
@@ -318,7 +322,7 @@ def encode_texts(
 
     library = require("sentence_transformers", "train")
     where = resolve_device(device)
-    encoder = library.SentenceTransformer(_biencoder(model), device=str(where))
+    encoder = library.SentenceTransformer(biencoder_source(model), device=str(where))
     # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     pieces: list[np.ndarray] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prorank.backbone import Precision
+from prorank.backbone import Precision, resolve_source
 from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
@@ -20,7 +20,7 @@ from prorank.files import write_json
 from prorank.passages import Aggregation
 from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
-from prorank.retrieval import BM25Index, biencoder_scores, bm25_run, candidate_run
+from prorank.retrieval import BM25Index, biencoder_scores, biencoder_source, bm25_run, candidate_run
 
 
 def evaluate_model(
@@ -74,6 +74,9 @@ def evaluate_model(
     Raises:
         DataError: unknown split, no candidates, or a run that holds none of its queries or names unknown documents.
     """
+    resolve_source(model)  # a mistyped name is told before the first stage is built
+    if dense is not None:
+        biencoder_source(dense)
     loaded = load_with_split(collection, split, seed=seed, strict=strict)
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)

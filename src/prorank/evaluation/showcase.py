@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from prorank.collection import Run, load_collection, ranked, read_run
 from prorank.reranker import Reranker
+from prorank.terminal import one_line, visible
 from prorank.training.recipe import load_recipe
 
 SHOWN = 5
@@ -54,12 +56,13 @@ def showcase(folder: str | Path, console: Console) -> None:
     for place, result in enumerate(results[:SHOWN], start=1):
         was = result["corpus_id"]
         mark = "[green]relevant[/green]" if qrels[query].get(candidates[was], 0) > 0 else ""
-        text = escape(" ".join(texts[was].split())[:SHOWN_CHARACTERS])
+        text = escape(one_line(texts[was], SHOWN_CHARACTERS))
         table.add_row(str(place), str(was + 1), f"{result['score']:+.2f}", mark, text)
-    console.print(f"\nOne query, reranked: [bold]{escape(collection.queries[query])}[/bold] (chosen because it helps)")
+    asked = escape(visible(collection.queries[query]))
+    console.print(f"\nOne query, reranked: [bold]{asked}[/bold] (chosen because it helps)")
     console.print(table)
-    console.print(f"\nYour model is in [bold]{folder / 'checkpoint'}[/bold]. Try it:")
-    example = (
-        f'prorank rerank --model {folder / "checkpoint"} "read a csv file" "def add(a, b): ..." "def load(path): ..."'
-    )
-    console.print(f"  {example}", soft_wrap=True, highlight=False)
+    checkpoint = str(folder / "checkpoint")
+    console.print(f"\nYour model is in [bold]{escape(checkpoint)}[/bold]. Try it:")
+    documents = '"def add(a, b): ..." "def load(path): ..."'
+    example = f'prorank rerank --model {shlex.quote(checkpoint)} "read a csv file" {documents}'
+    console.print(f"  {example}", soft_wrap=True, highlight=False, markup=False)
