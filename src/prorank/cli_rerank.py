@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from prorank.cli_shared import (
 from prorank.errors import DataError, InputError, ProrankError
 from prorank.models import MINI
 from prorank.terminal import one_line
+from prorank.texts import surrogate
 
 PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
@@ -40,7 +40,7 @@ def rerank(
         list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
     ] = None,
     model: Model = MINI,
-    file: Annotated[Path | None, typer.Option(help="Documents: text, one a line, or .jsonl with `text`.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Documents: text, one a line, or JSON (Lines) with `text`.")] = None,
     run: Annotated[Path | None, typer.Option(help="Rerank this TREC run instead (with --collection).")] = None,
     collection: Annotated[str | None, typer.Option(help="Texts of the run's ids.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the reranked run goes (with --run).")] = None,
@@ -61,6 +61,7 @@ def rerank(
     from prorank.evaluation.stages import rerank_collection
     from prorank.files import refuse_overwrite
     from prorank.reranker import Reranker
+    from prorank.trec import check_ids
 
     options: dict[str, Any] = {
         "prompt": prompt,
@@ -77,6 +78,7 @@ def rerank(
         refuse_overwrite(output, force)
         lists, texts = read_run(run), load_collection(collection)
         _check_ids(lists, texts, run)
+        check_ids([*lists, *(d for listed in lists.values() for d in listed)], str(run))
         reranker = Reranker.from_pretrained(model, **options)
         write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
         _report_run(lists, depth, output, as_json)
@@ -88,7 +90,9 @@ def rerank(
         raise ProrankError(f"the query is a model's folder: {query}", hint="the model goes under --model")
     if documents and file is not None:
         raise InputError("documents and --file", hint="give one of them")
-    found: list[Any] = list(documents or []) or list(_read_documents(file))
+    _check_arguments(the_query=query, the_instruction=instruction)
+    _check_arguments(**{f"document_{place}": text for place, text in enumerate(documents or [], start=1)})
+    found: list[Any] = list(documents or []) or _read_documents(file)
     reranker = Reranker.from_pretrained(model, **options)
     if threshold is not None:
         reranker.probability([])  # says so at once where scores are no probabilities
@@ -161,26 +165,17 @@ def _check_ids(lists: dict[str, dict[str, float]], texts: Any, file: Path) -> No
                 raise DataError(f"{file}: document '{document}' is not in {texts.name}")
 
 
-def _read_documents(file: Path | None) -> Iterable[Any]:
-    """Documents from a .jsonl file of strings or objects with `text`, from a text file, or standard input."""
+def _read_documents(file: Path | None) -> list[Any]:
+    """Documents of a file or, unless it is a terminal, of standard input."""
+    from prorank.documents import read_documents
+
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise ProrankError("no documents", hint="give them as arguments, by --file, or on standard input")
-    name = str(file) if file else "standard input"
-    try:
-        lines = (file.read_text(encoding="utf-8") if file else sys.stdin.read()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: cannot be read: {error}") from error
-    as_jsonl = file is not None and file.suffix in (".jsonl", ".ndjson")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if not as_jsonl:
-            yield line
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{name}:{number}: not valid JSON: {error.msg}") from error
-        if not isinstance(value, str) and not (isinstance(value, dict) and isinstance(value.get("text"), str)):
-            raise DataError(f"{name}:{number}: expected a string, or an object with a string under 'text'")
-        yield value
+    return list(read_documents(file))
+
+
+def _check_arguments(**named: str | None) -> None:
+    """Refuse arguments whose bytes are not UTF-8."""
+    for name, text in named.items():
+        if text and (flaw := surrogate(text)):
+            raise InputError(f"{name.replace('_', ' ')} holds {flaw}", hint="arguments are read as UTF-8")
