@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from prorank.errors import CheckpointError, require
 from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
+from prorank.loading import MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading, resolve_device
 from prorank.models import FOLDER, MINI
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
 from prorank.provenance import processor
-from prorank.rows8 import ROWS8_FILE, load_rows8
 from prorank.sources import find_model
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -58,15 +58,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     if precision == "auto":
         return torch.bfloat16 if fast_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-
-
-def resolve_device(device: str = "auto") -> torch.device:
-    """`auto` means CUDA, then Apple's MPS, then the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def resolve_source(name_or_path: str | Path) -> str:
@@ -389,13 +380,6 @@ def spell_out_rope(file: Path) -> None:
         write_json(file, config | {"rope_theta": theta})
 
 
-def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Put weights into a model; returns the names of parameters that got none."""
-    model.load_state_dict(weights, strict=False)
-    model.tie_weights()  # type: ignore[operator]
-    return sorted(dict(model.named_parameters()).keys() - weights.keys())
-
-
 def load_backbone(
     name_or_path: str | Path,
     *,
@@ -418,6 +402,7 @@ def load_backbone(
     Raises:
         CheckpointError: the model cannot be found or read, is of no known family, or lacks weights (a head
             would be random).
+        InputError: no such device here.
     """
     import transformers
 
@@ -431,38 +416,28 @@ def load_backbone(
     # Small encoders keep float32 weights under autocast; large decoders would waste half the memory.
     shared = {"trust_remote_code": trust_remote_code}
     try:
-        config = transformers.AutoConfig.from_pretrained(source, **shared)
-        kind: Family = family or detect_family(config)
+        described = Path(source) / "config.json"
+        with reading(described if described.exists() else name_or_path, WHOLE):
+            config = transformers.AutoConfig.from_pretrained(source, **shared)
+            kind: Family = family or detect_family(config)
+            tied = kind == "masked" and not _has_masked_head(config)
+        if getattr(config, MARK, False) and kind != detect_family(config):
+            raise CheckpointError(
+                f"'{name_or_path}': config.json describes a {detect_family(config)} model, prorank.json a {kind} one",
+                hint="the folder mixes files of two models",
+            )
         weights = compute_dtype if kind == "causal" and not for_training else torch.float32
-        tied = kind == "masked" and not _has_masked_head(config)
         auto = {
             "causal": transformers.AutoModelForCausalLM,
             "classifier": transformers.AutoModelForSequenceClassification,
             "masked": transformers.AutoModel if tied else transformers.AutoModelForMaskedLM,
         }[kind]
         extra = {"add_pooling_layer": False} if tied and config.model_type in POOLED else {}
-        if (Path(source) / ROWS8_FILE).is_file():
-            model = auto.from_config(config, dtype=weights, **shared, **extra)
-            missing = _fill(model, load_rows8(Path(source) / ROWS8_FILE))
-        else:
-            model, report = auto.from_pretrained(
-                source, dtype=weights, use_safetensors=True, output_loading_info=True, **shared, **extra
-            )
-            missing = sorted(report["missing_keys"])
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **shared)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"cannot load '{name_or_path}': {reason}",
-            hint="give a folder with config.json, model.safetensors and tokenizer, or a hub name when online",
-        ) from error
+        model = load_weights(auto, config, source, name_or_path, {"dtype": weights, **shared, **extra})
+        tokenizer = load_tokenizer(source, **shared)
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], name_or_path)
     if kind == "classifier" and config.num_labels > 2:
         raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
-    if missing:
-        raise CheckpointError(
-            f"'{name_or_path}' lacks {len(missing)} weights, {missing[0]} for one; they would be random",
-            hint="use a checkpoint with its language-model head",
-        )
     return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)

@@ -1,30 +1,38 @@
 """What a checkpoint folder says of itself: settings, description, model card.
 
-`prorank.json` holds everything that turns a pair into a score. This module reads and writes words and numbers; it
-loads no weights.
+`prorank.json` holds everything that turns a pair into a score; a mark in config.json says that it belongs there. This
+module reads and writes words and numbers; it loads no weights.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import math
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prorank import __version__
-from prorank.backbone import EMBEDDED, detect_family, resolve_source
+from prorank.backbone import EMBEDDED, Backbone, detect_family, resolve_source
 from prorank.errors import CheckpointError
-from prorank.files import read_json, read_text
+from prorank.files import read_json, read_text, write_json
+from prorank.loading import MARK, reading
 from prorank.models import FOLDER, MINI
-from prorank.prompts import Family, Prompt
+from prorank.prompts import Family, Prompt, chat_frame, load_prompt
+from prorank.published import recognise
 from prorank.scores import ScoreKind
 from prorank.sources import expanded
 
+logger = logging.getLogger(__name__)
 SETTINGS_FILE = "prorank.json"
 EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone is called on the hub
+DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
 
 
 class CheckpointSettings(BaseModel):
@@ -37,13 +45,30 @@ class CheckpointSettings(BaseModel):
     frame: tuple[str, str] = Field(description="text before and after the prompt (chat template), or empty")
     answer_ids: list[int | list[int]] = Field(description="token ids of the answers; a list where one takes two")
     family: Family
-    max_length: int = Field(ge=1)
+    max_length: int = Field(ge=1, strict=True)
     instruction: str | None = None
     score: ScoreKind = "logit_difference"
     calibration: dict[str, float] | None = None
     base_model: str = ""
     recipe: dict[str, Any] | None = None
     data_fingerprint: str | None = None
+
+    @field_validator("calibration")
+    @classmethod
+    def _two_finite_numbers(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is None:
+            return value
+        if not {"slope", "intercept"} <= value.keys() or not all(map(math.isfinite, value.values())):
+            raise ValueError(f"needs a finite slope and intercept, got {value}")
+        if value["slope"] <= 0:
+            raise ValueError(f"the slope must be positive, got {value['slope']}")
+        return value
+
+    @model_validator(mode="after")
+    def _classifiers_alone_have_no_prompt(self) -> CheckpointSettings:
+        if (self.prompt is None) != (self.family == "classifier"):
+            raise ValueError(f"a {self.family} model with{'out' if self.prompt is None else ''} a prompt")
+        return self
 
     @property
     def answer_tokens(self) -> list[list[int]]:
@@ -52,26 +77,103 @@ class CheckpointSettings(BaseModel):
 
 
 def read_settings(source: str) -> CheckpointSettings | None:
-    """Settings of a prorank checkpoint (folder or hub), or None for any other model."""
-    path = Path(source) / SETTINGS_FILE
-    if not Path(source).is_dir():
-        from transformers.utils import cached_file
+    """Settings of a prorank checkpoint (folder or hub), or None for any other model.
 
-        try:
-            found = cached_file(source, SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
-        except OSError:
-            return None  # offline or no such model: loading the weights will say what is wrong
-        if found is None:
-            return None
-        path = Path(found)
-    if not path.is_file():
+    Raises:
+        CheckpointError: `prorank.json` is damaged, or is missing from a folder that had it.
+    """
+    path = _file(source, SETTINGS_FILE)
+    if path is None:
+        if _is_marked(_file(source, "config.json")):
+            raise CheckpointError(
+                f"{source} is a prorank checkpoint without its {SETTINGS_FILE}",
+                hint=f"copy {SETTINGS_FILE} back; or, to use the bare model, take {MARK} out of config.json",
+            )
         return None
+    with reading(path, f"copy {SETTINGS_FILE} again from where the checkpoint came from"):
+        found = json.loads(path.read_bytes())
     try:
-        return CheckpointSettings.model_validate(read_json(path))
+        settings = CheckpointSettings.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
         raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+    if settings.prompt is not None and len(settings.answer_ids) != len(settings.prompt.answers):
+        raise CheckpointError(
+            f"{path}: answer_ids: {len(settings.answer_ids)} for {len(settings.prompt.answers)} answers",
+            hint="copy the folder again",
+        )
+    return settings
+
+
+def mark_checkpoint(folder: Path) -> None:
+    """Note in config.json that the weights belong to a `prorank.json`, so that its loss is noticed."""
+    file = folder / "config.json"
+    write_json(file, read_json(file) | {MARK: True})
+
+
+def _is_marked(config: Path | None) -> bool:
+    try:
+        found = json.loads(config.read_bytes()) if config is not None else None
+    except (OSError, ValueError, RecursionError):
+        return False  # loading the model will say what is wrong
+    return isinstance(found, dict) and bool(found.get(MARK))
+
+
+def _file(source: str, name: str) -> Path | None:
+    """Where a file of a folder or of a hub's model lies on this machine; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if os.path.lexists(path) else None  # a broken link is no missing file
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None  # offline or no such model: loading the weights will say what is wrong
+    return None if found is None else Path(found)
+
+
+def brings_its_own(path_or_name: str | Path, **options: Any) -> None:
+    """Refuse what a checkpoint says itself.
+
+    Raises:
+        CheckpointError: one of the options is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise CheckpointError(f"{path_or_name} brings its own {name}", hint=f"leave out `{name}`")
+
+
+def fresh_settings(
+    path_or_name: str | Path,
+    backbone: Backbone,
+    prompt: str | Path | Prompt | None,
+    instruction: str | None,
+    score: ScoreKind | None,
+) -> CheckpointSettings:
+    """Settings of a model that is no prorank checkpoint."""
+    shared: dict[str, Any] = {
+        "answer_ids": [],
+        "family": backbone.family,
+        "instruction": instruction,
+        "base_model": public_base(path_or_name),
+    }
+    if backbone.family == "classifier":
+        if prompt is not None:
+            raise CheckpointError(f"'{path_or_name}' is a classifier: it takes no prompt", hint="leave out `prompt`")
+        shared["score"] = score or "logit_difference"
+        return CheckpointSettings(prompt=None, frame=("", ""), max_length=DEFAULT_LENGTH, **shared)
+    if backbone.tied_head:
+        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name)
+    published = recognise(str(path_or_name), backbone.config, backbone.tokenizer) if prompt is None else None
+    if prompt is None:
+        prompt = published.prompt if published else "prorank"
+    chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt)
+    frame = chat_frame(backbone.tokenizer, chosen, backbone.config.model_type)
+    shared["score"] = score or ("logit_difference" if len(chosen.answers) == 2 else "graded_confidence")
+    length = published.max_length if published else DEFAULT_LENGTH
+    return CheckpointSettings(prompt=chosen, frame=frame, max_length=length, **shared)
 
 
 def public_base(name: str | Path) -> str:

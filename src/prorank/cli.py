@@ -104,6 +104,9 @@ def train(
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases beside TensorBoard.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the backbone's own Python code. You vouch for its authors.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe from data to report."""
@@ -116,7 +119,15 @@ def train(
     folder = output or Path("runs") / loaded.name
     log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
     console = err if as_json else out
-    results = run_recipe(loaded, folder, force=force, resume=resume, console=console, log_to=log_to)
+    results = run_recipe(
+        loaded,
+        folder,
+        force=force,
+        resume=resume,
+        console=console,
+        log_to=log_to,
+        trust_remote_code=trust_remote_code,
+    )
     if not is_first():
         return
     if as_json:

@@ -48,8 +48,16 @@ def json_text(value: Any, ascii_only: bool = False) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print for programs."""
-    print(json_text(value, ascii_only=not (sys.stdout.encoding or "utf-8").lower().startswith("utf")))
+    """Print for programs.
+
+    Raises:
+        ProrankError: a number is NaN or infinite, which JSON does not know.
+    """
+    try:
+        text = json_text(value, ascii_only=not (sys.stdout.encoding or "utf-8").lower().startswith("utf"))
+    except ValueError as error:
+        raise ProrankError("a figure is NaN or infinite, which JSON cannot hold", hint="leave out --json") from error
+    print(text)
 
 
 def written(path: Path) -> None:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from prorank.backbone import Backbone
-from prorank.checkpoint import SETTINGS_FILE
+from prorank.checkpoint import SETTINGS_FILE, mark_checkpoint
 from prorank.engine import length_batches
 from prorank.errors import CheckpointError, require
 from prorank.files import atomic_writer, refuse_overwrite, write_json
+from prorank.loading import MARK
 from prorank.packing import TokenWise, narrowed_feed_forward
 from prorank.reranker import Reranker
 from prorank.rows8 import ROWS8_FILE, save_rows8
@@ -141,6 +142,7 @@ def _to_sequence_classification(reranker: Reranker, backbone: Backbone, folder: 
         raise CheckpointError("this model caps its logits, which a classifier's row cannot", hint="export to onnx")
     row = backbone.rescale(row)
     config.num_labels, config.problem_type = 1, "regression"
+    vars(config).pop(MARK, None)  # the classifier stands by itself
     config.pad_token_id = backbone.tokenizer.pad_token_id
     if config.pad_token_id is None:
         raise CheckpointError("a sequence classifier finds the last token by padding: the tokenizer has no pad token")
@@ -250,6 +252,7 @@ def _to_graph(
         if not np.isfinite(_graph_scores(reranker, load(file), PROBES)).all():
             raise CheckpointError(f"{target} int8 gives scores that are not numbers")
     backbone.config.save_pretrained(folder)
+    mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
     kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{', 8-bit weights' if int8 else ''}"
     _card(reranker, folder, f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K)")

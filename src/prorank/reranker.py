@@ -7,7 +7,7 @@ into a score) and a model card. This module knows nothing of training or evaluat
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,46 @@ import numpy as np
 import torch
 
 from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
-from prorank.checkpoint import SETTINGS_FILE, CheckpointSettings, plain_card, public_base, read_settings
+from prorank.checkpoint import (
+    SETTINGS_FILE,
+    CheckpointSettings,
+    brings_its_own,
+    fresh_settings,
+    mark_checkpoint,
+    plain_card,
+    read_settings,
+)
 from prorank.crossencoder import CrossEncoderTokenizer
 from prorank.engine import ScoredPairs, answer_logits, query_groups
 from prorank.errors import CheckpointError
 from prorank.evaluation.calibration import probabilities
 from prorank.files import atomic_writer, write_json
+from prorank.inputs import (
+    Document,
+    checked_pairs,
+    finite,
+    listed,
+    one_of,
+    pair_texts,
+    query_text,
+    share,
+    whole_numbers,
+)
+from prorank.inputs import (
+    document_text as document_text,
+)
 from prorank.models import MINI
 from prorank.passages import Aggregation, aggregate, split_passages
-from prorank.prompts import Family, Prompt, chat_frame, load_prompt
-from prorank.published import recognise
+from prorank.prompts import Family, Prompt
 from prorank.reasoning import MAX_NEW_TOKENS, reason
-from prorank.runtime import RuntimeBackbone, is_exported
+from prorank.runtime import RuntimeBackbone, is_exported, scores_only
 from prorank.scores import SCORES, ScoreKind
 from prorank.st_files import write_sentence_transformers_files
 from prorank.tokenization import PairTokenizer
 
 logger = logging.getLogger(__name__)
-DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
 
-Document = str | Mapping[str, Any]
+NOT_FINITE = "a weight is damaged, or the precision does not suffice: copy the checkpoint again, or use precision fp32"
 
 
 class Reranker:
@@ -95,15 +115,17 @@ class Reranker:
         for_training: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
+        whole_numbers(max_length=max_length, max_new_tokens=max_new_tokens, token_budget=token_budget)
+        one_of("score", score, ScoreKind)
+        one_of("family", family, Family)
+        one_of("precision", precision, Precision)
+        one_of("passages", passages, Aggregation)
         source = resolve_source(path_or_name)
         saved = read_settings(source)
-        if saved is not None and prompt is not None:
-            raise CheckpointError(f"{path_or_name} brings its own prompt", hint="leave out `prompt`")
-        if token_budget is not None and token_budget < 1:
-            raise ValueError(f"token_budget must be at least 1, got {token_budget}")
+        if saved is not None:
+            brings_its_own(path_or_name, prompt=prompt, score=score, family=family)
         if saved is not None and is_exported(source):
-            if for_training:
-                raise CheckpointError(f"{path_or_name} is an export: it can score, but not be trained")
+            scores_only(path_or_name, device=device, compile_layers=compile_layers, for_training=for_training)
             backbone: Backbone = RuntimeBackbone(source, saved.family, precision)
         else:
             backbone = load_backbone(
@@ -118,10 +140,10 @@ class Reranker:
                 backbone.compile_layers()
         backbone.token_budget = token_budget
         if saved is None:
-            saved = _fresh_settings(path_or_name, backbone, prompt, instruction, score)
+            saved = fresh_settings(path_or_name, backbone, prompt, instruction, score)
         settings = saved.model_copy(
             update={
-                "max_length": fitting_length(max_length or saved.max_length, backbone),
+                "max_length": fitting_length(saved.max_length if max_length is None else max_length, backbone),
                 "instruction": instruction if instruction is not None else saved.instruction,
             }
         )
@@ -145,7 +167,7 @@ class Reranker:
 
     def score_detailed(
         self,
-        pairs: Sequence[tuple[str, Document]],
+        pairs: Iterable[tuple[str, Document]],
         progress: str | None = None,
     ) -> ScoredPairs:
         """Scores of pairs together with what was cut to fit.
@@ -155,16 +177,18 @@ class Reranker:
             progress: text of a progress bar, or None.
 
         Raises:
-            TypeError: a query or document of another type.
-            ValueError: an empty query.
+            InputTypeError: not pairs, or a query or document of another type.
+            InputError: an empty query, or a score that is not finite; with the pair's number.
         """
-        texts = [(_query_text(query), document_text(document)) for query, document in pairs]
-        owners = list(range(len(texts)))
+        texts = pair_texts(checked_pairs(pairs))
+        count = len(texts)
+        owners = list(range(count))
         if self.passages is not None:
             pieces = [self._passages(query, document) for query, document in texts]
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = self._scored(texts, progress)
+        finite(result.scores, "the score of pair", NOT_FINITE, owners)
         if result.malformed:
             logger.warning("%d of %d answers held no grade: these documents rank last", result.malformed, len(texts))
         if result.truncation.pairs:
@@ -177,11 +201,11 @@ class Reranker:
             )
         if self.passages is None:
             return result
-        return result._replace(scores=aggregate(result.scores, owners, len(pairs), self.passages))
+        return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
 
     def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
         sequences, truncation = self.tokenizer.encode(texts)
-        scores, malformed = self.score_sequences(sequences, groups=query_groups(texts), progress=progress)
+        scores, malformed = self._any_scores(sequences, self.settings.score, query_groups(texts), progress)
         return ScoredPairs(scores.numpy(), truncation, malformed)
 
     def score_sequences(
@@ -202,8 +226,18 @@ class Reranker:
 
         Returns:
             Scores (N,), and how many generated answers held no grade.
+
+        Raises:
+            InputError: a score is not finite.
         """
-        kind = kind or self.settings.score
+        scores, malformed = self._any_scores(sequences, kind or self.settings.score, groups, progress)
+        finite(scores.numpy(), "the score of sequence", NOT_FINITE)
+        return scores, malformed
+
+    def _any_scores(
+        self, sequences: Sequence[list[int]], kind: ScoreKind, groups: Sequence[int] | None, progress: str | None
+    ) -> tuple[torch.Tensor, int]:
+        """As `score_sequences`, NaN and infinity included."""
         tokenizer = self.tokenizer
         if isinstance(tokenizer, PairTokenizer) and tokenizer.prompt.thinks:
             found = reason(
@@ -231,7 +265,7 @@ class Reranker:
         size = self.tokenizer.document_room(query)
         return split_passages(self.tokenizer.tokenizer, document, size, size // 8)
 
-    def score(self, pairs: Sequence[tuple[str, Document]]) -> list[float]:
+    def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.
 
         The score is a logit difference unless the checkpoint says otherwise; its sigmoid is the model's
@@ -244,12 +278,12 @@ class Reranker:
             One score a pair, in order; an empty list for no pairs.
 
         Raises:
-            TypeError: a query or document of another type.
-            ValueError: an empty query.
+            InputTypeError: not pairs, or a query or document of another type.
+            InputError: an empty query, or a score that is not finite; with the pair's number.
         """
         return [float(score) for score in self.score_detailed(pairs).scores]
 
-    def probability(self, scores: Sequence[float]) -> list[float]:
+    def probability(self, scores: Iterable[float]) -> list[float]:
         """Scores as probabilities of relevance.
 
         A calibrated checkpoint's tell the relevant documents of first-stage lists from the others at even odds (see
@@ -263,17 +297,19 @@ class Reranker:
             One number in 0..1 a score.
 
         Raises:
-            ValueError: no calibration, and the score is not a difference of logits.
+            CheckpointError: no calibration, and the score is not a difference of logits.
+            InputTypeError, InputError: not a list of numbers, or one that is not finite.
         """
+        found = finite(listed(scores, "scores", "a list of numbers"), "score", "")
         calibration = self.settings.calibration
         if calibration is None and self.settings.score != "logit_difference":
-            raise ValueError(f"the score '{self.settings.score}' has no sigmoid; the checkpoint is not calibrated")
-        return probabilities(scores, calibration or {"slope": 1.0, "intercept": 0.0}).tolist()
+            raise CheckpointError(f"the score '{self.settings.score}' has no sigmoid; the checkpoint is not calibrated")
+        return probabilities(found.tolist(), calibration or {"slope": 1.0, "intercept": 0.0}).tolist()
 
     def rank(
         self,
         query: str,
-        documents: Sequence[Document],
+        documents: Iterable[Document],
         top_k: int | None = None,
         return_documents: bool = False,
         threshold: float | None = None,
@@ -292,17 +328,14 @@ class Reranker:
             the input order. Empty for no documents.
 
         Raises:
-            TypeError: a query or document of another type, or a bare string as `documents`.
-            ValueError: an empty query, `top_k` below 1, or a threshold outside 0..1.
+            InputTypeError: a query, document or number of another type, or a single document as `documents`.
+            InputError: an empty query, `top_k` below 1, a threshold outside 0..1, or a score that is not finite.
         """
-        if isinstance(documents, (str, Mapping)):
-            raise TypeError("documents must be a list of documents, not a single one")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
-        _query_text(query)
-        documents = list(documents)
+        documents = listed(documents, "documents", "a list of documents")
+        whole_numbers(top_k=top_k)
+        if threshold is not None:
+            share("threshold", threshold)
+        query_text(query)
         scores = np.array(self.score([(query, document) for document in documents]))
         order = np.argsort(-scores, kind="stable")
         if threshold is not None and len(scores):
@@ -326,6 +359,7 @@ class Reranker:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.save(folder)
+        mark_checkpoint(folder)
         if self.settings.family == "causal" and self.settings.score == "logit_difference":
             try:
                 write_sentence_transformers_files(
@@ -359,33 +393,6 @@ class Reranker:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload reranker"))
 
 
-def document_text(document: Document) -> str:
-    """The text that the model reads: a string as it is, or title and text of a mapping joined as in BEIR.
-
-    Raises:
-        TypeError: neither a string nor a mapping with a string `text`.
-
-    >>> document_text({"title": "Owls", "text": "They hunt at night."})
-    'Owls They hunt at night.'
-    """
-    if isinstance(document, str):
-        return document
-    if isinstance(document, Mapping):
-        title, text = document.get("title") or "", document.get("text")
-        if isinstance(text, str) and isinstance(title, str):
-            return f"{title} {text}".strip()
-        raise TypeError(f"a document mapping needs a string under 'text', got keys {sorted(map(str, document))}")
-    raise TypeError(f"a document must be a string or a mapping with 'text', got {type(document).__name__}")
-
-
-def _query_text(query: object) -> str:
-    if not isinstance(query, str):
-        raise TypeError(f"a query must be a string, got {type(query).__name__}")
-    if not query.strip():
-        raise ValueError("the query is empty")
-    return query
-
-
 def fitting_length(wanted: int, backbone: Backbone) -> int:
     """The wanted length, or the model's own limit where that is shorter (said aloud)."""
     limit = getattr(backbone.config, "max_position_embeddings", None)
@@ -395,37 +402,6 @@ def fitting_length(wanted: int, backbone: Backbone) -> int:
         logger.warning("max_length %d is beyond the model's %d positions; using %d.", wanted, limit, limit)
         return int(limit)
     return wanted
-
-
-def _fresh_settings(
-    path_or_name: str | Path,
-    backbone: Backbone,
-    prompt: str | Path | Prompt | None,
-    instruction: str | None,
-    score: ScoreKind | None,
-) -> CheckpointSettings:
-    """Settings of a model that is no prorank checkpoint."""
-    shared: dict[str, Any] = {
-        "answer_ids": [],
-        "family": backbone.family,
-        "instruction": instruction,
-        "base_model": public_base(path_or_name),
-    }
-    if backbone.family == "classifier":
-        if prompt is not None:
-            raise CheckpointError(f"'{path_or_name}' is a classifier: it takes no prompt", hint="leave out `prompt`")
-        shared["score"] = score or "logit_difference"
-        return CheckpointSettings(prompt=None, frame=("", ""), max_length=DEFAULT_LENGTH, **shared)
-    if backbone.tied_head:
-        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name)
-    published = recognise(str(path_or_name), backbone.config, backbone.tokenizer) if prompt is None else None
-    if prompt is None:
-        prompt = published.prompt if published else "prorank"
-    chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt)
-    frame = chat_frame(backbone.tokenizer, chosen, backbone.config.model_type)
-    shared["score"] = score or ("logit_difference" if len(chosen.answers) == 2 else "graded_confidence")
-    length = published.max_length if published else DEFAULT_LENGTH
-    return CheckpointSettings(prompt=chosen, frame=frame, max_length=length, **shared)
 
 
 def _tokenizer(backbone: Backbone, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from prorank.errors import CheckpointError
+
 ROWS8_FILE = "model.rows8.safetensors"
 SCALE = "::scale"  # suffix of a matrix's scales
 
@@ -40,12 +42,18 @@ def save_rows8(weights: Mapping[str, torch.Tensor], file: Path) -> None:
 
 
 def load_rows8(file: Path) -> dict[str, torch.Tensor]:
-    """Read what `save_rows8` wrote, in float32."""
+    """Read what `save_rows8` wrote, in float32.
+
+    Raises:
+        CheckpointError: a matrix without the scales of its rows.
+    """
     packed = load_file(file)
     weights = {}
     for name, tensor in packed.items():
         if name.endswith(SCALE):
             continue
         scale = packed.get(name + SCALE)
+        if tensor.dtype == torch.int8 and (scale is None or scale.shape != (len(tensor), 1)):
+            raise CheckpointError(f"{file}: {name} has no scale for each row", hint="copy or download the file again")
         weights[name] = tensor.float() * scale if scale is not None else tensor.float()
     return weights

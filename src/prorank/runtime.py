@@ -15,6 +15,7 @@ import torch
 
 from prorank.backbone import Backbone, Precision
 from prorank.errors import CheckpointError, require
+from prorank.loading import load_tokenizer, reading, resolve_device
 from prorank.packing import Pack
 from prorank.prompts import Family
 
@@ -52,6 +53,22 @@ def openvino_graph(file: Path, precision: str = "auto") -> Graph:
     return lambda ids, mask: request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
 
 
+def scores_only(path_or_name: str | Path, *, device: str, compile_layers: bool, for_training: bool) -> None:
+    """Refuse what an exported graph cannot do.
+
+    Raises:
+        CheckpointError: training, compiled layers, or another device than the CPU.
+    """
+    if for_training:
+        raise CheckpointError(f"{path_or_name} is an export: it can score, but not be trained")
+    if compile_layers:
+        raise CheckpointError(f"{path_or_name} is an export without layers", hint="leave out `compile_layers`")
+    if device != "auto" and resolve_device(device).type != "cpu":
+        raise CheckpointError(
+            f"{path_or_name} is an export: it runs on the CPU, not on '{device}'", hint="leave out `device`"
+        )
+
+
 class RuntimeBackbone(Backbone):
     """A backbone whose forward pass is an exported graph: it scores, and does nothing else.
 
@@ -61,21 +78,23 @@ class RuntimeBackbone(Backbone):
         precision: `auto` or `fp32`.
 
     Raises:
-        CheckpointError: bf16 was asked for; a graph has the precision it was written with.
+        CheckpointError: bf16 was asked for (a graph has the precision it was written with), or a damaged file.
     """
 
     packs = False  # the graph takes padded batches
 
     def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         folder = Path(folder)
         if precision == "bf16":
             raise CheckpointError(f"{folder} is an exported graph", hint="use precision auto or fp32")
-        super().__init__(torch.nn.Identity(), AutoTokenizer.from_pretrained(folder), family)
+        super().__init__(torch.nn.Identity(), load_tokenizer(folder), family)
         file = folder / ONNX_FILE
-        self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
-        self.settings = AutoConfig.from_pretrained(folder)
+        with reading(file if file.is_file() else folder / OPENVINO_FILE):
+            self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
+        with reading(folder / "config.json"):
+            self.settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.eval()
 
     @property

@@ -69,12 +69,12 @@ def argmax_grade(logits: torch.Tensor) -> torch.Tensor:
         logits: (B, K) answer logits, worst to best.
 
     Returns:
-        (B,) whole numbers 0..K-1, as float32.
+        (B,) whole numbers 0..K-1, as float32; NaN where a logit is.
 
     >>> argmax_grade(torch.tensor([[0.0, 3.0, 1.0]]))
     tensor([1.])
     """
-    return logits.argmax(-1).float()
+    return logits.argmax(-1).float().where(~logits.isnan().any(-1), torch.nan)
 
 
 def whole_answers(first: torch.Tensor, after: torch.Tensor, stem: int, longer: Sequence[int]) -> torch.Tensor:

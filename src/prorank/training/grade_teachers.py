@@ -7,20 +7,24 @@ or training.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 
-from prorank.errors import DataError, ProrankError, require
+from prorank.errors import DataError, InputError, ProrankError, require
 from prorank.prompts import PROMPTS
 from prorank.reasoning import parse_grade, reason
 from prorank.reranker import Reranker
 
+logger = logging.getLogger(__name__)
 HIGHEST = 10
 BEST_NEGATIVE = 8  # a scorer's best document that is not judged relevant
 RETRIED = (408, 409, 429, 500, 502, 503, 504)  # statuses that may pass
@@ -144,7 +148,8 @@ class ChatTeacher:
         generations: of each pair.
         max_new_tokens: of each generation.
         temperature: of sampling.
-        key_variable: environment variable that holds the key; none is sent where it is not set.
+        key_variable: environment variable that holds the key; none is sent where it is not set, or where others
+            could read it on the way: it goes to https and to this machine only, and follows no redirect.
         concurrency: requests at a time.
         attempts: tries of a request.
         timeout: seconds of one try.
@@ -152,6 +157,7 @@ class ChatTeacher:
 
     Raises:
         MissingExtraError: httpx is not installed.
+        InputError: `base_url` is no http or https address.
     """
 
     whole_lists = False
@@ -173,10 +179,14 @@ class ChatTeacher:
         self.name, self.generations = f"chat:{model}", generations
         self.attempts, self.pause, self.concurrency = attempts, pause, concurrency
         self.body = {"model": model, "max_tokens": max_new_tokens, "temperature": temperature}
-        key = os.environ.get(key_variable)
         self.httpx = require("httpx", "train")
+        loopback = is_loopback(base_url)
         self.client = self.httpx.Client(
-            base_url=base_url.rstrip("/"), timeout=timeout, headers={"Authorization": f"Bearer {key}"} if key else {}
+            base_url=base_url.rstrip("/"),
+            timeout=timeout,
+            headers=key_headers(base_url, key_variable),
+            follow_redirects=False,  # the key is for this address only
+            trust_env=not loopback,  # what stays on this machine goes through no proxy
         )
 
     def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
@@ -215,6 +225,11 @@ class ChatTeacher:
                 if response.status_code in RETRIED:
                     problem = f"status {response.status_code}"
                     continue
+                if response.is_redirect:
+                    raise ProrankError(
+                        f"{self.client.base_url} redirects to {response.headers.get('location')}",
+                        hint="give that address as base_url, if you trust it with the key",
+                    )
                 if response.status_code >= 400:
                     raise ProrankError(
                         f"{self.client.base_url}: status {response.status_code}: {response.text[:200]}",
@@ -224,6 +239,41 @@ class ChatTeacher:
             except (self.httpx.TransportError, json.JSONDecodeError, DataError, UnicodeDecodeError) as error:
                 problem = f"{type(error).__name__}: {error}"
         raise ProrankError(f"{self.client.base_url}: no answer after {self.attempts} tries, last {problem}")
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether an address is on this machine, so that nobody else hears what is sent there.
+
+    Raises:
+        InputError: not an http or https address.
+
+    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://localhost@example.org/v1")
+    (True, False)
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise InputError(f"'{base_url}' is no address", hint="write it as http://localhost:8000/v1 or https://...")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def key_headers(base_url: str, key_variable: str) -> dict[str, str]:
+    """The header with the key, for https and for this machine; said aloud where the key is kept back."""
+    key = os.environ.get(key_variable, "").strip()
+    if not key:
+        return {}
+    if not base_url.lower().startswith("https:") and not is_loopback(base_url):
+        logger.warning("%s is not sent to %s: others could read it on the way. Use https.", key_variable, base_url)
+        return {}
+    return {"Authorization": f"Bearer {key}"}
 
 
 def answer(body: object) -> Generation:

@@ -36,9 +36,14 @@ def group_advantages(rewards: torch.Tensor, scale: Scale = "std") -> torch.Tenso
     Returns:
         (B, G).
 
+    Raises:
+        ValueError: a group of one, which has no spread and nothing to compare with.
+
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), scale="none")
     tensor([[ 0.5000, -0.5000, -0.5000,  0.5000]])
     """
+    if rewards.shape[-1] < 2:
+        raise ValueError("a group needs at least 2 rewards")
     mean = rewards.mean(-1, keepdim=True)
     return (rewards - mean) / _divisor(mean, rewards.std(-1, keepdim=True), scale)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prorank.backbone import Precision
 from prorank.errors import DataError, RecipeError
@@ -53,13 +53,20 @@ class BackboneSection(Section):
     dropout: bool = Field(
         True, description="the model's own dropout in training; without it a CPU trains half as fast again"
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="always false: only the command line may allow foreign code")
     prompt: str | None = Field(None, description="None: the checkpoint's own, else `prorank`")
     instruction: str | None = None
     max_length: int | None = Field(
         None, ge=32, le=131_072, description="tokens of a pair, template included; None: the checkpoint's own, else 512"
     )
     score: ScoreKind | None = Field(None, description="None: the checkpoint's own, else by the answer set")
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _only_the_command_line_trusts(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("a recipe may not allow a model's own code; say it yourself: train --trust-remote-code")
+        return value
 
 
 class Part(Section):
@@ -160,6 +167,13 @@ class WarmupSection(Optimisation):
     max_staleness: int | None = Field(None, ge=0, description="steps after which verdicts are drawn anew")
     curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
     held_out_pairs: int = Field(200, ge=10)
+
+    @field_validator("samples")
+    @classmethod
+    def _groups_have_a_spread(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 2:
+            raise ValueError("a group of fewer than 2 verdicts has nothing to compare; set 2 or more, or exact")
+        return value
 
     @model_validator(mode="after")
     def _only_drawn_verdicts_are_kept(self) -> WarmupSection:

@@ -49,6 +49,7 @@ def run_recipe(
     resume: bool = False,
     console: Console | None = None,
     log_to: Sequence[str] = ("tensorboard",),
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Run a recipe from data to report.
 
@@ -61,6 +62,7 @@ def run_recipe(
         console: where to print.
         log_to: where training logs go besides console and `log.json`: `tensorboard` (in each stage's `training/`
             folder), `wandb`.
+        trust_remote_code: run the backbone's own Python code; a recipe cannot say so.
 
     Returns:
         The contents of `results.json`.
@@ -78,6 +80,7 @@ def run_recipe(
         print_rows(console, results["rows"])
         return results
     setting = prepare_data(recipe, folder, console, log_to)
+    setting.trust_remote_code = trust_remote_code
 
     rows = [first_stage_row(setting)]
     model = recipe.backbone.model

@@ -52,6 +52,7 @@ class Setting:
     console: Console
     log_to: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()  # of a union; one collection is a union of one
+    trust_remote_code: bool = False  # the user's word, never the recipe's
 
     def __post_init__(self) -> None:
         self.members = self.members or (Member(self.collection, self.first_stage, 1.0),)

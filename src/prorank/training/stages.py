@@ -41,7 +41,11 @@ def load_reranker(setting: Setting, model: str, for_training: bool = False) -> R
     section = setting.recipe.backbone
     new = setting.recipe.grades.max_new_tokens
     longer = None if for_training else setting.recipe.evaluation.max_length
-    common: dict[str, Any] = {"precision": section.precision, "for_training": for_training}
+    common: dict[str, Any] = {
+        "precision": section.precision,
+        "for_training": for_training,
+        "trust_remote_code": setting.trust_remote_code,
+    }
     if model != section.model:
         return Reranker.from_pretrained(model, max_length=longer, max_new_tokens=new, **common)
     return Reranker.from_pretrained(
@@ -51,7 +55,6 @@ def load_reranker(setting: Setting, model: str, for_training: bool = False) -> R
         instruction=section.instruction,
         score=section.score,
         family=section.family,
-        trust_remote_code=section.trust_remote_code,
         max_new_tokens=new,
         **common,
     )
