@@ -30,8 +30,8 @@ from prorank.files import write_json
 from prorank.tokenization import PairTokenizer
 from prorank.training import processes
 from prorank.training.recipe import Optimisation
+from prorank.training.resume import OPTIMIZER, WEIGHTS, check_checkpoint, part_of_checkpoint
 
-WEIGHTS = "trainable.safetensors"
 COMPLETE = "complete"  # a checkpoint without this file was cut off while being written
 
 
@@ -292,6 +292,8 @@ class SlotTrainer(transformers.Trainer):
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
         checkpoint = last_checkpoint(self.args.output_dir) if resume else None
+        if checkpoint is not None:
+            check_checkpoint(checkpoint, sharded=self.is_fsdp_enabled)
         self.args.eval_on_start = self.start_competes and checkpoint is None
         torch.manual_seed(self.args.seed + processes.state().process_index)  # processes draw differently
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -315,7 +317,8 @@ class SlotTrainer(transformers.Trainer):
 
     def load_best(self, backbone: Backbone) -> None:
         """Put the best checkpoint's weights into a model like the one that was trained."""
-        self._load_weights(self.state.best_model_checkpoint, backbone)
+        name = Path(self.state.best_model_checkpoint).name  # the run's folder may have been moved
+        self._load_weights(Path(self.args.output_dir) / name, backbone)
 
     def load_last(self, backbone: Backbone) -> None:
         """Put the last checkpoint's weights into a model like the one that was trained."""
@@ -324,9 +327,10 @@ class SlotTrainer(transformers.Trainer):
         self._load_weights(last, backbone)
 
     def _load_weights(self, folder: str | Path, backbone: Backbone) -> None:
-        weights = load_file(Path(folder) / WEIGHTS)
+        with part_of_checkpoint(Path(folder) / WEIGHTS):
+            weights = load_file(Path(folder) / WEIGHTS)
         own = trainable_parameters(backbone)
-        if own.keys() != weights.keys():
+        if {name: own[name].shape for name in own} != {name: weights[name].shape for name in weights}:
             raise TrainingError(f"{folder} holds other weights than this model", hint="resume with the same recipe")
         with torch.no_grad():
             for name, tensor in weights.items():
@@ -338,6 +342,15 @@ class SlotTrainer(transformers.Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_weights(resume_from_checkpoint, self.backbone)
         self.load_extra(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with part_of_checkpoint(Path(checkpoint or "") / OPTIMIZER):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        names = "rng_state.pth" if processes.count() == 1 else f"rng_state_{processes.state().process_index}.pth"
+        with part_of_checkpoint(Path(checkpoint or "") / names):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:

@@ -27,6 +27,7 @@ from prorank.training import grpo, processes, rewards
 from prorank.training.figures import PairOutcome, VerdictFigures, diagnosis, pair_outcomes, verdict_figures
 from prorank.training.outlook import Outlook, end_of_turn, outlook, verdict_log_probs
 from prorank.training.recipe import WarmupSection
+from prorank.training.resume import part_of_checkpoint
 from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
 from prorank.training.trainer import SlotTrainer, last_checkpoint
 
@@ -323,4 +324,5 @@ class WarmupTrainer(SlotTrainer):
     def load_extra(self, folder: Path) -> None:
         """Rollouts that the interrupted run had kept."""
         file = folder / f"rollouts-{processes.state().process_index}.safetensors"
-        self.rollouts.load(file, self.answer_ids.device)
+        with part_of_checkpoint(file):
+            self.rollouts.load(file, self.answer_ids.device)
