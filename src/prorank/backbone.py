@@ -12,6 +12,7 @@ This module knows nothing of prompts, queries, training or files other than mode
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -25,15 +26,26 @@ from torch.nn import functional as F
 from prorank.errors import CheckpointError, require
 from prorank.files import read_json, write_json
 from prorank.heads import classifier_head, masked_transform
-from prorank.loading import MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading, resolve_device
+from prorank.loading import (
+    MARK,
+    WHOLE,
+    check_vocabulary,
+    load_tokenizer,
+    load_weights,
+    reading,
+    reason,
+    resolve_device,
+)
 from prorank.models import FOLDER, MINI
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
 from prorank.provenance import processor
 from prorank.sources import find_model
 
+logger = logging.getLogger(__name__)
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
 Precision = Literal["auto", "fp32", "bf16"]
+UNPACKED = "texts of a %s model cannot be packed without padding (%s): scores stay the same, but take longer"
 CHUNK_ROWS = 32  # rows that share one padded length in `Backbone.forward`
 POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is left out
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")  # positions start behind the padding id
@@ -264,12 +276,16 @@ class Backbone(nn.Module):
                 device = self.device
                 expected = self.slot_hidden(padded.to(device), mask.to(device), mask.sum(-1).to(device) - 1)
                 found = self.packed_hidden(pack.to(device))[torch.tensor(pack.sequences).argsort()]
-        except (TypeError, NotImplementedError):  # the model refuses the argument or the attention function
+        except (TypeError, NotImplementedError) as error:  # the model refuses the argument or the attention function
+            logger.warning(UNPACKED, self.config.model_type, reason(error))
             return False
         finally:
             self.train(training)
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
-        return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+        same = bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+        if not same:
+            logger.warning(UNPACKED, self.config.model_type, "its layers mix tokens outside their attention")
+        return same
 
     def head(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Vocabulary matrix (V, H) and bias (V,) or None."""

@@ -10,21 +10,25 @@ This module knows tokens, positions and attention. It knows nothing of prompts, 
 
 from __future__ import annotations
 
+import inspect
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+logger = logging.getLogger(__name__)
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 MIN_SHARED = 8  # a shorter common prefix is not worth a mask
 QUERY_BLOCK = 512  # queries that share a mask
 MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
+VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
 _lock = threading.Lock()  # the attention function is a switch on the model's config
 TokenWise = Callable[[torch.Tensor], torch.Tensor]
 
@@ -321,7 +325,7 @@ def packed_attention(
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("packed attention has no soft cap and no sinks")
-    if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout:
+    if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout and varlen_kernel() is not None:
         return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
     lengths = [span.stop - span.start for span in pack.spans]
     own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
@@ -395,6 +399,29 @@ def _attention(
     return logits.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
+@cache
+def varlen_kernel() -> Callable[..., Any] | None:
+    """torch's variable-length attention, where it takes all that a pack needs; said once where it does not.
+
+    torch has it since 2.10, sliding windows since 2.11, grouped queries and fixed sums (`num_splits`) since 2.12.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        known = set()
+    else:
+        known = set(inspect.signature(varlen_attn).parameters)
+        if known >= VARLEN_ARGUMENTS:
+            return varlen_attn
+    logger.warning(
+        "torch %s lacks what packed attention on a GPU needs (%s): texts attend one by one, which is slower; "
+        "install torch 2.12 or newer",
+        torch.__version__,
+        ", ".join(sorted(VARLEN_ARGUMENTS - known)),
+    )
+    return None
+
+
 def _varlen_attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -404,15 +431,15 @@ def _varlen_attention(
     sliding_window: int | None,
 ) -> torch.Tensor:
     """All spans in one call of torch's variable-length flash attention (CUDA)."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    kernel = varlen_kernel()
+    assert kernel is not None
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (N, H, D)
     if pack.key_index is not None:
         keys, values = keys[pack.key_index], values[pack.key_index]
     cumulative_queries, cumulative_keys, longest_query, longest_key = pack.bounds
     reach = -1 if sliding_window is None else sliding_window - 1  # -1: no limit
     window = (reach, 0 if pack.causal else reach)
-    output: Any = varlen_attn(
+    output: Any = kernel(
         queries.contiguous(),
         keys.contiguous(),
         values.contiguous(),
