@@ -3,7 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint install clean
+# Loading, scoring, saving, training and resuming: what the lower bounds are for.
+CORE_TESTS := tests/test_backbone.py tests/test_engine_and_reranker.py tests/test_mini.py tests/test_packing.py \
+	tests/test_damaged_runs.py tests/test_training.py
+
+.PHONY: quickstart test test-lowest lint install clean
 
 install: $(VENV)/.installed
 
@@ -19,10 +23,17 @@ quickstart: install
 test: install
 	$(BIN)/python -m pytest
 
+# The lowest versions promised, in an environment of their own; torch comes from PyPI, with CUDA on Linux.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+		-e '.[train,offline]' hypothesis pytest pytest-timeout
+	$(VENV)-lowest/bin/python -m pytest $(CORE_TESTS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis
