@@ -96,3 +96,9 @@ def test_a_closed_standard_input_holds_no_documents(checkpoint, call, monkeypatc
 
 def test_a_query_longer_than_a_file_name(checkpoint, call):
     assert call("rerank", "-m", checkpoint, "apple " * 100, "stone")[0] == 0
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99", ""])
+def test_a_device_that_is_not_here_is_named(device, checkpoint, call):
+    code, _, err = call("rerank", "-m", checkpoint, "apple", "stone", "--device", device)
+    assert code == 2 and f"no device '{device}' here" in err

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import types
 
 import pytest
 
@@ -102,6 +103,23 @@ def test_an_unreachable_hub_is_asked_once_and_told_in_one_line(monkeypatch):
         assert "\n" not in str(caught.value)
     assert [name for name, _ in asked] == ["owner/name"] * 2
     assert all(options["timeout"] <= 10 for _, options in asked)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "no such model on the hub"), (503, "answers with status 503"), (429, "status 429")]
+)
+def test_a_hub_that_refuses_is_told_in_one_line(status, words, monkeypatch):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class Refusing:
+        def repo_info(self, name, **_):
+            error = HfHubHTTPError.__new__(HfHubHTTPError)
+            error.response = types.SimpleNamespace(status_code=status)
+            raise error
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Refusing)
+    with pytest.raises(CheckpointError, match=words):
+        Reranker("owner/name")
 
 
 def test_an_earlier_download_is_used_where_the_hub_cannot_be_reached(monkeypatch, bert_folder):

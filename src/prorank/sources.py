@@ -16,6 +16,7 @@ from typing import Literal
 from prorank.errors import CheckpointError, DataError, ProrankError
 
 ASK_SECONDS = 5.0  # what the hub may take to answer
+TOO_MANY_REQUESTS = 429
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _FILE_SUFFIXES = frozenset(
     ".bin .csv .gguf .gz .json .jsonl .md .ndjson .onnx .pt .run .safetensors .trec .tsv .txt .xml .yaml .zip".split()
@@ -50,7 +51,7 @@ def is_path(name: str) -> bool:
 
 
 def did_you_mean(path: Path) -> str:
-    """A hint: the neighbour whose name is nearest, or the first folder of the path that is missing; may be empty."""
+    """A hint: the neighbour whose name is nearest, or the first missing folder of the path; empty for a bare name."""
     if not os.path.isdir(path.parent):
         absent = next((p for p in reversed(path.parents) if not os.path.isdir(p)), path.parent)
         return f"there is no {absent} either"
@@ -59,7 +60,9 @@ def did_you_mean(path: Path) -> str:
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, neighbours, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else ""
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    return "" if path.parent == Path() else f"{path.parent} is a folder here, so the hub is not asked"
 
 
 def find_model(name: str) -> str:
@@ -129,22 +132,24 @@ def on_hub(name: str, kind: Kind) -> str:
         CheckpointError, DataError: no such repository, or no answer and nothing downloaded before.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=ASK_SECONDS)
-    except RepositoryNotFoundError as error:
-        what = f"cannot load '{name}': no such folder here, and no such {kind} on the hub"
-        raise _ERRORS[kind](what, hint="check the name; private ones need `hf auth login`") from error
-    except HfHubHTTPError:
-        return name  # it answers: fetching the files will say what is wrong
+        return name
     except Exception as error:  # each HTTP library has its own errors of connection, and they share no base
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        if status in (401, 404):
+            what = f"cannot load '{name}': no such folder here, and no such {kind} on the hub"
+            raise _ERRORS[kind](what, hint="check the name; private ones need `hf auth login`") from error
+        if 400 <= status < 500 and status != TOO_MANY_REQUESTS:
+            return name  # the hub has it: fetching the files will say what is wrong
         if (found := _downloaded(name, kind)) is not None:
             return found if kind == "model" else name  # `datasets` finds its own downloads by name
         off = isinstance(error, OfflineModeIsEnabled)
         if off and kind == "dataset":
             return name  # its own copies, made without the hub's cache, count too; without one it fails at once
-        why = "is switched off by HF_HUB_OFFLINE" if off else "cannot be reached"
+        why = f"answers with status {status}" if status else "cannot be reached"
+        why = "is switched off by HF_HUB_OFFLINE" if off else why
         what = f"cannot load '{name}': no such folder here, and the hub {why}"
         raise _ERRORS[kind](what, hint="check the name" if off else "check the name and the network") from error
-    return name
