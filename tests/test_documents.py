@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.documents import parse_documents, read_documents
-from prorank.errors import DataError
+from prorank.errors import DataError, InputError
+from prorank.reranker import Reranker
 
 OWLS, MOON = {"id": "d1", "title": "Owls", "text": "They hunt."}, {"text": "The moon."}
 LINES = json.dumps(OWLS) + "\n" + json.dumps(MOON) + "\n"
@@ -126,3 +127,38 @@ def test_the_command_reads_json_and_names_bad_bytes(call, qwen_folder, tmp_path)
     assert code == 2 and "document 2 holds a byte that is not UTF-8 (0xE9)" in err
     code, _, err = call("rerank", "-m", qwen_folder, cafe, "The moon.")
     assert code == 2 and "the query holds a byte that is not UTF-8 (0xE9)" in err
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[("owls", "moon"), ("owls", "a\ud83db")], [("owls", "moon"), ("owls\udce9", "a")]],
+    ids=["document", "query"],
+)
+def test_half_a_surrogate_is_refused_with_the_pair(qwen_folder, pairs):
+    reranker = Reranker(qwen_folder)
+    with pytest.raises(InputError, match=r"pair 2: the (document|query) holds (half of a|a byte)"):
+        reranker.score(pairs)
+    with pytest.raises(InputError, match="holds"):
+        reranker.rank(pairs[1][0], [pairs[1][1]])
+    with pytest.raises(InputError, match="the document holds"):
+        reranker.score([("owls", {"text": "moon", "title": "\ud83d"})])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("a bug"), 1),
+        (TypeError("a bug"), 1),
+        (KeyError("a bug"), 1),
+        (DataError("a fault"), 2),
+        (InputError("a fault"), 2),
+        (OSError(28, "No space left on device", "a"), 2),
+    ],
+)
+def test_only_errors_of_the_package_and_the_system_are_expected(call, monkeypatch, error, code):
+    def fail(source):
+        raise error
+
+    monkeypatch.setattr("prorank.collection.load_collection", lambda source, strict=False: fail(source))
+    found, _, err = call("data", "check", "cosqa")
+    assert found == code and ("unexpected error (--debug shows more)" in err) == (code == 1)

@@ -23,6 +23,7 @@ from prorank.cli_shared import (
     AsJson,
     CollectionArgument,
     Device,
+    ExcludeQueryDocument,
     Force,
     MaxLength,
     Passages,
@@ -158,6 +159,7 @@ def evaluate(
     passages: Passages = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
+    exclude_query_document: ExcludeQueryDocument = False,
     seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
     output: Annotated[Path | None, typer.Option(help="Folder for run, per-query file and summary.")] = None,
     force: Force = False,
@@ -197,6 +199,7 @@ def evaluate(
         seed=seed,
         output=output,
         strict=strict,
+        exclude_query_document=exclude_query_document,
     )
     if as_json:
         print_json(summary)
@@ -276,7 +279,7 @@ def main() -> None:
     except Exception as error:
         if _state["debug"]:
             raise
-        expected = isinstance(error, (ProrankError, OSError, ValueError, TypeError))
+        expected = isinstance(error, (ProrankError, OSError))
         title = "error" if expected else "unexpected error (--debug shows more)"
         text = " ".join(str(error).split()) or type(error).__name__
         err.print(f"[bold red]{title}:[/bold red] {escape(text)}", soft_wrap=True, highlight=False)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from prorank.cli_shared import AsJson, CollectionArgument, Force, out, print_json, refuse, written
+from prorank.cli_shared import AsJson, CollectionArgument, ExcludeQueryDocument, Force, out, print_json, refuse, written
 from prorank.models import MINI
 
 data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Read a collection, count what is in it, and list what is doubtful."""
-    from prorank.collection import load_collection
+    from prorank.collection import REMEDIES, load_collection
     from prorank.evaluation.report import collection_headline, collection_summary, collection_table
 
     loaded = load_collection(collection, strict=strict)
@@ -33,6 +33,9 @@ def check(
     for problem in loaded.problems[:20]:
         out.print(f"[yellow]{escape(str(problem))}[/yellow]", soft_wrap=True)
     out.print(f"{len(loaded.problems)} doubtful entries")
+    for kind, remedy in REMEDIES.items():
+        if any(problem.kind == kind for problem in loaded.problems):
+            out.print(f"{kind}: {remedy}", soft_wrap=True, highlight=False)
 
 
 @data.command("convert")
@@ -69,16 +72,31 @@ def mine(
     random: Annotated[int, typer.Option(help="From the whole corpus.", min=0)] = 1,
     teacher: Annotated[str | None, typer.Option(help="Bi-encoder for the false-negative filter.")] = None,
     margin: Annotated[float, typer.Option(help="Drop what scores above the weakest positive minus this.")] = 0.0,
+    exclude_query_document: ExcludeQueryDocument = False,
+    texts: Annotated[bool, typer.Option("--texts", help="Write texts beside the ids.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
     force: Force = False,
 ) -> None:
-    """Mine negatives by rank tier."""
+    """Mine negatives by rank tier; a recipe trains on them by score_learning.mined."""
     from prorank.training.groups import mine_to_file
 
     if teacher is None:
         refuse(context, "only with --teacher", "margin")
     quotas = {"hard": hard, "medium": medium, "easy": easy}
-    mined = mine_to_file(collection, output, split, run, quotas, random, teacher, margin, seed, force)
+    mined = mine_to_file(
+        collection,
+        output,
+        split,
+        run,
+        quotas,
+        random,
+        teacher,
+        margin,
+        seed,
+        force,
+        exclude_query_document=exclude_query_document,
+        with_texts=texts,
+    )
     lacking = ", ".join(f"{tier} {count}" for tier, count in mined.shortfall.items() if count) or "none"
     out.print(
         f"{len(mined.negatives)} queries mined; lacking: {lacking}; filtered as likely relevant: {mined.filtered}"

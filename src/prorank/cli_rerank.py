@@ -19,6 +19,7 @@ from prorank.cli_shared import (
     Model,
     Passages,
     PrecisionOption,
+    check_argument,
     err,
     out,
     print_json,
@@ -28,7 +29,6 @@ from prorank.cli_shared import (
 from prorank.errors import DataError, InputError, ProrankError
 from prorank.models import MINI
 from prorank.terminal import one_line
-from prorank.texts import surrogate
 
 PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
@@ -90,8 +90,10 @@ def rerank(
         raise ProrankError(f"the query is a model's folder: {query}", hint="the model goes under --model")
     if documents and file is not None:
         raise InputError("documents and --file", hint="give one of them")
-    _check_arguments(the_query=query, the_instruction=instruction)
-    _check_arguments(**{f"document_{place}": text for place, text in enumerate(documents or [], start=1)})
+    check_argument(query, "the query")
+    check_argument(instruction or "", "the instruction")
+    for place, text in enumerate(documents or [], start=1):
+        check_argument(text, f"document {place}")
     found: list[Any] = list(documents or []) or _read_documents(file)
     reranker = Reranker.from_pretrained(model, **options)
     if threshold is not None:
@@ -172,10 +174,3 @@ def _read_documents(file: Path | None) -> list[Any]:
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise ProrankError("no documents", hint="give them as arguments, by --file, or on standard input")
     return list(read_documents(file))
-
-
-def _check_arguments(**named: str | None) -> None:
-    """Refuse arguments whose bytes are not UTF-8."""
-    for name, text in named.items():
-        if text and (flaw := surrogate(text)):
-            raise InputError(f"{name.replace('_', ' ')} holds {flaw}", hint="arguments are read as UTF-8")

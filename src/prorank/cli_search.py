@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from prorank.cli_shared import AsJson, CollectionArgument, Force, err, out, print_json, refuse
+from prorank.cli_shared import (
+    AsJson,
+    CollectionArgument,
+    ExcludeQueryDocument,
+    Force,
+    check_argument,
+    err,
+    out,
+    print_json,
+    refuse,
+)
 from prorank.errors import InputError, ProrankError
 from prorank.terminal import one_line
 
@@ -37,20 +47,24 @@ def search(
     split: Annotated[str | None, typer.Option(help="Only the queries of this split.")] = None,
     output: Annotated[Path | None, typer.Option(help="TREC run to write (with --collection).")] = None,
     top_k: Annotated[int, typer.Option(help="Documents a query.", min=1)] = 100,
+    exclude_query_document: ExcludeQueryDocument = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Search a BM25 index: one query to the screen, or a collection's queries to a TREC run."""
     from prorank.collection import load_collection, write_run
     from prorank.files import refuse_overwrite
+    from prorank.overlap import without_query_documents
     from prorank.retrieval import BM25Index, bm25_run
+    from prorank.trec import check_ids
 
     if (query is None) == (collection is None):
         raise ProrankError("give either a query or --collection")
     if query is not None:
-        refuse(context, "only with --collection", "split", "output", "force")
+        refuse(context, "only with --collection", "split", "output", "exclude_query_document", "force")
         if not query.strip():
             raise InputError("the query is empty")
+        check_argument(query, "the query")
         built = BM25Index.load(index_folder)
         print_hits(built.search({"query": query}, top_k)["query"], built.headings, as_json)
         return
@@ -58,7 +72,10 @@ def search(
         raise ProrankError("--collection needs --output")
     refuse_overwrite(output, force)
     built, loaded = BM25Index.load(index_folder), load_collection(str(collection))
+    if exclude_query_document:
+        loaded = without_query_documents(loaded)
     queries = {q: loaded.queries[q] for q in loaded.judgments(split)} if split else loaded.queries
+    check_ids([*queries, *loaded.documents], str(collection))
     run = bm25_run(built, loaded, queries, top_k)
     write_run(run, output, tag="bm25")
     empty = sum(not found for found in run.values())

@@ -14,10 +14,15 @@ from rich.markup import escape
 
 from prorank.errors import InputError, ProrankError
 from prorank.terminal import HIDDEN, PlainConsole
+from prorank.texts import surrogate
 
 out, err = PlainConsole(), PlainConsole(stderr=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+ExcludeQueryDocument = Annotated[
+    bool,
+    typer.Option("--exclude-query-document", help="Leave out the document of a query's own id, as BEIR does."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 CollectionOption = Annotated[str, typer.Option(help="Folder in BEIR layout, bundled name or hub data set.")]
 CollectionArgument = Annotated[str, typer.Argument(help="Folder in BEIR layout, bundled name or hub data set.")]
@@ -45,6 +50,16 @@ def json_text(value: Any, ascii_only: bool = False) -> str:
     """
     text = json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False)
     return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def check_argument(text: str, name: str) -> None:
+    """Refuse an argument whose bytes are not UTF-8; `name` says which.
+
+    Raises:
+        InputError: the place and the byte.
+    """
+    if flaw := surrogate(text):
+        raise InputError(f"{name} holds {flaw}", hint="arguments are read as UTF-8")
 
 
 def print_json(value: Any) -> None:

@@ -28,6 +28,12 @@ BUNDLED = Path(__file__).parent / "data"
 UNWRITABLE = "id that a TREC run cannot hold"
 LEAK = "training query in another split"
 QUERY_DOCUMENT = "query among the documents"
+REMEDIES = {  # where it is not the line itself that is mended
+    UNWRITABLE: "rename it in corpus or queries, qrels and all other tables",
+    LEAK: "take it out of one; a recipe's data.leakage can drop or allow it",
+    QUERY_DOCUMENT: "list it in excluded.tsv, one line `query-id TAB corpus-id` each; where the ids are the same, "
+    "--exclude-query-document (evaluate, search, data mine) does it on the fly",
+}
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -400,6 +406,20 @@ def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = Fal
     """`load_collection`, with reproducibly made splits where the collection lacks this one."""
     loaded = load_collection(path, strict=strict)
     return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
+
+
+def require_relevant(qrels: Qrels, name: str, relevant_from: int = 1) -> None:
+    """Refuse judgments by which nothing can be measured or learned; `name` says in the error whose they are.
+
+    Raises:
+        DataError: no document of a grade of at least `relevant_from`.
+
+    >>> require_relevant({"q": {"d": 0}}, "split 'test' of owls")
+    Traceback (most recent call last):
+    prorank.errors.DataError: split 'test' of owls has no relevant document (judge one with a grade of at least 1)
+    """
+    if not any(grade >= relevant_from for judged in qrels.values() for grade in judged.values()):
+        raise DataError(f"{name} has no relevant document", hint=f"judge one with a grade of at least {relevant_from}")
 
 
 def with_splits(collection: Collection, seed: int = 13, dev_share: float = 0.1, test_share: float = 0.4) -> Collection:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from prorank.errors import InputError, InputTypeError
+from prorank.texts import SURROGATE_HINT, surrogate
 
 Document = str | Mapping[str, Any]
 BYTES = (bytes, bytearray, memoryview)
@@ -74,12 +75,13 @@ def document_text(document: Document) -> str:
 
     Raises:
         InputTypeError: neither a string nor a mapping with a string `text`.
+        InputError: half of a surrogate pair in it.
 
     >>> document_text({"title": "Owls", "text": "They hunt at night."})
     'Owls They hunt at night.'
     """
     if isinstance(document, str):
-        return document
+        return _whole(document, "the document")
     if isinstance(document, Mapping):
         title, text = document.get("title") or "", document.get("text")
         if not isinstance(text, str):
@@ -88,7 +90,7 @@ def document_text(document: Document) -> str:
             )
         if not isinstance(title, str):
             raise InputTypeError(f"a document's 'title' must be a string, got {_kind(title)}")
-        return f"{title} {text}".strip()
+        return _whole(f"{title} {text}".strip(), "the document")
     raise InputTypeError(f"a document must be a string or a mapping with 'text', got {_kind(document)}")
 
 
@@ -97,13 +99,19 @@ def query_text(query: object) -> str:
 
     Raises:
         InputTypeError: not a string.
-        InputError: empty.
+        InputError: empty, or half of a surrogate pair in it.
     """
     if not isinstance(query, str):
         raise InputTypeError(f"a query must be a string, got {_kind(query)}")
     if not query.strip():
         raise InputError("the query is empty")
-    return query
+    return _whole(query, "the query")
+
+
+def _whole(text: str, name: str) -> str:
+    if flaw := surrogate(text):
+        raise InputError(f"{name} holds {flaw}", hint=SURROGATE_HINT)
+    return text
 
 
 def whole_numbers(**options: object) -> None:

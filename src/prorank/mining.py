@@ -30,6 +30,7 @@ def mine_negatives(
     random: int = 0,
     teacher: Run | None = None,
     margin: float | None = None,
+    excluded: Mapping[str, Sequence[str]] = {},
     seed: int = 0,
 ) -> Mined:
     """Draw negatives for every query of the qrels.
@@ -47,6 +48,7 @@ def mine_negatives(
         random: random negatives wanted.
         teacher: teacher scores of candidates and positives.
         margin: in units of the teacher's score; None keeps all.
+        excluded: query id -> documents that are no negatives of it, the query itself for instance.
         seed: seed of the draw.
 
     Raises:
@@ -69,17 +71,18 @@ def mine_negatives(
     for query, judged in qrels.items():
         draw = randomness.Random(f"{seed}:{query}")
         positives = {document for document, grade in judged.items() if grade > 0}
+        barred = positives | set(excluded.get(query, ()))
         order = [document for document, _ in ranked(run.get(query, {}))]
         suspects = _suspects(query, order, positives, teacher, margin)
         filtered += len(suspects)
         chosen: list[str] = []
         for tier, quota in quotas.items():
             first, last = TIERS[tier]
-            pool = [d for d in order[first - 1 : last] if d not in positives and d not in suspects]
+            pool = [d for d in order[first - 1 : last] if d not in barred and d not in suspects]
             kept = set(draw.sample(pool, min(quota, len(pool))))
             chosen += [document for document in pool if document in kept]  # in rank order
             shortfall[tier] += quota - len(kept)
-        taken = positives | suspects | set(chosen)
+        taken = barred | suspects | set(chosen)
         free = len(random_documents) - len(taken & everything)
         if random:
             shortfall["random"] += max(0, random - free)

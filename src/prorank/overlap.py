@@ -65,6 +65,12 @@ def without_query_documents(collection: Collection) -> Collection:
     return replace(collection, excluded=joined(collection.excluded, named))
 
 
+def no_negatives(collection: Collection, qrels: Qrels) -> dict[str, list[str]]:
+    """Query id -> documents that must not be taken for a negative: what is excluded, and what is the query itself."""
+    queries = {query: collection.queries[query] for query in qrels}
+    return joined(collection.excluded, own_documents(queries, collection.documents, [qrels]))
+
+
 def joined(first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Two lists of documents by query as one, without repetitions.
 

@@ -393,20 +393,21 @@ def dense_run(
     vectors = encode_texts(model, list(queries.values()), batch_size)
     depth = top_k + _most_excluded(collection, queries)
     found = {query: _best(ids, documents @ vector, depth) for query, vector in zip(queries, vectors)}
-    return _without_excluded(found, collection, top_k)
+    return without_excluded(found, collection, top_k)
 
 
 def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str], top_k: int) -> Run:
     """BM25's first `top_k` documents of each query, those that the collection excludes for it left out."""
     found = index.search(queries, top_k=top_k + _most_excluded(collection, queries), progress=True)
-    return _without_excluded(found, collection, top_k)
+    return without_excluded(found, collection, top_k)
 
 
 def _most_excluded(collection: Collection, queries: Iterable[str]) -> int:
     return max((len(collection.excluded.get(query, [])) for query in queries), default=0)
 
 
-def _without_excluded(run: Run, collection: Collection, top_k: int) -> Run:
+def without_excluded(run: Run, collection: Collection, top_k: int | None = None) -> Run:
+    """The run without what the collection excludes for a query, at most `top_k` documents each."""
     left: Run = {}
     for query, listed in run.items():
         excluded = set(collection.excluded.get(query, []))
@@ -424,7 +425,8 @@ def candidate_run(collection: Collection, split: str) -> Run:
     if split not in collection.candidates:
         raise DataError(f"{collection.name} has no candidates for split '{split}'", hint="use first_stage bm25")
     index = BM25Index.build(collection.documents)
-    return {
+    run = {
         query: index.scores(collection.queries[query], documents)
         for query, documents in collection.candidates[split].items()
     }
+    return without_excluded(run, collection)

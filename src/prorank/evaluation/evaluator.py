@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank.backbone import Precision, resolve_source
-from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
+from prorank.collection import Collection, Qrels, Run, load_with_split, read_run, require_relevant
 from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.followir import p_mrr
@@ -17,10 +17,12 @@ from prorank.evaluation.hybrid import Scale, hybrid_run
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.files import write_json
+from prorank.overlap import without_query_documents
 from prorank.passages import Aggregation
 from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
-from prorank.retrieval import BM25Index, biencoder_scores, biencoder_source, bm25_run, candidate_run
+from prorank.retrieval import BM25Index, biencoder_scores, biencoder_source, bm25_run, candidate_run, without_excluded
+from prorank.trec import check_ids
 
 
 def evaluate_model(
@@ -44,6 +46,7 @@ def evaluate_model(
     seed: int = 13,
     output: Path | None = None,
     strict: bool = False,
+    exclude_query_document: bool = False,
 ) -> dict[str, Any]:
     """Rerank the first stage of a split with a model and compare the two.
 
@@ -66,19 +69,26 @@ def evaluate_model(
         seed: of made splits and samples.
         output: folder for `reranked/` (run, per-query file, summary), `bi-encoder/`, `hybrid/` and `summary.json`.
         strict: doubtful data are errors.
+        exclude_query_document: leave the document of a query's own id out of its list, as BEIR's evaluation does.
 
     Returns:
         The summary: rows for the first stage, the bi-encoder, the model and the hybrid, `versus_dense` (paired
         comparison of model and bi-encoder, or None), and how they were made.
 
     Raises:
-        DataError: unknown split, no candidates, or a run that holds none of its queries or names unknown documents.
+        DataError: unknown split, nothing relevant in it, no candidates, a run that holds none of its queries or names
+            unknown documents, or ids that `output` cannot hold.
     """
     resolve_source(model)  # a mistyped name is told before the first stage is built
     if dense is not None:
         biencoder_source(dense)
     loaded = load_with_split(collection, split, seed=seed, strict=strict)
+    if exclude_query_document:
+        loaded = without_query_documents(loaded)
     qrels = sample_queries(loaded.judgments(split), max_queries, seed)
+    require_relevant(qrels, f"split '{split}' of {loaded.name}", relevant_from)
+    if output:
+        check_ids([*qrels, *(loaded.documents if run_file is None else ())], loaded.name)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)
     reranker = Reranker.from_pretrained(
         model, prompt=prompt, max_length=max_length, passages=passages, device=device, precision=precision
@@ -115,6 +125,7 @@ def evaluate_model(
         "versions": versions(),
         "hardware": hardware(),
         "data_fingerprint": loaded.fingerprint,
+        "exclude_query_document": exclude_query_document,
     }
     if output:
         write_json(output / "summary.json", summary)
@@ -144,4 +155,4 @@ def first_stage_lists(
     unknown = next((d for q in qrels for d in run.get(q, {}) if d not in collection.documents), None)
     if unknown is not None:
         raise DataError(f"{run_file}: document '{unknown}' is not in the collection")
-    return lists_of(run, qrels), run_file.name
+    return lists_of(without_excluded(run, collection), qrels), run_file.name

@@ -7,18 +7,18 @@ module knows collections and runs, but no models.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from prorank.collection import Collection, Qrels, Run, load_with_split, read_run
+from prorank.collection import Collection, Qrels, Run, load_with_split, read_run, require_relevant
 from prorank.errors import DataError
-from prorank.files import atomic_writer, refuse_overwrite
+from prorank.files import atomic_writer, json_line, refuse_overwrite
 from prorank.mining import Mined, mine_negatives
+from prorank.overlap import no_negatives, without_query_documents
 from prorank.retrieval import BM25Index, biencoder_scores, bm25_run
 from prorank.training.recipe import Quotas
 
@@ -74,8 +74,9 @@ def build_groups(
     Raises:
         DataError: no positive judgment, or fewer documents than a group needs.
     """
-    everything = list(collection.documents)
-    if len(everything) <= quotas.total + max((len(judged) for judged in qrels.values()), default=0):
+    everything, barred = list(collection.documents), no_negatives(collection, qrels)
+    most = max((len({*judged, *barred.get(query, ())}) for query, judged in qrels.items()), default=0)
+    if len(everything) <= quotas.total + most:
         raise DataError(
             f"{collection.name}: {len(everything)} documents are too few for {quotas.total} negatives a query",
             hint="lower the negatives in the recipe",
@@ -89,17 +90,18 @@ def build_groups(
         random=quotas.random,
         teacher=teacher,
         margin=margin,
+        excluded=barred,
         seed=seed,
     )
     groups = []
     for query_id, document_id, grade in relevant_pairs(qrels):
         draw = random.Random(f"{seed}:{query_id}:{document_id}")
-        judged = qrels[query_id]
-        lower = [document for document, other in judged.items() if other < grade]
+        judged, own = qrels[query_id], barred.get(query_id, ())
+        lower = [document for document, other in judged.items() if other < grade and document not in own]
         below = draw.sample(lower, min(len(lower), quotas.total // 2))
         free = [document for document in mined.negatives[query_id] if document not in below]
         below += draw.sample(free, min(len(free), quotas.total - len(below)))
-        taken = {*below, *judged}
+        taken = {*below, *judged, *own}
         while len(below) < quotas.total:
             candidate = draw.choice(everything)
             if candidate not in taken:
@@ -133,7 +135,9 @@ def balanced_pairs(groups: Sequence[Group], count: int, seed: int) -> list[Label
     return pairs[:count]
 
 
-def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
+def exchanged_pairs(
+    qrels: Qrels, count: int, seed: int, barred: Mapping[str, Sequence[str]] = {}
+) -> list[LabelledPair]:
     """`count` pairs, relevant and not in turn, where the negatives are the positives of other queries.
 
     In each epoch every document is as often not relevant as it is relevant, and so is every query: neither alone tells
@@ -144,6 +148,7 @@ def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
         qrels: judgments of a split.
         count: pairs wanted; judgments are used again, in a new order and with another negative, when they run out.
         seed: seed of the order.
+        barred: query id -> documents that are no negatives of it.
 
     Raises:
         DataError: every query shares all relevant documents.
@@ -154,20 +159,23 @@ def exchanged_pairs(qrels: Qrels, count: int, seed: int) -> list[LabelledPair]:
     """
     positives = relevant_pairs(qrels)
     used = {document for _, document, _ in positives}
-    if all(used <= qrels[query].keys() for query, _, _ in positives):
+    own = {query: {*qrels[query], *barred.get(query, ())} for query, _, _ in positives}
+    if all(used <= documents for documents in own.values()):
         raise DataError("no query has a negative among the positives of the others", hint="set warmup.negatives")
     pairs: list[LabelledPair] = []
     for epoch in itertools.count():
         order = list(positives)
         random.Random(f"{seed}:{epoch}").shuffle(order)
-        for pair in _exchanged(order, qrels):
+        for pair in _exchanged(order, own):
             pairs += pair
             if len(pairs) >= count:
                 return pairs[:count]
     raise AssertionError("unreachable: every epoch gives at least one pair")
 
 
-def _exchanged(order: Sequence[tuple[str, str, int]], qrels: Qrels) -> Iterator[tuple[LabelledPair, LabelledPair]]:
+def _exchanged(
+    order: Sequence[tuple[str, str, int]], own: Mapping[str, Set[str]]
+) -> Iterator[tuple[LabelledPair, LabelledPair]]:
     """Each positive with the first document in the row of its neighbours' that is free and not its query's own.
 
     The row starts one place further, so that the neighbour is nearly always in the same batch. Documents that a query
@@ -176,14 +184,13 @@ def _exchanged(order: Sequence[tuple[str, str, int]], qrels: Qrels) -> Iterator[
     row = (document for _, document, _ in [*order[1:], *order[:1]])
     passed: list[str] = []  # the front of the row: documents that the queries so far could not take
     for query, document, _ in order:
-        own = qrels[query]
-        place = next((i for i, other in enumerate(passed) if other not in own), None)
+        place = next((i for i, other in enumerate(passed) if other not in own[query]), None)
         if place is not None:
             negative: str | None = passed.pop(place)
         else:
             negative = None
             for other in row:
-                if other not in own:
+                if other not in own[query]:
                     negative = other
                     break
                 passed.append(other)
@@ -262,8 +269,12 @@ def mine_to_file(
     margin: float,
     seed: int,
     force: bool,
+    exclude_query_document: bool = False,
+    with_texts: bool = False,
 ) -> Mined:
     """Mine negatives for a split and write JSON Lines: `query_id`, `query`, `positives`, `negatives` (ids).
+
+    Documents that the collection excludes for a query, and the query itself, are never its negatives.
 
     Args:
         collection: folder, bundled name or hub data set.
@@ -275,10 +286,15 @@ def mine_to_file(
         margin: of that filter, in cosine.
         seed: of the draw and of a split that is made.
         force: replace the file.
+        exclude_query_document: a document of the query's own id is no negative, whatever its text.
+        with_texts: ids and texts: `positives` and `negatives` hold objects of `id`, `title`, `text`.
     """
     refuse_overwrite(output, force)
     loaded = load_with_split(collection, split, seed=seed)
+    if exclude_query_document:
+        loaded = without_query_documents(loaded)
     qrels = loaded.judgments(split)
+    require_relevant(qrels, f"split '{split}' of {loaded.name}")
     queries = {query: loaded.queries[query] for query in qrels}
     if run_file is not None:
         run = read_run(run_file)
@@ -297,11 +313,16 @@ def mine_to_file(
         random=random_count,
         teacher=teacher,
         margin=margin if teacher is not None else None,
+        excluded=no_negatives(loaded, qrels),
         seed=seed,
     )
+
+    def shown(ids: Sequence[str]) -> list[Any]:
+        return [loaded.documents[document]._asdict() for document in ids] if with_texts else list(ids)
+
     with atomic_writer(output) as file:
         for query, negatives in mined.negatives.items():
             positives = [document for document, grade in qrels[query].items() if grade > 0]
-            row = {"query_id": query, "query": queries[query], "positives": positives, "negatives": negatives}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            ids = {"positives": shown(positives), "negatives": shown(negatives)}
+            file.write(json_line({"query_id": query, "query": queries[query], **ids}))
     return mined

@@ -13,8 +13,10 @@ from prorank.collection import Collection, Qrels, Run, read_run, write_run
 from prorank.evaluation.evaluate import scored_lists
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.stages import lists_of
+from prorank.overlap import no_negatives
 from prorank.reranker import Reranker
 from prorank.retrieval import BM25Index, biencoder_scores
+from prorank.texts import plain
 from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
 from prorank.training import processes
@@ -93,18 +95,13 @@ def training_members(setting: Setting) -> tuple[Member, ...]:
     )
 
 
-def plain(text: str) -> str:
-    """Lower case, single spaces: equal for texts that a reader would call the same."""
-    return " ".join(text.lower().split())
-
-
 def member_pairs(member: Member, split: str, count: int, negatives: Negatives, seed: int) -> list[LabelledPair]:
     """`count` balanced pairs of one collection."""
     if count == 0:
         return []
     qrels = member.collection.judgments(split)
     if negatives == "exchanged":
-        return grouping.exchanged_pairs(qrels, count, seed)
+        return grouping.exchanged_pairs(qrels, count, seed, no_negatives(member.collection, qrels))
     lists = grouping.build_groups(member.collection, qrels, member.run, negatives, seed)
     return grouping.balanced_pairs(lists, count, seed)
 
@@ -243,7 +240,13 @@ def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
     """The source plus queries cut from documents, each with its own document as the relevant one."""
     collection = source.collection
     held = {d for split in (recipe.data.dev, recipe.data.test) for j in collection.judgments(split).values() for d in j}
+    asked = {
+        plain(collection.queries[q])
+        for split in (recipe.data.dev, recipe.data.test)
+        for q in collection.judgments(split)
+    }
     found = grouping.pseudo_queries(collection, count, recipe.seed, dict.fromkeys(held))
+    found = {document: query for document, query in found.items() if plain(query) not in asked}
     queries = {f"pseudo:{document}": query for document, query in found.items()}
     index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
     run = source.run | index.search(queries, top_k=recipe.first_stage.depth, progress=True)

@@ -87,6 +87,12 @@ class DataSection(Section):
     dev: str = "dev"
     test: str = "test"
     strict: bool = False
+    leakage: Literal["refuse", "drop", "allow"] = Field(
+        "refuse", description="training queries that dev or test hold too, by id or text; hold_out_documents drops them"
+    )
+    exclude_query_document: bool = Field(
+        False, description="a document of the query's own id is never retrieved for it nor trained on, as in BEIR"
+    )
 
 
 class FirstStageSection(Section):

@@ -115,6 +115,7 @@ def run_recipe(
         "hardware": hardware(),
         "processes": processes.count(),
         "data_fingerprint": setting.collection.fingerprint,
+        "leakage": setting.leakage,
         "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
     }
     if processes.is_first():

@@ -6,16 +6,19 @@ Knows recipes, collections and first stages; nothing of models or training.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
 from prorank.evaluation.stages import sample_queries
+from prorank.overlap import without_query_documents
 from prorank.retrieval import BM25Index, bm25_run, candidate_run, dense_run
 from prorank.training import processes
 from prorank.training.recipe import Recipe
+from prorank.training.splits import sound
 from prorank.training.union import Member, named, united
 
 DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
@@ -53,6 +56,7 @@ class Setting:
     log_to: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()  # of a union; one collection is a union of one
     trust_remote_code: bool = False  # the user's word, never the recipe's
+    leakage: dict[str, Any] = field(default_factory=dict)  # see `splits.sound`
 
     def __post_init__(self) -> None:
         self.members = self.members or (Member(self.collection, self.first_stage, 1.0),)
@@ -71,6 +75,9 @@ def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequenc
     data = recipe.data
     paths = [str(Path(data.folder) / part.collection) for part in data.union] or [data.collection]
     loaded = [with_splits(load_collection(path, strict=data.strict), seed=recipe.seed) for path in paths]
+    loaded, leakage = sound(loaded, data)
+    if data.exclude_query_document:
+        loaded = [without_query_documents(collection) for collection in loaded]
     for collection in loaded:
         for problem in collection.problems[:3]:
             console.print(f"  [yellow]{problem}[/yellow]")
@@ -79,6 +86,9 @@ def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequenc
             console.print(f"  [yellow]... and {more} more; see `prorank data check`[/yellow]")
         splits = {name: len(collection.judgments(name)) for name in (data.train, data.dev, data.test)}
         console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
+    if leakage["queries"]:
+        done = "dropped" if leakage["rule"] == "drop" else "trained on all the same"
+        console.print(f"  [yellow]{leakage['queries']} training queries stand in dev or test too: {done}[/yellow]")
     parts = [named(collection) for collection in loaded] if data.union else loaded
     saved = folder / "first_stage.run"
 
@@ -90,12 +100,12 @@ def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequenc
     processes.first_only(search)
     run = read_run(saved)
     if not data.union:
-        return Setting(recipe, folder, parts[0], run, console, tuple(log_to))
+        return Setting(recipe, folder, parts[0], run, console, tuple(log_to), leakage=leakage)
     members = tuple(
         Member(part, {query: listed for query, listed in run.items() if query in part.queries}, one.weight)
         for part, one in zip(parts, data.union)
     )
-    return Setting(recipe, folder, united(parts), run, console, tuple(log_to), members)
+    return Setting(recipe, folder, united(parts), run, console, tuple(log_to), members, leakage=leakage)
 
 
 def first_stage(recipe: Recipe, collection: Collection) -> Run:

@@ -1,0 +1,85 @@
+"""What a run's splits must be before any work is done: judged, of ids that results can hold, without leakage.
+
+Knows collections and the recipe's data section; nothing of first stages or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from prorank.collection import Collection, require_relevant
+from prorank.errors import DataError
+from prorank.texts import plain
+from prorank.training.recipe import DataSection
+from prorank.trec import check_ids
+
+_CHOICE = "data.leakage=drop leaves them out of training, data.leakage=allow trains on them; the results say which"
+
+
+def sound(collections: Sequence[Collection], data: DataSection) -> tuple[list[Collection], dict[str, Any]]:
+    """The collections that may be trained on, and what was done about training queries that dev or test hold too.
+
+    Args:
+        collections: with the recipe's splits.
+        data: names the splits; `leakage` says what is done. Where `hold_out_documents` is set, they are dropped.
+
+    Returns:
+        The collections, leaking queries left out where those are dropped; and `rule` and number of `queries`.
+
+    Raises:
+        DataError: a split without a relevant document, an id that results cannot hold, or leakage that is not allowed.
+    """
+    for collection in collections:
+        for split in (data.train, data.dev, data.test):
+            require_relevant(collection.judgments(split), f"split '{split}' of {collection.name}")
+        ids = (query for split in (data.train, data.dev, data.test) for query in collection.judgments(split))
+        check_ids([collection.name, *ids, *collection.documents], collection.name)
+    rule = "drop" if data.hold_out_documents and data.leakage == "refuse" else data.leakage
+    if rule != "allow":
+        _refuse_one_split_twice(collections, data)
+    held = {
+        plain(collection.queries[query]): f"'{query}' of {split} in {collection.name}"
+        for collection in collections
+        for split in (data.test, data.dev)
+        for query in collection.judgments(split)
+    }
+    leaks = [_leaks(collection, data.train, held) for collection in collections]
+    count = sum(map(len, leaks))
+    if count and rule == "refuse":
+        query, other = next(item for found in leaks for item in found.items())
+        raise DataError(
+            f"{count} training queries stand in {data.dev} or {data.test} too: '{query}' is {other}", hint=_CHOICE
+        )
+    if rule == "drop":
+        collections = [_without(collection, data.train, found) for collection, found in zip(collections, leaks)]
+    return list(collections), {"rule": rule, "queries": count}
+
+
+def _refuse_one_split_twice(collections: Sequence[Collection], data: DataSection) -> None:
+    """Refuse to train or to choose the model on the very queries that are reported."""
+    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        first, second = getattr(data, one), getattr(data, other)
+        if first == second:
+            raise DataError(f"data.{one} and data.{other} are one split: '{first}'", hint="or data.leakage=allow")
+    for collection in collections:
+        shared = collection.judgments(data.dev).keys() & collection.judgments(data.test).keys()
+        if shared:
+            raise DataError(
+                f"{collection.name}: query '{min(shared)}' stands in {data.dev} and in {data.test}: the model would be "
+                "chosen on what is reported",
+                hint="mend the splits, or data.leakage=allow",
+            )
+
+
+def _leaks(collection: Collection, train: str, held: Mapping[str, str]) -> dict[str, str]:
+    """Training query -> the held-out query whose text it has; `held` is by text."""
+    texts = {query: plain(collection.queries[query]) for query in collection.judgments(train)}
+    return {query: held[text] for query, text in texts.items() if text in held}
+
+
+def _without(collection: Collection, split: str, queries: dict[str, str]) -> Collection:
+    left = {query: judged for query, judged in collection.judgments(split).items() if query not in queries}
+    require_relevant(left, f"split '{split}' of {collection.name}, without queries of dev and test,")
+    return replace(collection, qrels=collection.qrels | {split: left})
