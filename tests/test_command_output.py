@@ -36,7 +36,7 @@ def titled(tmp_path_factory):
     rows = [
         {"_id": "d1", "title": f"Fruit {ESCAPES}", "text": "apple river"},
         {"_id": "d2", "title": "", "text": "stone apple apple"},
-        {"_id": "d3\x1b", "title": "", "text": "apple tree"},
+        {"_id": "d3\x1b", "title": "", "text": "apple tree " * 40},
     ]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\nz\td1\t1\n")
@@ -98,7 +98,7 @@ def test_search_shows_titles_or_first_words_and_reads_old_indexes(titled, tmp_pa
     call("index", titled, "--output", tmp_path / "index")
     _, out, _ = call("search", tmp_path / "index", "apple")
     assert "\td1\tFruit \\x1b[31mred" in out and "\td2\tstone apple apple" in out and harmless(out)
-    assert len(out.splitlines()) == 3
+    assert len(out.splitlines()) == 3 and next(x for x in out.splitlines() if "d3" in x).endswith("…")
     headings = {
         row["id"]: row["heading"] for row in json.loads(call("search", tmp_path / "index", "apple", "--json")[1])
     }

@@ -149,6 +149,11 @@ def _best(ids: list[str], scores: np.ndarray, top_k: int, above: float = -np.inf
     return dict(ranked(found | dict.fromkeys(tied, float(bar))))
 
 
+def _heading(text: str) -> str:
+    """A title, or how a text begins, with an ellipsis where it is cut."""
+    return text if len(text) <= HEADING else f"{text[: HEADING - 1].rstrip()}…"
+
+
 class BM25Index:
     """A BM25 index over documents (Lucene's variant, as bm25s computes it).
 
@@ -197,7 +202,7 @@ class BM25Index:
             raise DataError("the documents hold no words to index")
         engine = bm25s.BM25(method="lucene", k1=k1, b=b)
         engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
-        headings = {d.id: (d.title or d.text)[:HEADING].strip() for d in documents.values()}
+        headings = {d.id: _heading(d.title or d.text) for d in documents.values()}
         return cls(engine, list(documents), vocabulary, chosen, headings)
 
     def search(self, queries: Mapping[str, str], top_k: int = 100, progress: bool = False) -> Run:
