@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from prorank import Reranker
 from prorank.passages import aggregate, split_passages
+from prorank.plain import PlainTokenizer
 
-TOKENIZER = bert_tokenizer()
+TOKENIZER = PlainTokenizer(bert_tokenizer())
 
 
 @given(st.lists(st.sampled_from("apple river stone cloud".split()), max_size=60), st.integers(1, 20), st.data())

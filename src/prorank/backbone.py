@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded
 from prorank.prompts import Family
 from prorank.provenance import processor
 from prorank.sources import find_model
+from prorank.sharing import ModelLock
 
 logger = logging.getLogger(__name__)
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -129,6 +130,7 @@ class Backbone(nn.Module):
 
     Attributes:
         token_budget: tokens a forward pass may hold in inference; None lets the engine choose.
+        lock: held by every forward pass, for it switches the layers over and back.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Backbone(nn.Module):
         self.compute_dtype = compute_dtype
         self.tied_head = tied_head
         self.token_budget: int | None = None
+        self.lock = ModelLock()
         self.train(model.training)
 
     @property
@@ -173,6 +176,28 @@ class Backbone(nn.Module):
         if self.compute_dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.compute_dtype)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The model in scoring mode and to this thread alone, for as long as the context is open.
+
+        Afterwards every layer is in the mode that it had before.
+        """
+        with self.lock:
+            training = [module for module in self.modules() if module.training]
+            if training:
+                self.eval()
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: the structure as it is between two forward passes; weights are not doubled."""
+        with self.lock:
+            shared = {id(part): part for part in (*self.parameters(), *self.buffers(), self.tokenizer)}
+            return copy.deepcopy(self.__dict__, shared)
 
     @property
     def position_offset(self) -> int:
@@ -202,7 +227,7 @@ class Backbone(nn.Module):
         lengths = attention_mask.sum(-1)
         order = lengths.argsort(stable=True)
         pieces = []
-        with self.autocast():
+        with self.lock, self.autocast():
             for rows in order.split(CHUNK_ROWS):
                 longest = int(lengths[rows].max())
                 types = {} if type_ids is None else {"token_type_ids": type_ids[rows, :longest]}
@@ -230,7 +255,7 @@ class Backbone(nn.Module):
             )
         base = self.core.base_model
         types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
-        with self.autocast(), packed_layers(base, None if every_state else pack.slots):
+        with self.lock, self.autocast(), packed_layers(base, None if every_state else pack.slots):
             states = base(
                 input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **self.uncached
             ).last_hidden_state  # (1, N, H)
@@ -267,10 +292,8 @@ class Backbone(nn.Module):
         for row, sequence in enumerate(sequences):
             mask[row, : len(sequence)] = 1
             padded[row, : len(sequence)] = torch.tensor(sequence)
-        training = self.training
-        self.eval()
         try:
-            with torch.inference_mode():
+            with self.inference(), torch.inference_mode():
                 causal = self.family == "causal"
                 (pack,) = plan_packs(sequences, [0, 0, 1], 99, causal=causal, position_offset=self.position_offset)
                 device = self.device
@@ -279,8 +302,6 @@ class Backbone(nn.Module):
         except (TypeError, NotImplementedError) as error:  # the model refuses the argument or the attention function
             logger.warning(UNPACKED, self.config.model_type, reason(error))
             return False
-        finally:
-            self.train(training)
         tolerance = 1e-3 if self.compute_dtype == torch.float32 else 0.1
         same = bool((found - expected).abs().max() <= tolerance * expected.abs().max())
         if not same:
@@ -378,8 +399,9 @@ class Backbone(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write weights (LoRA merged, safetensors) and tokenizer. The model in memory stays as it is."""
-        core = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
-        core.save_pretrained(folder)
+        with self.lock:
+            core = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
+            core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spell_out_rope(Path(folder) / "config.json")
 

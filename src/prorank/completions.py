@@ -156,9 +156,7 @@ def draw(
     for row, prompt in enumerate(prompts):  # padded on the left: the next token follows every row's end
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, device=device)
         mask[row, longest - len(prompt) :] = 1
-    training = backbone.training
-    backbone.eval()
-    with backbone.autocast():
+    with backbone.inference(), backbone.autocast():
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         first = core.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
         cache = first.past_key_values
@@ -184,6 +182,5 @@ def draw(
             hidden = core.base_model(
                 input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-    backbone.train(training)
     rows = [[token for token in row if token >= 0] for row in torch.cat(drawn, 1).tolist()]
     return [rows[i : i + count] for i in range(0, len(rows), count)]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from prorank.errors import PromptError
-from prorank.tokenization import Batch, Truncation, pad_right, plain_ids, require_fast
+from prorank.plain import PlainTokenizer
+from prorank.tokenization import Batch, Truncation, pad_right
 
 
 def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -48,8 +49,8 @@ class CrossEncoderTokenizer:
     slot_from_end: int = 0  # the first token
 
     def __post_init__(self) -> None:
-        require_fast(self.tokenizer)
-        a, b = (plain_ids(self.tokenizer, [text])[0] for text in ("a", "b"))
+        self.plain = PlainTokenizer(self.tokenizer)
+        a, b = self.plain.ids(["a", "b"])
         whole = self.tokenizer("a", "b")
         ids = list(whole["input_ids"])
         first = next(i for i in range(len(ids)) if ids[i : i + len(a)] == a)
@@ -63,7 +64,7 @@ class CrossEncoderTokenizer:
     def encode(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
         """Sequences of all pairs, in order; each distinct text is tokenised once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        ids = dict(zip(texts, plain_ids(self.tokenizer, texts)))
+        ids = dict(zip(texts, self.plain.ids(texts)))
         sequences, cut = [], 0
         for query, document in pairs:
             first, second = longest_first(len(ids[query]), len(ids[document]), self.budget)
@@ -73,7 +74,7 @@ class CrossEncoderTokenizer:
 
     def document_room(self, query: str) -> int:
         """Tokens that are left for a document beside this query."""
-        return self.budget - min(len(plain_ids(self.tokenizer, [query])[0]), self.budget // 2)
+        return self.budget - min(len(self.plain.ids([query])[0]), self.budget // 2)
 
     def type_ids(self, sequences: Sequence[list[int]]) -> list[list[int]] | None:
         """0 up to the end of what stands between the texts, then 1; None for tokenizers without types."""

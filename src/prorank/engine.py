@@ -3,6 +3,7 @@
 Two paths give the same scores. Packed (`prorank.packing`): sequences stand end to end in one row and a query's
 documents share what comes before them. Padded: batches of similar length, for models that packing does not suit
 and for exported runtimes. Both hold a budget of tokens; a GPU that runs out of memory gets half of it and goes on.
+Threads may share a model: they take turns, a forward pass each, and models do not wait for one another.
 
 The engine knows a backbone, a pair tokenizer and score formulas. It knows nothing of training, collections
 or evaluation.
@@ -195,6 +196,16 @@ def answer_logits(
     )
 
 
+def _shrink(backbone: Backbone, budget: int) -> None:
+    """Let the backbone go on with a smaller budget, or one still smaller that another thread has found meanwhile."""
+    with backbone.lock:
+        known = backbone.token_budget
+        backbone.token_budget = budget if known is None else min(known, budget)
+        logger.warning("out of GPU memory: going on with %d tokens a batch", backbone.token_budget)
+    if backbone.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 @torch.inference_mode()
 def _all(
     backbone: Backbone,
@@ -208,33 +219,26 @@ def _all(
     """What `run` gives for every sequence, in input order; batches shrink where the GPU's memory does not suffice."""
     groups = groups if groups is not None else range(len(sequences))
     found: dict[int, torch.Tensor] = {}
-    training = backbone.training
-    backbone.eval()
-    try:
-        with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
-            task = bar.add_task(progress or "", total=len(sequences))
-            while len(found) < len(sequences):
-                left = [i for i in range(len(sequences)) if i not in found]
-                budget = token_budget(backbone)
-                for places, work in _plan(
-                    backbone, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget, slots
-                ):
-                    try:
+    with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(progress or "", total=len(sequences))
+        while len(found) < len(sequences):
+            left = [i for i in range(len(sequences)) if i not in found]
+            budget = token_budget(backbone)
+            for places, work in _plan(
+                backbone, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget, slots
+            ):
+                try:
+                    with backbone.inference():
                         logits = run(work)
-                    except torch.OutOfMemoryError:
-                        if len(places) == 1:
-                            raise  # one sequence alone: a smaller budget cannot help
-                        break
-                    found.update(zip((left[i] for i in places), logits))
-                    bar.advance(task, len(places))
-                else:
+                except torch.OutOfMemoryError:
+                    if len(places) == 1:
+                        raise  # one sequence alone: a smaller budget cannot help
                     break
-                backbone.token_budget = max(1, min(budget, work.input_ids.numel()) // 2)
-                logger.warning("out of GPU memory: going on with %d tokens a batch", backbone.token_budget)
-                if backbone.device.type == "cuda":
-                    torch.cuda.empty_cache()
-    finally:
-        backbone.train(training)
+                found.update(zip((left[i] for i in places), logits))
+                bar.advance(task, len(places))
+            else:
+                break
+            _shrink(backbone, max(1, min(budget, work.input_ids.numel()) // 2))
     return torch.stack([found[i] for i in range(len(sequences))])
 
 

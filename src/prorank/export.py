@@ -243,7 +243,7 @@ def _to_graph(
         file, write, compress, load = folder / ONNX_FILE, _to_onnx, _onnx_int8, onnx_graph
     else:
         file, write, compress, load = folder / OPENVINO_FILE, _to_openvino, _openvino_int8, _openvino_fp32
-    with _quietly(), torch.no_grad():
+    with backbone.inference(), _quietly(), torch.no_grad():
         write(module, example, file)
     _compare(_graph_scores(reranker, load(file), PROBES), expected, target)
     if int8:

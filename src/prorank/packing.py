@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ QUERY_BLOCK = 512  # queries that share a mask
 MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
 VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
-_lock = threading.Lock()  # the attention function is a switch on the model's config
 TokenWise = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -459,6 +457,8 @@ def _varlen_attention(
 def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     """Let `model` (a transformers base model) attend by packs, for as long as the context is open.
 
+    This switches the model itself over: the caller keeps other threads from it meanwhile.
+
     Args:
         model: the layers, without a head.
         slots: (B,) positions whose last hidden state is wanted; the last layer's feed-forward part then runs there
@@ -467,14 +467,13 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
-    with _lock:
-        before = model.config._attn_implementation
-        model.config._attn_implementation = ATTENTION
-        try:
-            with nullcontext() if slots is None else narrowed_feed_forward(model, partial(_only_at, slots)):
-                yield
-        finally:
-            model.config._attn_implementation = before
+    before = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        with nullcontext() if slots is None else narrowed_feed_forward(model, partial(_only_at, slots)):
+            yield
+    finally:
+        model.config._attn_implementation = before
 
 
 @contextmanager

@@ -6,18 +6,20 @@ Knows texts, tokenizers and numbers; nothing of models or prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from prorank.plain import PlainTokenizer
 
 Aggregation = Literal["max", "mean", "first"]
 
 
-def split_passages(tokenizer: Any, text: str, size: int, overlap: int = 0) -> list[str]:
+def split_passages(tokenizer: PlainTokenizer, text: str, size: int, overlap: int = 0) -> list[str]:
     """Consecutive windows of a text of at most `size` tokens each.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer.
+        tokenizer: what counts the tokens.
         text: any text.
         size: tokens of a window, at least 1.
         overlap: tokens that a window repeats of the one before, less than `size`.
@@ -30,7 +32,7 @@ def split_passages(tokenizer: Any, text: str, size: int, overlap: int = 0) -> li
     """
     if size < 1 or not 0 <= overlap < size:
         raise ValueError(f"passages need size >= 1 and 0 <= overlap < size, got size {size}, overlap {overlap}")
-    offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    offsets = tokenizer.offsets(text)
     if len(offsets) <= size:
         return [text]
     starts = range(0, max(1, len(offsets) - overlap), size - overlap)

@@ -263,7 +263,7 @@ class Reranker:
     def _passages(self, query: str, document: str) -> list[str]:
         """The document in windows that fit beside the query, an eighth of each repeated in the next."""
         size = self.tokenizer.document_room(query)
-        return split_passages(self.tokenizer.tokenizer, document, size, size // 8)
+        return split_passages(self.tokenizer.plain, document, size, size // 8)
 
     def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.

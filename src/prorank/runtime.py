@@ -6,7 +6,9 @@ An export holds one graph, (input_ids, attention_mask) -> answer logits (B, K), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from prorank.prompts import Family
 
 ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
 INT8_GROUP = 128  # activations that share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
-Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # any number of threads may call it
 
 
 def is_exported(folder: str | Path) -> bool:
@@ -49,8 +51,15 @@ def openvino_graph(file: Path, precision: str = "auto") -> Graph:
     if precision == "fp32":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     core = openvino.Core()
-    request = core.compile_model(core.read_model(str(file)), "CPU", settings).create_infer_request()
-    return lambda ids, mask: request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+    compiled = core.compile_model(core.read_model(str(file)), "CPU", settings)
+    own = threading.local()  # a request holds its inputs and outputs: each thread has one of its own
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+
+    return run
 
 
 def scores_only(path_or_name: str | Path, *, device: str, compile_layers: bool, for_training: bool) -> None:
@@ -72,6 +81,8 @@ def scores_only(path_or_name: str | Path, *, device: str, compile_layers: bool, 
 class RuntimeBackbone(Backbone):
     """A backbone whose forward pass is an exported graph: it scores, and does nothing else.
 
+    Threads run it side by side. A copied or unpickled one opens the graph in its folder again.
+
     Args:
         folder: what `prorank export --to onnx` or `openvino` wrote.
         family: of the model that was exported.
@@ -86,7 +97,7 @@ class RuntimeBackbone(Backbone):
     def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
         from transformers import AutoConfig
 
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         if precision == "bf16":
             raise CheckpointError(f"{folder} is an exported graph", hint="use precision auto or fp32")
         super().__init__(torch.nn.Identity(), load_tokenizer(folder), family)
@@ -95,7 +106,17 @@ class RuntimeBackbone(Backbone):
             self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
         with reading(folder / "config.json"):
             self.settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        self.opened_as = folder, family, precision
         self.eval()
+
+    def __reduce__(self) -> Any:
+        return _opened_again, (*self.opened_as, self.token_budget)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Graphs have no modes, and take any number of threads; only a forked process is refused."""
+        self.lock.check_process()
+        yield
 
     @property
     def config(self) -> Any:
@@ -118,8 +139,25 @@ class RuntimeBackbone(Backbone):
         pack: Pack | None = None,
     ) -> torch.Tensor:
         """Answer logits (B, K), float32; the graph knows slot and answers."""
+        self.lock.check_process()
         return torch.from_numpy(np.asarray(self.graph(input_ids.numpy(), attention_mask.numpy()), dtype=np.float32))
 
     def save(self, folder: str | Path) -> None:
         """Exported graphs are copied as folders, not saved again."""
         raise CheckpointError("an exported graph cannot be saved again", hint="copy its folder")
+
+
+def _opened_again(folder: Path, family: Family, precision: Precision, token_budget: int | None) -> RuntimeBackbone:
+    """What a copy or a pickle of a graph becomes.
+
+    Raises:
+        CheckpointError: the folder is not there any more.
+    """
+    if not is_exported(folder):
+        raise CheckpointError(
+            f"{folder} holds no exported graph any more; a pickled reranker reads it from there",
+            hint="pickle the folder's path, and load a Reranker from it where it is used",
+        )
+    backbone = RuntimeBackbone(folder, family, precision)
+    backbone.token_budget = token_budget
+    return backbone

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from prorank.errors import PromptError
+from prorank.plain import PlainTokenizer
 from prorank.prompts import ANSWER_TAG, Family, Prompt
 
 QUERY_SHARE = 0.75  # a query may take this share of the free tokens (as the published ProRank code does)
@@ -50,12 +51,6 @@ class Batch:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def require_fast(tokenizer: Any) -> None:
-    """Refuse a slow tokenizer (PromptError)."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise PromptError("prorank needs a fast tokenizer", hint="save the tokenizer with tokenizer.json")
-
-
 def pad_right(sequences: Sequence[list[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Sequences padded to the longest one (B, T), and their lengths (B,).
 
@@ -66,21 +61,6 @@ def pad_right(sequences: Sequence[list[int]], padding: int) -> tuple[torch.Tenso
     lengths = torch.tensor([len(ids) for ids in sequences])
     longest = int(lengths.max())
     return torch.tensor([ids + [padding] * (longest - len(ids)) for ids in sequences]), lengths
-
-
-def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of users' texts: markers such as `<|im_end|>` or `[MASK]` inside them are ordinary characters."""
-    if not texts:
-        return []
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        return [encoding.ids for encoding in backend.encode_batch(list(texts), add_special_tokens=False)]
-    finally:
-        backend.encode_special_tokens = before
 
 
 @dataclass
@@ -107,12 +87,13 @@ class PairTokenizer:
     frame: tuple[str, str] = ("", "")
     max_length: int = 512
     instruction: str | None = None
+    plain: PlainTokenizer = field(init=False, repr=False, compare=False)  # for users' texts
     fixed: list[list[int]] = field(init=False, repr=False)  # ids of each fixed segment; [] for query, document
     answer_tokens: list[list[int]] = field(init=False)
     stem: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        require_fast(self.tokenizer)
+        self.plain = PlainTokenizer(self.tokenizer)
         self.prefix_ids = self._template_ids(self.frame[0])
         self.suffix_ids = self._template_ids(self.frame[1]) + self._template_ids(self.prompt.opening)
         start, end = self._boundary_ids()
@@ -207,7 +188,7 @@ class PairTokenizer:
         return whole[:at], end if self.family == "masked" else []  # a causal prompt must stay open
 
     def _text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        return plain_ids(self.tokenizer, texts)
+        return self.plain.ids(texts)
 
     def _answer_tokens(self, answer: str) -> list[int]:
         """The tokens that `answer` is after the prompt."""
