@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
-from conftest import bert_tokenizer
+from conftest import bert_tokenizer, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
 from prorank.passages import aggregate, split_passages
 from prorank.plain import PlainTokenizer
+from prorank.prompts import PROMPTS, Prompt
+from prorank.tokenization import PairTokenizer
 
 TOKENIZER = PlainTokenizer(bert_tokenizer())
 
@@ -25,6 +27,72 @@ def test_passages_cover_the_text_in_order(words, size, data):
     assert joined == words
 
 
+JOINED = Prompt(name="joined", segments=("query: {query}", "\ndocument: {document}"), frame=("a", "b"), joined=True)
+WRITTEN = [
+    "river",
+    "stone ",
+    "[MASK] [SEP] ",
+    "<|im_end|>",
+    "xylophones",
+    "мир ",
+    "\u2028",
+    "🧀",
+    "a\u0301",
+    " \n",
+    "?",
+    "Rumpelstilzchen",
+]
+
+
+@given(st.lists(st.sampled_from(WRITTEN), max_size=150), st.sampled_from(["apple", "мир?", "stone " * 30]))
+def test_no_window_is_cut_whatever_is_written_in_it(pieces, query):
+    """Special tokens, words cut in two, joined accents: windows are counted as they are read."""
+    byte, text = byte_tokenizer(None), "".join(pieces)
+    for words, prompt, family in (
+        (bert_tokenizer(), PROMPTS["prorank-short"], "masked"),
+        (byte, PROMPTS["prorank-short"], "causal"),
+        (byte, JOINED, "causal"),
+    ):
+        tokenizer = PairTokenizer(words, prompt, family, max_length=80)
+        size = tokenizer.document_room(query)
+        if size == 0:  # a joined prompt whose query takes all
+            continue
+        windows = split_passages(tokenizer.plain, text, size, size // 8, tokenizer.room_beside(query))
+        _, truncation = tokenizer.encode([(query, window) for window in windows])
+        assert truncation.documents == 0
+        assert set("".join(text.split())) <= set("".join(windows))
+
+
+def test_windows_of_special_tokens_are_as_long_as_they_are_read():
+    text = "[MASK] [SEP] [CLS] . " * 60
+    windows = split_passages(TOKENIZER, text, 50, 6)
+    assert len(windows) > 10 and all(len(ids) <= 50 for ids in TOKENIZER.ids(windows))
+
+
+def test_a_window_with_more_tokens_than_inside_the_text_ends_earlier():
+    room = {"apple river": -1}  # as if a word cut in two had one token more
+    windows = split_passages(TOKENIZER, "apple river stone", 2, 0, lambda window: room.get(window, 0))
+    assert windows == ["apple", "river stone"]
+    assert split_passages(TOKENIZER, "apple river stone", 2, 0, lambda window: -1) == ["apple", "river", "stone"]
+
+
+def test_the_first_passage_alone_is_scored(bert_folder, monkeypatch):
+    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=40, passages="first")
+    seen = []
+    encode = reranker.tokenizer.encode
+    monkeypatch.setattr(reranker.tokenizer, "encode", lambda pairs: seen.extend(pairs) or encode(pairs))
+    reranker.score([("apple", "stone " * 400), ("apple", "river")])
+    assert len(seen) == 2
+
+
+def test_a_document_that_no_room_is_left_for_is_reported(caplog, bert_folder):
+    joined = Prompt(name="joined", segments=("query: {query}", " document: {document}"), frame=("", "0"), joined=True)
+    reranker = Reranker(bert_folder, prompt=joined, max_length=40, passages="max", family="masked")
+    assert reranker._passages("apple " * 50, "river " * 100) == ["river " * 100]
+    reranker.rank("apple " * 50, ["river " * 100])
+    assert "not read: the end of the query in 1, the whole document in 1" in caplog.text
+
+
 def test_wrong_sizes_are_refused():
     for size, overlap in ((0, 0), (4, 4), (4, -1)):
         with pytest.raises(ValueError, match="passages need"):
@@ -40,6 +108,20 @@ def test_aggregation(documents):
         np.testing.assert_allclose(found, [expected(own) for own in documents])
 
 
+def test_passages_may_stand_in_any_order():
+    scores, owners = np.array([1, 5, 3, 2, 4], dtype=np.float32), [1, 0, 1, 2, 0]
+    for how, expected in (("max", [5, 3, 2]), ("mean", [4.5, 2, 2]), ("first", [5, 1, 2])):
+        found = aggregate(scores, owners, 3, how)
+        assert found.tolist() == expected and found.dtype == np.float32
+
+
+def test_aggregation_of_many_documents_is_one_pass():
+    """As many documents as passages: their product would be 4e10 comparisons."""
+    scores = np.arange(200_000, dtype=np.float32)
+    for how in ("max", "mean", "first"):
+        np.testing.assert_array_equal(aggregate(scores, range(200_000), 200_000, how), scores)
+
+
 @pytest.mark.parametrize("how", ["max", "mean", "first"])
 def test_a_long_document_is_scored_by_its_passages(bert_folder, how, caplog):
     load = {"prompt": "prorank-short", "max_length": 40, "precision": "fp32"}
@@ -47,7 +129,7 @@ def test_a_long_document_is_scored_by_its_passages(bert_folder, how, caplog):
     by_passages = Reranker.from_pretrained(bert_folder, passages=how, **load)
     document = "stone " * 30 + "river " * 30 + "apple cloud"
     pieces = by_passages._passages("apple", document)
-    assert len(pieces) > 2
+    assert len(pieces) > 2 if how != "first" else len(pieces) == 1
     expected = {"max": max, "mean": np.mean, "first": lambda s: s[0]}[how](plain.score([("apple", p) for p in pieces]))
     caplog.clear()
     scores = by_passages.score([("apple", document), ("apple", "river")])

@@ -6,7 +6,7 @@ of prorank trains one. This module knows tokenizers only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from prorank.errors import PromptError
 from prorank.plain import PlainTokenizer
-from prorank.tokenization import Batch, Truncation, pad_right
+from prorank.tokenization import Batch, Cut, Truncation, count_cuts, pad_right
 
 
 def longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
@@ -65,16 +65,22 @@ class CrossEncoderTokenizer:
         """Sequences of all pairs, in order; each distinct text is tokenised once."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         ids = dict(zip(texts, self.plain.ids(texts)))
-        sequences, cut = [], 0
+        sequences, cuts = [], []
         for query, document in pairs:
             first, second = longest_first(len(ids[query]), len(ids[document]), self.budget)
-            cut += first + second < len(ids[query]) + len(ids[document])
+            cuts.append(Cut(query=first < len(ids[query]), document=second < len(ids[document])))
             sequences.append(self.before + ids[query][:first] + self.between + ids[document][:second] + self.after)
-        return sequences, Truncation(cut, max(map(len, ids.values()), default=0))
+        return sequences, count_cuts(cuts, max(map(len, ids.values()), default=0))
+
+    def room_beside(self, query: str) -> Callable[[str], int]:
+        """A function: document -> tokens left free by this query and it; below 0 where some of it are cut."""
+        taken, half = len(self.plain.ids([query])[0]), self.budget // 2
+        left = self.budget - taken if taken <= half else half
+        return lambda text: left - len(self.plain.ids([text])[0])
 
     def document_room(self, query: str) -> int:
         """Tokens that are left for a document beside this query."""
-        return self.budget - min(len(self.plain.ids([query])[0]), self.budget // 2)
+        return self.room_beside(query)("")
 
     def type_ids(self, sequences: Sequence[list[int]]) -> list[list[int]] | None:
         """0 up to the end of what stands between the texts, then 1; None for tokenizers without types."""

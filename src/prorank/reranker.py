@@ -193,11 +193,13 @@ class Reranker:
             logger.warning("%d of %d answers held no grade: these documents rank last", result.malformed, len(texts))
         if result.truncation.pairs:
             logger.warning(
-                "%d of %d pairs were cut to %d tokens (longest text: %d tokens); the end of the document is not seen",
+                "%d of %d %s were cut to %d tokens (longest text: %d tokens); not read: %s",
                 result.truncation.pairs,
                 len(texts),
+                "pairs" if self.passages is None else "passages",
                 self.settings.max_length,
                 result.truncation.longest,
+                result.truncation.not_read,
             )
         if self.passages is None:
             return result
@@ -263,7 +265,12 @@ class Reranker:
     def _passages(self, query: str, document: str) -> list[str]:
         """The document in windows that fit beside the query, an eighth of each repeated in the next."""
         size = self.tokenizer.document_room(query)
-        return split_passages(self.tokenizer.plain, document, size, size // 8)
+        if size == 0:
+            return [document]  # nothing of it can be read, which is reported
+        wanted = 1 if self.passages == "first" else None
+        return split_passages(
+            self.tokenizer.plain, document, size, size // 8, self.tokenizer.room_beside(query), wanted
+        )
 
     def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.

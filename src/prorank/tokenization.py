@@ -10,7 +10,7 @@ This module knows tokenizers, but no models, no weights and no training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,10 +25,53 @@ MIN_FREE_TOKENS = 16  # a prompt that leaves less room than this for query and d
 
 
 class Truncation(NamedTuple):
-    """What was cut: pairs whose query or document was shortened, and the longest text met, in tokens."""
+    """What was cut.
+
+    Attributes:
+        pairs: in which anything was cut.
+        longest: tokens of the longest text met, query or document.
+        queries, instructions, documents: pairs in which this part is not read to its end.
+        unread: pairs in which nothing of the document is read.
+
+    >>> Truncation(3, 700, queries=2, documents=2, unread=1).not_read
+    'the end of the query in 2, the end of the document in 1, the whole document in 1'
+    """
 
     pairs: int
     longest: int
+    queries: int = 0
+    instructions: int = 0
+    documents: int = 0
+    unread: int = 0
+
+    @property
+    def not_read(self) -> str:
+        """Which parts the model does not see, and in how many pairs, in words."""
+        counts = {
+            "the end of the query": self.queries,
+            "the end of the instruction": self.instructions,
+            "the end of the document": self.documents - self.unread,
+            "the whole document": self.unread,
+        }
+        return ", ".join(f"{part} in {count}" for part, count in counts.items() if count)
+
+
+class Cut(NamedTuple):
+    """Which parts of a pair are not read to their end; `unread`: nothing of the document is."""
+
+    query: bool = False
+    instruction: bool = False
+    document: bool = False
+    unread: bool = False
+
+
+def count_cuts(cuts: Sequence[Cut], longest: int) -> Truncation:
+    """What was cut in all pairs.
+
+    >>> count_cuts([Cut(), Cut(query=True), Cut(document=True, unread=True)], 99)
+    Truncation(pairs=2, longest=99, queries=1, instructions=0, documents=1, unread=1)
+    """
+    return Truncation(sum(map(any, cuts)), longest, *map(sum, zip(*cuts)))
 
 
 @dataclass
@@ -163,13 +206,20 @@ class PairTokenizer:
         return self.max_length - len(self.prefix_ids) - len(self.suffix_ids)
 
     def _check_room(self) -> None:
-        labels = len(self._text_ids([self.document_segment.replace("{document}", "")])[0])
-        labels += len(self._text_ids([self.prompt.fill(self.query_segment, "", "", self.instruction)])[0])
+        labels = len(self.query_ids([""])[0]) + len(self.document_ids([""])[0])
         if self.budget < labels + MIN_FREE_TOKENS:
             raise PromptError(
                 f"max_length {self.max_length} leaves no room: the prompt '{self.prompt.name}' itself takes "
                 f"{self.template_length + labels} tokens",
                 hint=f"use max_length >= {self.template_length + labels + MIN_FREE_TOKENS}",
+            )
+        before, _ = self.query_segment.split("{query}")
+        lead = len(self._text_ids([self.prompt.fill(before + "{query}", "", "", self.instruction)])[0])
+        if lead >= self.query_room and not self.prompt.joined:
+            raise PromptError(
+                f"no query would be read: max_length {self.max_length} leaves {self.query_room} tokens to instruction "
+                f"and query, and what stands before the query takes {lead}",
+                hint="shorten the instruction or raise max_length",
             )
 
     def _template_ids(self, text: str) -> list[int]:
@@ -218,25 +268,62 @@ class PairTokenizer:
         """Uncut ids of each document's segment."""
         return self._text_ids([self.prompt.fill(self.document_segment, "", document) for document in documents])
 
-    def document_room(self, query: str) -> int:
-        """Tokens that are left for a document's own text beside this query."""
-        taken = min(len(self.query_ids([query])[0]), int(self.budget * QUERY_SHARE))
-        return max(1, self.budget - taken - len(self.document_ids([""])[0]) - 1)
+    @property
+    def query_room(self) -> int:
+        """Tokens that the query's segment may take."""
+        return int(self.budget * QUERY_SHARE)
 
-    def join(self, query: list[int], document: list[int]) -> tuple[list[int], bool]:
+    def room_beside(self, query: str) -> Callable[[str], int]:
+        """A function: document -> tokens left free by this query and it; below 0 as many of it are cut."""
+        if self.prompt.joined:
+            return lambda text: self.room - len(self._text_ids([self.prompt.render(query, text, self.instruction)])[0])
+        left = self.budget - min(len(self.query_ids([query])[0]), self.query_room)
+        return lambda text: left - len(self.document_ids([text])[0])
+
+    def document_room(self, query: str) -> int:
+        """Tokens left for a document's own text beside this query; 0 where nothing of it can be read."""
+        return max(0, self.room_beside(query)("") - 1)
+
+    def _characters(self, text: str, tokens: int) -> int:
+        """Characters of a text that its first tokens stand for."""
+        return int(self.plain.offsets(text)[tokens - 1][1]) if tokens else 0
+
+    def _query_cut(self, query: str, read: int) -> Cut:
+        """What is cut of a query's segment of which so many characters are read, if not all are."""
+        before, after = self.query_segment.split("{query}")
+        follows = "{instruction}" in after and bool(self.prompt.fill("{query}{instruction}", "", "", self.instruction))
+        end = len(self.prompt.fill(before + "{query}", query, "", self.instruction))
+        return Cut(query=read < end or not follows, instruction=follows)
+
+    def _document_cut(self, document: str, tokens: int) -> Cut:
+        """What is cut of a document of whose segment so many tokens are read."""
+        before, _ = self.document_segment.split("{document}")
+        text = self.prompt.fill(self.document_segment, "", document)
+        if tokens > len(before.encode()):  # no token is shorter than a byte
+            return Cut(document=True)
+        return Cut(document=True, unread=bool(document.strip()) and self._characters(text, tokens) <= len(before))
+
+    def _joined_cut(self, query: str, document: str, read: int) -> Cut:
+        """What is cut of a joined prompt of which so many characters are read."""
+        place = self.prompt.segments.index(self.query_segment)
+        start = sum(map(len, self.prompt.segments[:place]))
+        segment = len(self.prompt.fill(self.query_segment, query, "", self.instruction))
+        cut = self._query_cut(query, read - start) if read < start + segment else Cut()
+        _, after = self.document_segment.split("{document}")
+        begin = len(self.prompt.render(query, "", self.instruction)) - len(after)
+        return cut._replace(document=True, unread=bool(document.strip()) and read <= begin)
+
+    def join(self, query: list[int], document: list[int]) -> list[int]:
         """One sequence from a query's and a document's ids.
 
         The query keeps at most 3/4 of the budget, the document what is left; the template is never cut.
-
-        Returns:
-            (ids, cut): the sequence, and whether anything was cut.
         """
-        kept_query = query[: int(self.budget * QUERY_SHARE)]
+        kept_query = query[: self.query_room]
         kept_document = document[: self.budget - len(kept_query)]
         ids = list(self.prefix_ids)
         for segment, fixed in zip(self.prompt.segments, self.fixed):
             ids += kept_query if "{query}" in segment else kept_document if "{document}" in segment else fixed
-        return ids + self.suffix_ids, len(kept_query) < len(query) or len(kept_document) < len(document)
+        return ids + self.suffix_ids
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
         """Sequences of all pairs, in order; each distinct query and document is tokenised once.
@@ -253,16 +340,34 @@ class PairTokenizer:
         documents = list(dict.fromkeys(document for _, document in pairs))
         by_query = dict(zip(queries, self.query_ids(queries)))
         by_document = dict(zip(documents, self.document_ids(documents)))
-        joined = [self.join(by_query[query], by_document[document]) for query, document in pairs]
+        sequences = [self.join(by_query[query], by_document[document]) for query, document in pairs]
+        room, whole, cuts = self.query_room, Cut(), []
+        shortened = {
+            query: self._query_cut(
+                query, self._characters(self.prompt.fill(self.query_segment, query, "", self.instruction), room)
+            )
+            for query, ids in by_query.items()
+            if len(ids) > room
+        }
+        for query, document in pairs:
+            cut, left = shortened.get(query, whole), self.budget - min(len(by_query[query]), room)
+            if len(by_document[document]) > left:
+                _, _, *parts = self._document_cut(document, left)
+                cut = Cut(cut.query, cut.instruction, *parts)
+            cuts.append(cut)
         longest = max((len(ids) for ids in [*by_query.values(), *by_document.values()]), default=0)
-        return [ids for ids, _ in joined], Truncation(sum(cut for _, cut in joined), longest)
+        return sequences, count_cuts(cuts, longest)
 
     def _encode_joined(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[list[int]], Truncation]:
         """Each pair's prompt as one text, its end cut."""
-        whole = self._text_ids([self.prompt.render(query, document, self.instruction) for query, document in pairs])
-        sequences = [self.prefix_ids + ids[: self.room] + self.suffix_ids for ids in whole]
-        cut = sum(len(ids) > self.room for ids in whole)
-        return sequences, Truncation(cut, max(map(len, whole), default=0))
+        texts = [self.prompt.render(query, document, self.instruction) for query, document in pairs]
+        sequences, cuts, longest = [], [Cut()] * len(pairs), 0
+        for i, encoding in enumerate(self.plain.encodings(texts)):
+            sequences.append(self.prefix_ids + encoding.ids[: self.room] + self.suffix_ids)
+            longest = max(longest, len(encoding.ids))
+            if len(encoding.ids) > self.room:
+                cuts[i] = self._joined_cut(*pairs[i], encoding.offsets[self.room - 1][1])
+        return sequences, count_cuts(cuts, longest)
 
     def type_ids(self, sequences: Sequence[list[int]]) -> None:
         """Prompts have no token types."""

@@ -77,7 +77,9 @@ def encoded_lists(setting: Setting, tokenizer: PairTokenizer, lists: GradedLists
     pairs = [(setting.collection.queries[q], texts[d.id]) for q, documents in lists.items() for d in documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
-        setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
+        setting.console.print(
+            f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit; not read: {truncation.not_read}"
+        )
     rows = iter(sequences)
     return {query: [next(rows) for _ in documents] for query, documents in lists.items()}
 

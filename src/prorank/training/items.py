@@ -148,7 +148,9 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
     pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
-        setting.console.print(f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit")
+        setting.console.print(
+            f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit; not read: {truncation.not_read}"
+        )
     size = section.negatives.total + 1
     items = {}
     for i, group in enumerate(used):
