@@ -40,8 +40,8 @@ from prorank.models import FOLDER, MINI
 from prorank.packing import Pack, layers_of, packed_layers, plan_packs, unpadded, whole_pack
 from prorank.prompts import Family
 from prorank.provenance import processor
-from prorank.sources import find_model
 from prorank.sharing import ModelLock
+from prorank.sources import find_model
 
 logger = logging.getLogger(__name__)
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
