@@ -110,7 +110,9 @@ def test_search_shows_titles_or_first_words_and_reads_old_indexes(titled, tmp_pa
     assert code == 0 and "\td2\n" in out
 
 
-def test_runs_and_files_that_were_written_are_named(checkpoint, titled, tmp_path, call):
+def test_runs_and_files_that_were_written_are_named(checkpoint, tmp_path, call):
+    texts = {"d1": "apple river", "d2": "stone"}, {"q": "apple", "z": "zzz"}, {"test": {"q": {"d1": 1}, "z": {"d2": 1}}}
+    titled = write_collection(tmp_path / "collection", *texts)
     call("index", titled, "--output", tmp_path / "index")
     first, second = tmp_path / "first.run", tmp_path / "second.run"
     arguments = ["--collection", titled, "--output", first]
