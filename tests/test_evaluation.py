@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prorank.collection import load_collection, ranked
+from prorank.engine import ScoredPairs
 from prorank.errors import DataError, ProrankError
 from prorank.evaluation import report
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
@@ -23,6 +24,7 @@ from prorank.evaluation.significance import (
     paired_randomization_test,
 )
 from prorank.evaluation.stages import rerank_collection, row_of, sample_queries
+from prorank.tokenization import Truncation
 
 RUN = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}, "q2": {"a": 1.0, "d": 2.0}}
 QRELS = {"q1": {"b": 2, "c": 1, "z": 1}, "q2": {"d": 1}}
@@ -98,9 +100,12 @@ def test_reranker_is_asked_for_the_head_only_and_sees_title_and_text(word_collec
     asked = []
 
     class Scorer:
+        def warn(self, found):
+            pass
+
         def score_detailed(self, pairs, progress=None):
             asked.extend(pairs)
-            return type("S", (), {"scores": [float(len(document)) for _, document in pairs]})
+            return ScoredPairs(np.array([float(len(document)) for _, document in pairs]), Truncation(0, 0))
 
     lists = {"q30": {"d30": 2.0, "d1": 1.0, "d2": 0.5}, "q31": {}}
     run = rerank_collection(Scorer(), collection, lists, 2)

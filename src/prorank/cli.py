@@ -169,6 +169,7 @@ def evaluate(
     """Rerank the true first stage of a split and compare with it."""
     from prorank.evaluation.evaluator import evaluate_model
     from prorank.evaluation.report import results_table
+    from prorank.evaluation.rerank_file import interrupted
     from prorank.files import refuse_overwrite
 
     if run is not None:
@@ -177,7 +178,7 @@ def evaluate(
         refuse(context, "only with --hybrid", "hybrid_scale")
     if output is None:
         refuse(context, "only with --output", "force")
-    else:
+    elif force or not interrupted(output):
         refuse_overwrite(output, force)
     summary = evaluate_model(
         model,
@@ -200,6 +201,7 @@ def evaluate(
         output=output,
         strict=strict,
         exclude_query_document=exclude_query_document,
+        force=force,
     )
     if as_json:
         print_json(summary)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,9 +26,12 @@ from prorank.cli_shared import (
     refuse,
     written,
 )
-from prorank.errors import DataError, InputError, ProrankError
+from prorank.errors import InputError, ProrankError
 from prorank.models import MINI
 from prorank.terminal import one_line
+
+if TYPE_CHECKING:
+    from prorank.evaluation.streaming import RunShape
 
 PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
@@ -57,11 +60,8 @@ def rerank(
     as_json: AsJson = False,
 ) -> None:
     """Rerank documents for a query, or a whole TREC run."""
-    from prorank.collection import load_collection, read_run, write_run
-    from prorank.evaluation.stages import rerank_collection
-    from prorank.files import refuse_overwrite
+    from prorank.evaluation.rerank_file import rerank_file
     from prorank.reranker import Reranker
-    from prorank.trec import check_ids
 
     options: dict[str, Any] = {
         "prompt": prompt,
@@ -75,13 +75,8 @@ def rerank(
         if collection is None or output is None or query is not None:
             raise ProrankError("--run needs --collection and --output, and no query")
         refuse(context, "not with --run, which reranks whole lists", "file", "top_k", "threshold")
-        refuse_overwrite(output, force)
-        lists, texts = read_run(run), load_collection(collection)
-        _check_ids(lists, texts, run)
-        check_ids([*lists, *(d for listed in lists.values() for d in listed)], str(run))
-        reranker = Reranker.from_pretrained(model, **options)
-        write_run(rerank_collection(reranker, texts, lists, depth, "rerank"), output)
-        _report_run(lists, depth, output, as_json)
+        shape = rerank_file(model, collection, run, output, depth, force=force, **options)
+        _report_run(shape, output, as_json)
         return
     refuse(context, "only with --run", "collection", "output", "depth", "force")
     if query is None:
@@ -110,12 +105,11 @@ def rerank(
         print_ranking(shown)
 
 
-def _report_run(lists: Mapping[str, Mapping[str, float]], depth: int, output: Path, as_json: bool) -> None:
-    pairs = sum(min(depth, len(documents)) for documents in lists.values())
+def _report_run(shape: RunShape, output: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"queries": len(lists), "pairs": pairs, "output": str(output)})
+        print_json({"queries": shape.queries, "pairs": shape.pairs, "output": str(output)})
     else:
-        out.print(f"{pairs} documents of {len(lists)} queries reranked", highlight=False)
+        out.print(f"{shape.pairs} documents of {shape.queries} queries reranked", highlight=False)
         written(output)
 
 
@@ -156,15 +150,6 @@ def print_ranking(results: Sequence[Mapping[str, Any]]) -> None:
         start = "  ".join(cells)
         text = ": ".join(part for part in (document.get("title"), document["text"]) if part)
         print(f"{start}  {one_line(text, max(10, width - len(start) - 2))}")
-
-
-def _check_ids(lists: dict[str, dict[str, float]], texts: Any, file: Path) -> None:
-    for query, scores in lists.items():
-        if query not in texts.queries:
-            raise DataError(f"{file}: query '{query}' is not in {texts.name}")
-        for document in scores:
-            if document not in texts.documents:
-                raise DataError(f"{file}: document '{document}' is not in {texts.name}")
 
 
 def _read_documents(file: Path | None) -> list[Any]:

@@ -49,11 +49,19 @@ class Tokenizer(Protocol):
 
 
 class ScoredPairs(NamedTuple):
-    """Scores in input order, float32 (N,), what was cut, and how many generated answers held no grade."""
+    """Scores and what is to be said about them.
+
+    Attributes:
+        scores: (N,) float32, in input order.
+        truncation: what was cut to fit.
+        malformed: generated answers that held no grade.
+        read: sequences that the model read; more than N where documents are read by passages.
+    """
 
     scores: np.ndarray
     truncation: Truncation
     malformed: int = 0
+    read: int = 0
 
 
 def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

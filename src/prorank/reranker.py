@@ -170,7 +170,7 @@ class Reranker:
         pairs: Iterable[tuple[str, Document]],
         progress: str | None = None,
     ) -> ScoredPairs:
-        """Scores of pairs together with what was cut to fit.
+        """Scores of pairs together with what was cut to fit; no warning is logged (see `warn`).
 
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
@@ -189,18 +189,6 @@ class Reranker:
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = self._scored(texts, progress)
         finite(result.scores, "the score of pair", NOT_FINITE, owners)
-        if result.malformed:
-            logger.warning("%d of %d answers held no grade: these documents rank last", result.malformed, len(texts))
-        if result.truncation.pairs:
-            logger.warning(
-                "%d of %d %s were cut to %d tokens (longest text: %d tokens); not read: %s",
-                result.truncation.pairs,
-                len(texts),
-                "pairs" if self.passages is None else "passages",
-                self.settings.max_length,
-                result.truncation.longest,
-                result.truncation.not_read,
-            )
         if self.passages is None:
             return result
         return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
@@ -208,7 +196,26 @@ class Reranker:
     def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
         sequences, truncation = self.tokenizer.encode(texts)
         scores, malformed = self._any_scores(sequences, self.settings.score, query_groups(texts), progress)
-        return ScoredPairs(scores.numpy(), truncation, malformed)
+        return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
+
+    def warn(self, found: ScoredPairs) -> None:
+        """Log a warning of what was cut to fit, and one of generated answers without a grade.
+
+        Args:
+            found: of `score_detailed`, which itself says nothing.
+        """
+        if found.malformed:
+            logger.warning("%d of %d answers held no grade: these documents rank last", found.malformed, found.read)
+        if found.truncation.pairs:
+            logger.warning(
+                "%d of %d %s were cut to %d tokens (longest text: %d tokens); not read: %s",
+                found.truncation.pairs,
+                found.read,
+                "pairs" if self.passages is None else "passages",
+                self.settings.max_length,
+                found.truncation.longest,
+                found.truncation.not_read,
+            )
 
     def score_sequences(
         self,
@@ -288,7 +295,9 @@ class Reranker:
             InputTypeError: not pairs, or a query or document of another type.
             InputError: an empty query, or a score that is not finite; with the pair's number.
         """
-        return [float(score) for score in self.score_detailed(pairs).scores]
+        found = self.score_detailed(pairs)
+        self.warn(found)
+        return [float(score) for score in found.scores]
 
     def probability(self, scores: Iterable[float]) -> list[float]:
         """Scores as probabilities of relevance.

@@ -65,6 +65,16 @@ class Cut(NamedTuple):
     unread: bool = False
 
 
+def all_cuts(parts: Sequence[Truncation]) -> Truncation:
+    """What was cut in several lots of pairs together.
+
+    >>> all_cuts([Truncation(1, 700, documents=1), Truncation(2, 600, queries=2)])
+    Truncation(pairs=3, longest=700, queries=2, instructions=0, documents=1, unread=0)
+    """
+    pairs, longest, *others = zip(*parts)
+    return Truncation(sum(pairs), max(longest), *map(sum, others))
+
+
 def count_cuts(cuts: Sequence[Cut], longest: int) -> Truncation:
     """What was cut in all pairs.
 

@@ -68,18 +68,27 @@ def read_run(path: str | Path) -> Run:
         DataError: a row with other columns, a score that is no finite number, or a document twice; with line.
     """
     run: Run = {}
+    for place, query, document, score in run_rows(path):
+        if document in run.setdefault(query, {}):
+            raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
+        run[query][document] = score
+    return run
+
+
+def run_rows(path: str | Path) -> Iterator[tuple[str, str, str, float]]:
+    """(place, query id, document id, score) of each row of a TREC run.
+
+    Raises:
+        DataError: a row with other columns, or a score that is no finite number; with the line.
+    """
     for file, line, cells in trec_rows(Path(path), 6, "qid Q0 docid rank score tag"):
-        place = f"{file}:{line}"
         try:
             score = float(cells[4])
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise DataError(f"{place}: score must be a finite number, got '{cells[4]}'")
-        if cells[2] in run.setdefault(cells[0], {}):
-            raise DataError(f"{place}: document '{cells[2]}' stands twice for query '{cells[0]}'")
-        run[cells[0]][cells[2]] = score
-    return run
+            raise DataError(f"{file}:{line}: score must be a finite number, got '{cells[4]}'")
+        yield f"{file}:{line}", cells[0], cells[2], score
 
 
 def write_run(run: Run, path: str | Path, tag: str = "prorank") -> None:
@@ -90,11 +99,25 @@ def write_run(run: Run, path: str | Path, tag: str = "prorank") -> None:
     """
     with atomic_writer(path) as file:
         for query, scores in run.items():
-            for rank, (document, score) in enumerate(ranked(scores), start=1):
-                check_ids((query, document, tag), str(path))
-                if not math.isfinite(score):
-                    raise DataError(f"the score of query '{query}', document '{document}' is {score}")
-                file.write(f"{query} Q0 {document} {rank} {float(score)!r} {tag}\n")
+            check_ids((query, tag, *scores), str(path))
+            file.write(run_lines(query, scores, tag))
+
+
+def run_lines(query: str, scores: Mapping[str, float], tag: str) -> str:
+    r"""A query's list as lines of a TREC run, best first (ties by document id).
+
+    Raises:
+        DataError: a score is not finite.
+
+    >>> run_lines("q", {"a": 0.5, "b": 1.0}, "x")
+    'q Q0 b 1 1.0 x\nq Q0 a 2 0.5 x\n'
+    """
+    lines = []
+    for rank, (document, score) in enumerate(ranked(scores), start=1):
+        if not math.isfinite(score):
+            raise DataError(f"the score of query '{query}', document '{document}' is {score}")
+        lines.append(f"{query} Q0 {document} {rank} {float(score)!r} {tag}\n")
+    return "".join(lines)
 
 
 def check_ids(ids: Iterable[str], place: str) -> None:

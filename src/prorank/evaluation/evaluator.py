@@ -14,8 +14,10 @@ from prorank.errors import DataError
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
 from prorank.evaluation.followir import p_mrr
 from prorank.evaluation.hybrid import Scale, hybrid_run
+from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
+from prorank.evaluation.streaming import Journal
 from prorank.files import write_json
 from prorank.overlap import without_query_documents
 from prorank.passages import Aggregation
@@ -47,6 +49,7 @@ def evaluate_model(
     output: Path | None = None,
     strict: bool = False,
     exclude_query_document: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Rerank the first stage of a split with a model and compare the two.
 
@@ -70,6 +73,7 @@ def evaluate_model(
         output: folder for `reranked/` (run, per-query file, summary), `bi-encoder/`, `hybrid/` and `summary.json`.
         strict: doubtful data are errors.
         exclude_query_document: leave the document of a query's own id out of its list, as BEIR's evaluation does.
+        force: do not go on with an evaluation that was interrupted.
 
     Returns:
         The summary: rows for the first stage, the bi-encoder, the model and the hybrid, `versus_dense` (paired
@@ -107,7 +111,14 @@ def evaluate_model(
         return evaluation
 
     rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))
-    reranked = rerank_collection(reranker, loaded, lists, depth, f"rerank {len(qrels)} queries")
+    title = f"rerank {len(qrels)} queries"
+    journal: Journal | None = None
+    if output is None:
+        reranked = rerank_collection(reranker, loaded, lists, depth, title)
+    else:
+        depends_on = made_from(reranker, model, loaded, depth) | {"the first stage": run_fingerprint(lists)}
+        journal = Journal(output / JOURNAL, depends_on, force)
+        reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
@@ -129,6 +140,8 @@ def evaluate_model(
     }
     if output:
         write_json(output / "summary.json", summary)
+    if journal is not None:
+        journal.discard()
     return summary
 
 

@@ -5,24 +5,15 @@ Shared by training runs and the command line. Knows a reranker only by its `scor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from prorank.collection import Collection, Qrels, Run
-from prorank.engine import ScoredPairs
-from prorank.evaluation.evaluate import Evaluation, rerank_run, scored_lists, top
+from prorank.evaluation.evaluate import Evaluation
 from prorank.evaluation.significance import bootstrap_interval, compare
+from prorank.evaluation.streaming import Scorer, rerank_blocks
 from prorank.provenance import fingerprint
 
 PRIMARY = "ndcg@10"
-
-
-class Scorer(Protocol):
-    """Anything that scores (query, document) pairs, `Reranker` above all."""
-
-    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
-        """Scores in input order and what was cut."""
-        ...
 
 
 def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qrels:
@@ -53,10 +44,11 @@ def rerank_collection(
         depth: documents a query that are reranked.
         progress: text of a progress bar, or None.
     """
-    ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
-    pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
-    scores = scorer.score_detailed(pairs, progress).scores
-    return rerank_run(lists, scored_lists(lists, zip(ids, scores)), depth)
+    total = sum(min(depth, len(listed)) for listed in lists.values())
+    run: Run = {}
+    for block in rerank_blocks(scorer, collection, lists.items(), depth, progress, total):
+        run |= block
+    return run
 
 
 def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None = None) -> dict[str, Any]:

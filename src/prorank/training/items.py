@@ -207,7 +207,9 @@ def ask_teacher(setting: Setting, sources: Sequence[Source], drawn: Mapping[str,
         return joined
     pairs = [(query, document) for query, documents in joined.items() for document in documents]
     texts = setting.texts()
-    scored = Reranker(reranker).score_detailed([(queries[q], texts[d]) for q, d in pairs], "the teaching reranker")
+    teacher = Reranker(reranker)
+    scored = teacher.score_detailed([(queries[q], texts[d]) for q, d in pairs], "the teaching reranker")
+    teacher.warn(scored)
     return with_reranker(joined, scored_lists(joined, zip(pairs, scored.scores)), section.teacher.reranker_share)
 
 

@@ -1,0 +1,89 @@
+"""A TREC run reranked into another, of any length: checked first, then block by block, resumable after a kill.
+
+Knows runs, collections and the reranker's public face.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prorank import __version__
+from prorank.backbone import resolve_source
+from prorank.collection import Collection, Run, load_collection, read_run
+from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, rerank_lists, survey
+from prorank.files import refuse_overwrite
+from prorank.provenance import file_fingerprint, fingerprint, model_fingerprint
+from prorank.reranker import Reranker
+from prorank.trec import run_lines
+
+JOURNAL = "reranked.run"  # of an evaluation, inside its folder
+
+
+def interrupted(output: Path) -> bool:
+    """Whether a folder holds an evaluation that was interrupted while it reranked, or soon after."""
+    return Journal.lies_at(output / JOURNAL)
+
+
+def run_fingerprint(run: Run) -> str:
+    """SHA-256 of a run's lists, in hexadecimal."""
+    return fingerprint("".join(run_lines(query, listed, "x") for query, listed in run.items()))
+
+
+def made_from(reranker: Reranker, model: str, collection: Collection, depth: int) -> dict[str, Any]:
+    """What a reranked run depends on besides its first stage, by names that a reader knows."""
+    return {
+        "prorank": __version__,
+        "the model's files": model_fingerprint(resolve_source(model)),
+        "the model's settings": fingerprint(reranker.settings.model_dump_json()),
+        "passages": reranker.passages,
+        "max_new_tokens": reranker.max_new_tokens,
+        "precision": str(reranker.backbone.compute_dtype),
+        "the collection": collection.fingerprint,
+        "depth": depth,
+    }
+
+
+def rerank_through(
+    journal: Journal, reranker: Reranker, collection: Collection, lists: Run, depth: int, progress: str
+) -> Run:
+    """`rerank_collection` by way of a journal, behind what that holds already."""
+    total = sum(min(depth, len(listed)) for listed in lists.values())
+    rerank_lists(reranker, collection, lists.items(), depth, journal, progress, total)
+    found = read_run(journal.part) if journal.bytes else {}
+    return {query: found.get(query, {}) for query in lists}
+
+
+def rerank_file(
+    model: str, collection: str, run: Path, output: Path, depth: int, *, force: bool = False, **options: Any
+) -> RunShape:
+    """Rerank a TREC run of any length into another, in bounded memory; after a kill the same call goes on.
+
+    Args:
+        model: checkpoint folder, model folder, hub name, or a shipped model's name.
+        collection: texts of the run's ids.
+        run: the TREC run, plain or .gz.
+        output: the run to write; until it is whole, `OUTPUT.part` and `OUTPUT.part.json` stand in its place.
+        depth: documents per query that are reranked.
+        force: replace the output, and start over where an interrupted one was made from something else.
+        options: of `Reranker`.
+
+    Returns:
+        Queries and pairs of the run.
+
+    Raises:
+        DataError: a malformed row or an unknown id, before the model is loaded.
+        ProrankError: the output is taken, or what is there was made from something else.
+    """
+    refuse_overwrite(output, force)
+    resolve_source(model)
+    texts = load_collection(collection)
+    shape = survey(run, texts, depth)
+    reranker = Reranker.from_pretrained(model, **options)
+    journal = Journal(
+        output, made_from(reranker, model, texts, depth) | {str(run.name): file_fingerprint(run)}, force=force
+    )
+    lists = lists_of_file(run, shape.together)
+    rerank_lists(reranker, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
+    journal.finish()
+    return shape

@@ -1,0 +1,243 @@
+"""Reranking of long runs: blocks of whole queries, bounded memory, a journal that a killed process goes on with.
+
+A block holds whole queries, so that a query's documents share its prefix as they would in one call. Knows runs, a
+collection's texts and a scorer's face; nothing of models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from prorank.collection import Collection
+from prorank.engine import ScoredPairs
+from prorank.errors import DataError, InputError, ProrankError
+from prorank.evaluation.evaluate import rerank_run, scored_lists, top
+from prorank.files import read_json, write_json
+from prorank.tokenization import all_cuts
+from prorank.trec import Run, check_ids, read_run, run_lines, run_rows
+
+logger = logging.getLogger(__name__)
+BLOCK = 2_000  # pairs that are scored together: enough to fill many passes, few enough to lose little by a kill
+
+Lists = Iterable[tuple[str, Mapping[str, float]]]  # query id, its first-stage list
+
+
+class Scorer(Protocol):
+    """Anything that scores (query, document) pairs, `Reranker` above all."""
+
+    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
+        """Scores in input order and what was cut."""
+        ...
+
+    def warn(self, found: ScoredPairs) -> None:
+        """Log what was cut, and answers without a grade."""
+        ...
+
+
+class RunShape(NamedTuple):
+    """How much a run holds: its queries, its pairs within a depth, and whether each query's rows stand together."""
+
+    queries: int
+    pairs: int
+    together: bool
+
+
+def survey(path: str | Path, collection: Collection, depth: int) -> RunShape:
+    """Read a run once, keeping nothing but query ids, and check that the collection has all its texts.
+
+    Raises:
+        DataError: a malformed row, or an id that the collection lacks; with the line.
+    """
+    sizes: dict[str, int] = {}
+    last, together = "", True
+    for place, query, document, _ in run_rows(path):
+        check_ids((query, document), place)
+        if query not in collection.queries:
+            raise DataError(f"{place}: query '{query}' is not in {collection.name}")
+        if document not in collection.documents:
+            raise DataError(f"{place}: document '{document}' is not in {collection.name}")
+        together = together and (query == last or query not in sizes)
+        last = query
+        sizes[query] = sizes.get(query, 0) + 1
+    return RunShape(len(sizes), sum(min(depth, size) for size in sizes.values()), together)
+
+
+def lists_of_file(path: str | Path, together: bool) -> Lists:
+    """A run's lists; one in memory at a time where each query's rows stand together, else all of them (a warning)."""
+    if together:
+        return lists_together(path)
+    logger.warning("%s: the rows of some queries are scattered: the whole run is read at once", path)
+    return read_run(path).items()
+
+
+def lists_together(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
+    """A run's lists in the file's order, one in memory at a time; each query's rows must stand together.
+
+    Raises:
+        DataError: a malformed row, or a document twice for a query; with the line.
+    """
+    current, listed = "", dict[str, float]()
+    for place, query, document, score in run_rows(path):
+        if query != current:
+            if listed:
+                yield current, listed
+            current, listed = query, {}
+        if document in listed:
+            raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
+        listed[document] = score
+    if listed:
+        yield current, listed
+
+
+def blocks(lists: Lists, depth: int, size: int = BLOCK) -> Iterator[Run]:
+    """Lists in blocks of whole queries, each of about `size` pairs within the depth.
+
+    >>> [list(block) for block in blocks([("a", {"d": 1.0}), ("b", {"d": 1.0}), ("c", {"d": 1.0})], 10, size=2)]
+    [['a', 'b'], ['c']]
+    """
+    block: Run = {}
+    pairs = 0
+    for query, listed in lists:
+        block[query] = dict(listed)
+        pairs += min(depth, len(listed))
+        if pairs >= size:
+            yield block
+            block, pairs = {}, 0
+    if block:
+        yield block
+
+
+def rerank_blocks(
+    scorer: Scorer, collection: Collection, lists: Lists, depth: int, progress: str | None = None, total: int = 0
+) -> Iterator[Run]:
+    """First-stage lists with their first `depth` documents reordered by the scorer, block by block.
+
+    Args:
+        scorer: the reranker.
+        collection: texts of queries and documents.
+        lists: true first-stage lists.
+        depth: documents per query that are reranked.
+        progress: text of a progress bar, or None.
+        total: pairs in all, for the bar.
+    """
+    seen: ScoredPairs | None = None
+    with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(progress or "", total=total)
+        for block in blocks(lists, depth):
+            ids = [(query, document) for query, documents in top(block, depth).items() for document in documents]
+            pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
+            try:
+                found = scorer.score_detailed(pairs)
+            except InputError as error:  # its number is a place in this block
+                first, last = next(iter(block)), next(reversed(block))
+                raise InputError(f"queries '{first}' to '{last}': {error.message}", hint=error.hint) from error
+            seen = _joined([found] if seen is None else [seen, found])
+            bar.advance(task, len(pairs))
+            yield rerank_run(block, scored_lists(block, zip(ids, found.scores)), depth)
+    if seen is not None:
+        scorer.warn(seen)
+
+
+def _joined(parts: Sequence[ScoredPairs]) -> ScoredPairs:
+    """What is to be said about several blocks together; their scores are left out."""
+    return ScoredPairs(
+        np.empty(0, dtype=np.float32),
+        all_cuts([part.truncation for part in parts]),
+        sum(part.malformed for part in parts),
+        sum(part.read for part in parts),
+    )
+
+
+class Journal:
+    """A run that is written block by block beside its final place, and how far it goes.
+
+    `FILE.part` holds the lines, `FILE.part.json` what they were made from and how many queries and bytes count. A
+    process that was killed left at most one block behind these bytes, which is cut off.
+
+    Args:
+        output: the run's final place.
+        made_from: what every line depends on, by a name that a reader knows.
+        force: start over.
+
+    Raises:
+        ProrankError: a journal lies there that was made from something else; what differs is named.
+    """
+
+    def __init__(self, output: str | Path, made_from: Mapping[str, Any], force: bool = False) -> None:
+        self.output = Path(output)
+        self.part = self.output.with_name(f"{self.output.name}.part")
+        self.state = self.output.with_name(f"{self.output.name}.part.json")
+        self.made_from, self.queries, self.bytes = dict(made_from), 0, 0
+        if self.state.is_file() and self.part.is_file():
+            known = read_json(self.state)
+            then = known.get("made_from", {})
+            changed = [key for key in {**then, **self.made_from} if then.get(key) != self.made_from.get(key)]
+            if changed and not force:
+                raise ProrankError(
+                    f"{self.part} was made from something else: {', '.join(changed)} changed",
+                    hint="--force starts over",
+                )
+            if not force:
+                self.queries, self.bytes = int(known["queries"]), int(known["bytes"])
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        with self.part.open("ab") as file:
+            file.truncate(self.bytes)
+        self._write_state()
+
+    def _write_state(self) -> None:
+        write_json(self.state, {"made_from": self.made_from, "queries": self.queries, "bytes": self.bytes})
+
+    def append(self, run: Run) -> None:
+        """Write a block down; it counts when this returns."""
+        with self.part.open("ab") as file:
+            for query, scores in run.items():
+                file.write(run_lines(query, scores, "prorank").encode())
+            file.flush()
+            os.fsync(file.fileno())
+            self.bytes = file.tell()
+        self.queries += len(run)
+        self._write_state()
+
+    def finish(self) -> None:
+        """Give the run its final name."""
+        os.replace(self.part, self.output)
+        self.state.unlink()
+
+    def discard(self) -> None:
+        """Delete what was written: its results stand elsewhere now."""
+        self.part.unlink()
+        self.state.unlink()
+
+    @staticmethod
+    def lies_at(output: Path) -> bool:
+        """Whether an unfinished journal lies there."""
+        return output.with_name(f"{output.name}.part.json").is_file()
+
+
+def rerank_lists(
+    scorer: Scorer,
+    collection: Collection,
+    lists: Lists,
+    depth: int,
+    journal: Journal,
+    progress: str | None = None,
+    total: int = 0,
+) -> None:
+    """Rerank lists into a journal, behind the queries that it holds already.
+
+    Args:
+        scorer, collection, lists, depth, progress, total: see `rerank_blocks`.
+        journal: of these lists, in this order; it is not finished here.
+    """
+    left = islice(iter(lists), journal.queries, None)
+    for block in rerank_blocks(scorer, collection, left, depth, progress, total):
+        journal.append(block)

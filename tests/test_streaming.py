@@ -1,0 +1,218 @@
+"""Long runs: bounded memory, the same output after a kill, nothing mixed with other work."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import write_collection
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prorank.collection import load_collection, read_run, write_run
+from prorank.engine import ScoredPairs
+from prorank.errors import DataError, ProrankError
+from prorank.evaluation import evaluator, streaming
+from prorank.evaluation.evaluate import rerank_run
+from prorank.evaluation.rerank_file import JOURNAL
+from prorank.evaluation.stages import rerank_collection
+from prorank.evaluation.streaming import Journal, blocks, lists_of_file, lists_together, rerank_lists, survey
+from prorank.tokenization import Truncation
+
+STUB = '''
+import os, signal, sys
+import numpy as np
+from prorank.collection import load_collection
+from prorank.engine import ScoredPairs
+from prorank.evaluation.streaming import Journal, lists_of_file, rerank_lists, survey
+from prorank.tokenization import Truncation
+
+class Stub:
+    """Scores by length; the process is killed when it has scored enough."""
+    left = int(sys.argv[4])
+    def score_detailed(self, pairs, progress=None):
+        Stub.left -= len(pairs)
+        if Stub.left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ScoredPairs(np.array([len(d) + len(q) / 7 for q, d in pairs], dtype=np.float32), Truncation(0, 0))
+    def warn(self, found):
+        pass
+
+folder, run, output = sys.argv[1:4]
+collection = load_collection(folder)
+shape = survey(run, collection, 100)
+journal = Journal(output, {"run": "1"})
+rerank_lists(Stub(), collection, lists_of_file(run, shape.together), 100, journal)
+journal.finish()
+'''
+
+
+class Stub:
+    def __init__(self, fail_after=None):
+        self.asked, self.fail_after, self.warned = 0, fail_after, []
+
+    def score_detailed(self, pairs, progress=None):
+        self.asked += len(pairs)
+        if self.fail_after is not None and self.asked > self.fail_after:
+            raise KeyboardInterrupt
+        scores = np.array([len(document) + len(query) / 7 for query, document in pairs], dtype=np.float32)
+        return ScoredPairs(scores, Truncation(1, 9, documents=1), 0, len(pairs))
+
+    def warn(self, found):
+        self.warned.append(found)
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """A collection with 400 queries and its run of 50 documents each, in the folder beside."""
+    folder = tmp_path_factory.mktemp("long")
+    documents = {f"d{i}": "owl " * (i % 17 + 1) for i in range(60)}
+    queries = {f"q{i}": "when " * (i % 5 + 1) for i in range(400)}
+    write_collection(folder / "c", documents, queries, {"test": {q: {"d1": 1} for q in queries}})
+    run = {q: {f"d{(i + j) % 60}": 50.0 - j for j in range(50)} for i, q in enumerate(queries)}
+    write_run(run, folder / "bm25.run")
+    return folder
+
+
+def reranked(folder, output, lists, made_from, scorer, force=False):
+    journal = Journal(output, made_from, force)
+    rerank_lists(scorer, load_collection(folder / "c"), lists, 100, journal)
+    journal.finish()
+
+
+def test_a_killed_run_goes_on_to_the_same_output(long_run, tmp_path):
+    (tmp_path / "stub.py").write_text(STUB)
+
+    def start(output, pairs):
+        command = [sys.executable, tmp_path / "stub.py", long_run / "c", long_run / "bm25.run", output, str(pairs)]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    assert start(tmp_path / "alone.run", 10**9).returncode == 0
+    assert start(tmp_path / "killed.run", 9_000).returncode == -signal.SIGKILL
+    state = json.loads((tmp_path / "killed.run.part.json").read_text())
+    assert 0 < state["queries"] < 400 and not (tmp_path / "killed.run").exists()
+    with (tmp_path / "killed.run.part").open("a") as file:
+        file.write("q399 Q0 d1 1 torn")  # what a kill in the middle of a block leaves
+    assert start(tmp_path / "killed.run", 20_000 - 50 * state["queries"]).returncode == 0  # no pair more than is left
+    assert (tmp_path / "killed.run").read_bytes() == (tmp_path / "alone.run").read_bytes()
+    assert not list(tmp_path.glob("*.part*"))
+    first = read_run(long_run / "bm25.run")
+    scores = {q: {d: len("owl " * (int(d[1:]) % 17 + 1)) - 1.0 for d in listed} for q, listed in first.items()}
+    order = [list(listed) for listed in rerank_run(first, scores, 100).values()]
+    assert [sorted(listed) for listed in read_run(tmp_path / "alone.run").values()] == [sorted(o) for o in order]
+
+
+def test_memory_does_not_grow_with_the_run(long_run, tmp_path):
+    collection = load_collection(long_run / "c")
+    lines = (long_run / "bm25.run").read_text().splitlines(keepends=True)
+    peaks = []
+    for queries in (80, 400):
+        run = tmp_path / f"{queries}.run"
+        run.write_text("".join(lines[: queries * 50]))
+        shape = survey(run, collection, 100)
+        assert shape == (queries, queries * 50, True)
+        journal = Journal(tmp_path / f"{queries}.out", {})
+        tracemalloc.start()
+        rerank_lists(Stub(), collection, lists_of_file(run, shape.together), 100, journal)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_what_was_made_from_something_else_is_refused_and_named(long_run, tmp_path):
+    lists = list(lists_together(long_run / "bm25.run"))
+    with pytest.raises(KeyboardInterrupt):
+        reranked(long_run, tmp_path / "r", lists, {"depth": 5, "bm25.run": "a"}, Stub(fail_after=5_000))
+    with pytest.raises(ProrankError, match=r"r\.part was made from something else: bm25\.run changed \(--force"):
+        reranked(long_run, tmp_path / "r", lists, {"depth": 5, "bm25.run": "b"}, Stub())
+    scorer = Stub()
+    reranked(long_run, tmp_path / "r", lists, {"depth": 5, "bm25.run": "b"}, scorer, force=True)
+    assert scorer.asked == 20_000  # from the start
+    assert len(read_run(tmp_path / "r")) == 400
+
+
+def test_scattered_rows_are_read_whole_and_said_aloud(tmp_path, word_collection, caplog):
+    collection = load_collection(word_collection)
+    (tmp_path / "r").write_text("q1 Q0 d1 1 2.0 x\nq2 Q0 d1 1 2.0 x\nq1 Q0 d2 2 1.0 x\n")
+    shape = survey(tmp_path / "r", collection, 1)
+    assert shape == (2, 2, False)
+    with caplog.at_level(logging.WARNING):
+        assert dict(lists_of_file(tmp_path / "r", shape.together)) == read_run(tmp_path / "r")
+    assert "scattered" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("q1 Q0 d1 1 2.0 x\nq1 Q0 d1 2 1.0 x\n", "r:2: document 'd1' stands twice"),
+        ("q1 Q0 nowhere 1 2.0 x\n", "r:1: document 'nowhere' is not in"),
+        ("nobody Q0 d1 1 2.0 x\n", "r:1: query 'nobody' is not in"),
+    ],
+)
+def test_a_run_that_does_not_fit_is_refused_with_the_line(rows, message, tmp_path, word_collection):
+    (tmp_path / "r").write_text(rows)
+    with pytest.raises(DataError, match=message):
+        survey(tmp_path / "r", load_collection(word_collection), 5)
+        list(lists_together(tmp_path / "r"))
+
+
+IDS = st.text("abc", min_size=1, max_size=3)
+
+
+@given(st.dictionaries(IDS, st.dictionaries(IDS, st.floats(-9, 9), min_size=1, max_size=4)), st.integers(1, 9))
+def test_blocks_hold_every_query_once_in_order(run, size):
+    cut = list(blocks(run.items(), 3, size))
+    assert [query for block in cut for query in block] == list(run)
+    assert all(sum(min(3, len(listed)) for listed in block.values()) >= size for block in cut[:-1])
+
+
+def test_blocks_do_not_change_scores_and_warn_once(long_run, monkeypatch):
+    collection, lists = load_collection(long_run / "c"), read_run(long_run / "bm25.run")
+    whole, scorer = rerank_collection(Stub(), collection, lists, 7), Stub()
+    monkeypatch.setattr(streaming, "BLOCK", 100)
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (100,))
+    assert rerank_collection(scorer, collection, lists, 7) == whole
+    (said,) = scorer.warned
+    assert said.read == scorer.asked == 2_800 and said.truncation.pairs == said.truncation.documents > 20
+
+
+def test_an_interrupted_evaluation_goes_on(bert_folder, word_collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (20,))
+    options = {"depth": 8, "prompt": "prorank-short", "max_length": 48}
+    alone = evaluator.evaluate_model(str(bert_folder), str(word_collection), output=tmp_path / "alone", **options)
+    real, calls = evaluator.Reranker.score_detailed, []
+
+    def stops(self, pairs, progress=None):
+        calls.append(len(pairs))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, pairs, progress)
+
+    monkeypatch.setattr(evaluator.Reranker, "score_detailed", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate_model(str(bert_folder), str(word_collection), output=tmp_path / "stopped", **options)
+    before = sum(calls[:2])
+    assert (tmp_path / "stopped" / f"{JOURNAL}.part").is_file()
+    again = evaluator.evaluate_model(str(bert_folder), str(word_collection), output=tmp_path / "stopped", **options)
+    assert again["rows"] == alone["rows"] and before + sum(calls[3:]) == alone["queries"] * 8
+    assert not list((tmp_path / "stopped").glob(f"{JOURNAL}*"))
+    for name in ("run.trec", "per_query.tsv"):
+        file = tmp_path / "stopped" / "reranked" / name
+        assert file.read_bytes() == (tmp_path / "alone" / "reranked" / name).read_bytes()
+
+
+def test_rerank_on_the_command_line_streams(call, long_run, bert_folder, tmp_path, word_collection):
+    collection = load_collection(word_collection)
+    queries = list(collection.judgments("test"))
+    write_run({q: {f"d{i}": 9.0 - i for i in range(6)} for q in queries}, tmp_path / "in.run")
+    arguments = ("rerank", "--run", tmp_path / "in.run", "--collection", word_collection, "-m", bert_folder)
+    options = ("--prompt", "prorank-short", "--max-length", 48, "--depth", 4, "--output", tmp_path / "out.run")
+    assert call(*arguments, *options)[0] == 0
+    run = read_run(tmp_path / "out.run")
+    assert list(run) == queries and all(len(listed) == 6 for listed in run.values())
+    code, _, err = call(*arguments, *options)
+    assert code == 2 and "--force" in err
