@@ -59,6 +59,27 @@ def data_convert(
     out.print(f"{layout} in [bold]{escape(str(output))}[/bold]; look at it: prorank data check {escape(str(output))}")
 
 
+@data.command("from-pairs")
+def data_from_pairs(
+    source: Annotated[
+        Path, typer.Argument(help="JSON Lines of query, pos, neg; or CSV or TSV of two columns, question and answer.")
+    ],
+    output: Annotated[Path, typer.Option(help="Collection to write, in BEIR layout.")],
+    split: Annotated[str, typer.Option(help="Split whose judgments they become.")] = "train",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write pairs of questions and answers as a collection; equal texts get one id."""
+    from prorank.pairs import from_pairs
+
+    found = from_pairs(source, output, split, force)
+    if as_json:
+        print_json({**found, "output": str(output)})
+    else:
+        out.print(", ".join(f"{count} {name}" for name, count in found.items()), highlight=False)
+        written(output)
+
+
 @data.command()
 def mine(
     context: typer.Context,

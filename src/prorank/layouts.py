@@ -7,7 +7,7 @@ tables: `candidates/test.tsv` (the lists that are reranked) and `excluded.tsv` (
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -53,21 +53,32 @@ def convert(layout: Layout, source: Path, output: Path, *, part: str | None, lon
         DataError: a file is missing or malformed; says which and where.
         ProrankError: the output is taken, or `part` is missing or not known.
     """
+
+    def read() -> Tables:
+        if layout == "followir":
+            return followir(source)
+        if layout == "trec-dl":
+            return trec_dl(source, part)
+        if part is None:
+            raise ProrankError("BRIGHT has one collection a domain", hint="--part biology")
+        return bright(source, part, long)
+
+    replace_collection(read, output, force)
+
+
+def replace_collection(read: Callable[[], Tables], output: Path, force: bool, split: str = "test") -> None:
+    """Write what `read` gives as a collection, whole or not at all.
+
+    Raises:
+        ProrankError: the output is taken, and `force` is not set or it is no collection.
+    """
     refuse_overwrite(output, force)
     if output.is_dir() and any(output.iterdir()) and not (output / "corpus.jsonl").is_file():
         raise ProrankError(f"{output} is not a collection", hint="--force deletes only collections")
-    if layout == "followir":
-        tables = followir(source)
-    elif layout == "bright":
-        if part is None:
-            raise ProrankError("BRIGHT has one collection a domain", hint="--part biology")
-        tables = bright(source, part, long)
-    else:
-        tables = trec_dl(source, part)
     fresh = output.parent / f".{output.name}.part"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        write_collection(tables, fresh)
+        write_collection(read(), fresh, split)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -137,8 +148,8 @@ def trec_dl(source: Path, year: str | None = None) -> Tables:
     return Tables(((key, "", text) for key, text in rows), queries, judgments, candidates, [])
 
 
-def write_collection(tables: Tables, folder: Path) -> None:
-    """Write tables in BEIR layout, the queries as the test split.
+def write_collection(tables: Tables, folder: Path, split: str = "test") -> None:
+    """Write tables in BEIR layout, the queries as one split.
 
     Raises:
         DataError: an id that a TREC run, and so a result, cannot hold.
@@ -156,9 +167,9 @@ def write_collection(tables: Tables, folder: Path) -> None:
     with atomic_writer(folder / "queries.jsonl") as file:
         for key, text in tables.queries:
             file.write(json_line({"_id": key, "text": text}))
-    table("qrels/test.tsv", ("query-id", "corpus-id", "score"), tables.judgments)
+    table(f"qrels/{split}.tsv", ("query-id", "corpus-id", "score"), tables.judgments)
     if tables.candidates:
-        table("candidates/test.tsv", ("query-id", "corpus-id"), tables.candidates)
+        table(f"candidates/{split}.tsv", ("query-id", "corpus-id"), tables.candidates)
     if tables.excluded:
         table("excluded.tsv", ("query-id", "corpus-id"), tables.excluded)
 

@@ -55,6 +55,7 @@ def build_groups(
     seed: int,
     teacher: Run | None = None,
     margin: float | None = None,
+    given: Mapping[str, Sequence[str]] = {},
 ) -> list[Group]:
     """One group for each positive judgment: the positive, then exactly `quotas.total` documents below it.
 
@@ -70,6 +71,7 @@ def build_groups(
         seed: seed of the draw.
         teacher: scores for the false-negative filter, see `mine_negatives`.
         margin: margin of that filter.
+        given: query id -> negatives that are taken in place of mined ones.
 
     Raises:
         DataError: no positive judgment, or fewer documents than a group needs.
@@ -99,7 +101,7 @@ def build_groups(
         judged, own = qrels[query_id], barred.get(query_id, ())
         lower = [document for document, other in judged.items() if other < grade and document not in own]
         below = draw.sample(lower, min(len(lower), quotas.total // 2))
-        free = [document for document in mined.negatives[query_id] if document not in below]
+        free = [document for document in given.get(query_id, mined.negatives[query_id]) if document not in below]
         below += draw.sample(free, min(len(free), quotas.total - len(below)))
         taken = {*below, *judged, *own}
         while len(below) < quotas.total:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from prorank.collection import Collection, Qrels, Run, read_run, write_run
+from prorank.errors import DataError
 from prorank.evaluation.evaluate import scored_lists
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.stages import lists_of
@@ -21,6 +23,7 @@ from prorank.tokenization import PairTokenizer
 from prorank.training import groups as grouping
 from prorank.training import processes
 from prorank.training.groups import LabelledPair
+from prorank.training.mined import read_mined
 from prorank.training.recipe import Negatives, Quotas, Recipe
 from prorank.training.score_learning import ListItem
 from prorank.training.setting import DEV_QUERIES, Setting, sampled
@@ -129,7 +132,14 @@ def list_items(setting: Setting, tokenizer: PairTokenizer) -> list[ListItem]:
     endless = [
         grouping.forever(
             grouping.build_groups(
-                source.collection, source.qrels, source.run, section.negatives, recipe.seed, teacher, margin
+                source.collection,
+                source.qrels,
+                source.run,
+                section.negatives,
+                recipe.seed,
+                teacher,
+                margin,
+                source.negatives,
             ),
             recipe.seed,
         )
@@ -226,6 +236,7 @@ class Source(NamedTuple):
     collection: Collection
     run: Run
     qrels: Qrels
+    negatives: Mapping[str, Sequence[str]] = {}  # of the recipe's mined file
 
 
 def labelled_sources(setting: Setting) -> list[Source]:
@@ -235,9 +246,32 @@ def labelled_sources(setting: Setting) -> list[Source]:
     sources = []
     for member in training_members(setting):
         source = Source(member.collection, member.run, member.collection.judgments(recipe.data.train))
+        if section.mined is not None:
+            source = from_mined(setting, source, Path(section.mined))
         count = round(section.pseudo_queries * member.weight / sum(setting.weights()))
         sources.append(with_pseudo_queries(source, count, recipe) if count else source)
     return sources
+
+
+def from_mined(setting: Setting, source: Source, file: Path) -> Source:
+    """The source with the queries and negatives of a mined file; what is no training query is left out, and said."""
+    mined = read_mined(file, setting.collection)
+    documents = source.collection.documents
+    qrels: Qrels = {}
+    for query in mined.keys() & source.qrels.keys():
+        kept = {document: grade for document, grade in mined[query].items() if document in documents}
+        judged = source.qrels[query]
+        wrong = next((d for d, grade in kept.items() if grade == 0 and judged.get(d, 0) > 0), None)
+        if wrong is not None:
+            raise DataError(f"{file}: negative '{wrong}' of query '{query}' is judged relevant", hint="mine again")
+        qrels[query] = judged | {document: judged.get(document, 1) for document, grade in kept.items() if grade}
+    if not qrels:
+        raise DataError(f"{file}: none of its {len(mined)} queries is in split '{setting.recipe.data.train}'")
+    if len(qrels) < len(mined):
+        more = len(mined) - len(qrels)
+        setting.console.print(f"  [yellow]{more} of {len(mined)} mined queries are no training queries[/yellow]")
+    negatives = {q: [d for d, grade in mined[q].items() if not grade and d in documents] for q in qrels}
+    return source._replace(qrels={q: qrels[q] for q in source.qrels if q in qrels}, negatives=negatives)
 
 
 def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
@@ -255,4 +289,4 @@ def with_pseudo_queries(source: Source, count: int, recipe: Recipe) -> Source:
     index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
     run = source.run | index.search(queries, top_k=recipe.first_stage.depth, progress=True)
     qrels = source.qrels | {f"pseudo:{d}": {d: 1} for d in found}
-    return Source(replace(collection, queries=collection.queries | queries), run, qrels)
+    return Source(replace(collection, queries=collection.queries | queries), run, qrels, source.negatives)

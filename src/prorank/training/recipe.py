@@ -216,6 +216,9 @@ class ScoreLearningSection(RankingSection):
 
     queries_per_step: int = Field(4, ge=1)
     negatives: Quotas = Quotas()
+    mined: str | None = Field(
+        None, description="file of `prorank data mine`: its queries are trained on, its negatives fill the lists first"
+    )
     loss: Literal["pointwise", "pairwise", "margin", "listwise"] = "listwise"
     label_weight: float = Field(1.0, ge=0)
     teacher: TeacherSection | None = None
@@ -297,6 +300,12 @@ class Recipe(Section):
     def _curriculum_has_its_ranks(self) -> Recipe:
         if self.warmup is not None and self.warmup.curriculum and self.first_stage.depth < CURRICULUM_DEPTH:
             raise ValueError(f"warmup.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
+        return self
+
+    @model_validator(mode="after")
+    def _mined_ids_are_of_one_collection(self) -> Recipe:
+        if self.score_learning is not None and self.score_learning.mined and self.data.union:
+            raise ValueError("score_learning.mined names ids of one collection; it does not go with data.union")
         return self
 
     @model_validator(mode="after")
