@@ -3,7 +3,7 @@
 A collection is a folder with `corpus.jsonl`, `queries.jsonl` and `qrels/{split}.tsv`, each plain or gzipped; a
 bundled collection by name; or a hub data set in the same layout. What is malformed stops the reading with file
 and line; what is merely doubtful (empty texts, judgments that point nowhere) is counted and reported, and
-fatal only with `strict`. This module knows nothing of retrieval, models or metrics.
+fatal only with `strict`. Files are read by `beir`. This module knows nothing of retrieval, models or metrics.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prorank.errors import DataError, require
-from prorank.files import parse_json, text_lines
+from prorank.beir import BUNDLED, Files, Row, bundled, folder_files, hub_files, text_field
+from prorank.errors import DataError
 from prorank.overlap import own_documents, shared_queries
 from prorank.sources import did_you_mean, expanded, is_path, on_hub
-from prorank.texts import SURROGATE_HINT, id_flaw, surrogate
-from prorank.trec import Qrels, Run, judgment, ranked, read_qrels, read_run, tsv_rows, write_run  # noqa: F401
+from prorank.texts import id_flaw
+from prorank.trec import Qrels, Run, judgment, ranked, read_qrels, read_run, write_run  # noqa: F401
 
-BUNDLED = Path(__file__).parent / "data"
 # Kinds of doubtful entries that other modules ask for by name.
 UNWRITABLE = "id that a TREC run cannot hold"
 LEAK = "training query in another split"
@@ -34,7 +33,6 @@ REMEDIES = {  # where it is not the line itself that is mended
     QUERY_DOCUMENT: "list it in excluded.tsv, one line `query-id TAB corpus-id` each; where the ids are the same, "
     "--exclude-query-document (evaluate, search, data mine) does it on the fly",
 }
-SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
 class Document(NamedTuple):
@@ -124,148 +122,18 @@ def load_collection(source: str | Path, *, strict: bool = False) -> Collection:
     if known and not os.path.isdir(path):
         path = BUNDLED / str(source)
     if str(source).strip() and os.path.isdir(path):
-        files, name = _folder_files(path), path.name
+        files, name = folder_files(path), path.name
     elif os.path.isfile(path):
         raise DataError(f"{source}: this is a file, not a folder", hint="a collection is a folder in BEIR layout")
     elif str(source).count("/") == 1 and not is_path(str(source)):
-        files, name = _hub_files(on_hub(str(source), "dataset")), str(source)
+        files, name = hub_files(on_hub(str(source), "dataset")), str(source)
     else:
         hint = did_you_mean(path) or f"bundled collections: {', '.join(bundled())}"
         raise DataError(f"{source}: no such folder", hint=hint)
     return _build(name, files, strict)
 
 
-def bundled() -> list[str]:
-    """Names of the collections inside the package.
-
-    >>> bundled()
-    ['cosqa']
-    """
-    return sorted(path.name for path in BUNDLED.iterdir() if path.is_dir())
-
-
-Row = tuple[str, int, dict[str, Any]]  # file, line, fields
-
-
-class _Files(NamedTuple):
-    """Rows of a collection with their places: (file, line, row)."""
-
-    corpus: Iterator[Row]
-    queries: Iterator[Row]
-    qrels: dict[str, Iterator[tuple[str, int, list[str]]]]
-    candidates: dict[str, Iterator[tuple[str, int, list[str]]]]
-    excluded: Iterator[tuple[str, int, list[str]]] = iter(())
-
-
-def _either(folder: Path, name: str) -> Path:
-    """`name` or `name.gz` inside `folder`."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"{folder}: no {name} (nor {name}.gz)", hint="a collection needs corpus, queries and qrels")
-
-
-def _folder_files(folder: Path) -> _Files:
-    tables: dict[str, dict[str, Iterator[tuple[str, int, list[str]]]]] = {"qrels": {}, "candidates": {}}
-    for kind, splits in tables.items():
-        # Plain files last: where both stand, the plain one is read, as for corpus and queries.
-        for path in [*sorted((folder / kind).glob("*.tsv.gz")), *sorted((folder / kind).glob("*.tsv"))]:
-            splits[path.name.removesuffix(".gz").removesuffix(".tsv")] = tsv_rows(path)
-    if not tables["qrels"]:
-        raise DataError(f"{folder / 'qrels'}: no split", hint="add qrels/test.tsv: query-id, corpus-id, score")
-    return _Files(
-        json_rows(_either(folder, "corpus.jsonl")),
-        json_rows(_either(folder, "queries.jsonl")),
-        tables["qrels"],
-        tables["candidates"],
-        tsv_rows(folder / "excluded.tsv") if (folder / "excluded.tsv").is_file() else iter(()),
-    )
-
-
-def json_rows(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """(file, line, object) of a JSON Lines file, plain or gzipped; empty lines are passed over.
-
-    Raises:
-        DataError: unreadable, not JSON, or no object; with the line.
-    """
-    for line, text in text_lines(path):
-        if text.strip():
-            row = parse_json(text, str(path), line)
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{line}: expected a JSON object, got {type(row).__name__}")
-            yield str(path), line, row
-
-
-def _hub_files(name: str) -> _Files:
-    """Rows of a hub data set: configs `corpus` and `queries`, judgments in `default`/`qrels` or `NAME-qrels`."""
-    datasets = require("datasets", "train")
-
-    def rows(config: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        table = datasets.load_dataset(name, config)  # at once, so that a failure is caught below
-        return (
-            (f"{name}/{config}", i, _with_id(row)) for split in table for i, row in enumerate(table[split], start=1)
-        )
-
-    def judged(source: str, config: str | None) -> dict[str, Iterator[tuple[str, int, list[str]]]]:
-        table = datasets.load_dataset(source, config)
-        return {
-            SPLIT_NAMES.get(split, split): iter(
-                [
-                    (
-                        f"{source}/{split}",
-                        i,
-                        [str(row["query-id"]), str(row["corpus-id"]), whole(row["score"])],
-                    )
-                    for i, row in enumerate(table[split], start=1)
-                ]
-            )
-            for split in table
-        }
-
-    try:
-        configs = datasets.get_dataset_config_names(name)
-        inside = next((config for config in ("qrels", "default") if config in configs), None)
-        qrels = judged(name, inside) if inside else judged(f"{name}-qrels", None)
-        return _Files(rows("corpus"), rows("queries"), qrels, {})
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"'{name}' is no folder and cannot be loaded from the hub: {(str(error) or repr(error)).splitlines()[0]}",
-            hint=f"bundled collections: {', '.join(bundled())}",
-        ) from error
-
-
-def whole(score: Any) -> str:
-    """A hub score as a qrels cell: 1.0 is "1", while 0.5 stays as it is and is refused later.
-
-    >>> whole(1.0), whole(0.5)
-    ('1', '0.5')
-    """
-    return str(int(score)) if isinstance(score, float) and score.is_integer() else str(score)
-
-
-def _with_id(row: dict[str, Any]) -> dict[str, Any]:
-    """Hub rows write the id as `_id` or `id`."""
-    return row if "_id" in row else row | {"_id": row.get("id")}
-
-
-def text_field(row: Mapping[str, Any], key: str, place: str, default: str | None = None) -> str:
-    """A string of a JSON object; `place` says in errors where the object stood.
-
-    Raises:
-        DataError: the field is missing (and there is no default), no string, or holds half of a surrogate pair.
-    """
-    value = row.get(key, default)
-    if value is None and default is not None:
-        value = default
-    if not isinstance(value, str):
-        what = "is missing" if key not in row else f"must be a string, got {json.dumps(value)[:40]}"
-        raise DataError(f"{place}: '{key}' {what}")
-    if flaw := surrogate(value):
-        raise DataError(f"{place}: '{key}' holds {flaw}", hint=SURROGATE_HINT)
-    return value
-
-
-def _build(name: str, files: _Files, strict: bool) -> Collection:
+def _build(name: str, files: Files, strict: bool) -> Collection:
     problems: list[Problem] = []
     documents = _documents(files.corpus, problems)
     queries, places = _queries(files.queries, problems)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prorank.collection import json_rows, text_field, whole
+from prorank.beir import json_rows, text_field, whole
 from prorank.errors import DataError, ProrankError, require
 from prorank.files import atomic_writer, json_line, refuse_overwrite
 from prorank.trec import check_ids, judgment, trec_rows, tsv_rows

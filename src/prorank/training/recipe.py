@@ -385,7 +385,7 @@ def validate_recipe(tree: dict[str, Any], source: str = "recipe", overrides: Seq
         return Recipe.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = _place(first["loc"], first["type"] == "extra_forbidden")
         source = _culprit(where, source, overrides)
         if first["type"] == "extra_forbidden":
             valid = [key for key, _ in _known_keys(Recipe) if key.count(".") == where.count(".")]
@@ -395,6 +395,19 @@ def validate_recipe(tree: dict[str, Any], source: str = "recipe", overrides: Seq
         value = first.get("input")
         got = "" if isinstance(value, (dict, BaseModel)) else f", got {value!r}"
         raise RecipeError(f"{source}: {where}{': ' if where else ''}{first['msg']}{got}") from error
+
+
+def _place(location: Sequence[str | int], unknown: bool) -> str:
+    """The dotted key of an error; pydantic's names of a field's several types, which stand between, are left out.
+
+    >>> _place(["evaluation", "hybrid_weight", "constrained-float"], unknown=False)
+    'evaluation.hybrid_weight'
+    """
+    keys = {part for key, _ in _known_keys(Recipe) for part in key.split(".")}
+    parts = [str(part) for part in location if part in keys or isinstance(part, int)]
+    if unknown and location[-1] not in keys:
+        parts.append(str(location[-1]))
+    return ".".join(parts)
 
 
 def _culprit(where: str, source: str, overrides: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 from rich.console import Console
 from rich.progress import Progress
 
-from prorank.collection import Collection, load_with_split
+from prorank.collection import Collection, load_with_split, require_relevant
 from prorank.errors import DataError
 from prorank.evaluation.stages import sample_queries
 from prorank.files import atomic_writer, json_line, parse_json, text_lines
@@ -126,6 +126,7 @@ def graded_groups(
     """
     loaded = load_with_split(source, split, seed=seed)
     qrels = sample_queries(loaded.judgments(split), queries, seed)
+    require_relevant(qrels, f"split '{split}' of {loaded.name}")
     index = BM25Index.build(loaded.documents)
     run = bm25_run(index, loaded, {query: loaded.queries[query] for query in qrels}, top_k=1000)
     return loaded, build_groups(loaded, qrels, run, Quotas(**quotas, random=0), seed)
