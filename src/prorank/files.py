@@ -11,12 +11,12 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-from prorank.errors import DataError, ProrankError
+from prorank.errors import DataError, InputError, ProrankError
 from prorank.texts import SURROGATE
 
 GZIP = b"\x1f\x8b"
@@ -202,6 +202,29 @@ def read_json(path: str | Path) -> Any:
         DataError: the file is missing or not valid JSON; the message names the file and line.
     """
     return parse_json(read_text(path), str(path))
+
+
+def distinct_names(paths: Sequence[str | Path]) -> list[str]:
+    """A folder's name for each path: its last part, with as many parts before it as tell it from the others.
+
+    Raises:
+        InputError: a path stands twice, or two cannot be told apart.
+
+    >>> distinct_names(["x/a/de", "x/b/de", "x/fr"])
+    ['a-de', 'b-de', 'fr']
+    """
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+
+    def name(own: tuple[str, ...]) -> str:
+        lengths = range(1, len(own) + 1)
+        alone = (n for n in lengths if sum(other[-n:] == own[-n:] for other in parts) == 1)
+        return "-".join(own[-next(alone, 1) :]).replace(os.sep, "")
+
+    names = [name(own) for own in parts]
+    twice = next((str(path) for path, one in zip(paths, names) if names.count(one) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice}: given twice, or its name cannot be told from another's", hint="rename a folder")
+    return names
 
 
 def refuse_overwrite(path: str | Path, force: bool) -> None:
