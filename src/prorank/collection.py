@@ -80,6 +80,7 @@ class Collection:
         problems: what was doubtful.
         fingerprint: SHA-256 of texts, judgments and lists, the same for plain and gzipped files.
         excluded: documents that must not be retrieved for a query (`excluded.tsv`; may be empty).
+        carved: by split, what `with_splits` made it of; figures on such a split cannot be compared with published ones.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Collection:
     problems: tuple[Problem, ...]
     fingerprint: str
     excluded: dict[str, list[str]] = field(default_factory=dict)
+    carved: dict[str, str] = field(default_factory=dict)
 
     def judgments(self, split: str) -> Qrels:
         """Judgments of one split.
@@ -324,7 +326,18 @@ def with_splits(collection: Collection, seed: int = 13, dev_share: float = 0.1, 
         qrels["dev"], qrels["train"] = _carve(qrels["train"], dev_share * len(qrels["train"]), seed)
     if not all(qrels[part] for part in ("train", "dev", "test")):
         raise DataError(f"{collection.name}: too few judged queries to make train, dev and test")
-    return replace(collection, qrels=qrels)
+    return replace(collection, qrels=qrels, carved=collection.carved | _carved(collection.qrels, qrels, seed))
+
+
+def _carved(given: Mapping[str, Qrels], made: Mapping[str, Qrels], seed: int) -> dict[str, str]:
+    """What each split that is not as it was given consists of."""
+    found = {}
+    for split, qrels in made.items():
+        if given.get(split, {}).keys() != qrels.keys():
+            sources = [split, *given] if split in given else [*given]
+            source = next(name for name in sources if given[name].keys() >= qrels.keys())
+            found[split] = f"{len(qrels)} of the {len(given[source])} queries of {source}, seed {seed}"
+    return found
 
 
 def _carve(qrels: Qrels, count: float, seed: int) -> tuple[Qrels, Qrels]:

@@ -137,6 +137,7 @@ def evaluate_model(
         "hardware": hardware(),
         "data_fingerprint": loaded.fingerprint,
         "exclude_query_document": exclude_query_document,
+        "carved_splits": loaded.carved,
     }
     if output:
         write_json(output / "summary.json", summary)

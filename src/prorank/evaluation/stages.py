@@ -5,6 +5,7 @@ Shared by training runs and the command line. Knows a reranker only by its `scor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prorank.collection import Collection, Qrels, Run
@@ -14,6 +15,7 @@ from prorank.evaluation.streaming import Scorer, rerank_blocks
 from prorank.provenance import fingerprint
 
 PRIMARY = "ndcg@10"
+FEWEST = 10  # queries from which an interval can be taken for something
 
 
 def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qrels:
@@ -25,6 +27,25 @@ def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qre
     ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
     chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
     return {query: qrels[query] for query in ids if query in chosen}
+
+
+def carved_sentence(carved: Mapping[str, str]) -> str:
+    """What to say of splits that prorank made itself; empty where there are none.
+
+    >>> carved_sentence({"test": "4 of the 10 queries of train, seed 13"})
+    'made splits, not comparable with published figures: test is 4 of the 10 queries of train, seed 13'
+    """
+    parts = "; ".join(f"{split} is {text}" for split, text in carved.items())
+    return f"made splits, not comparable with published figures: {parts}" if carved else ""
+
+
+def few_queries(count: int) -> str:
+    """What to say of figures over very few queries; empty where there are enough.
+
+    >>> few_queries(3)
+    '3 test queries: the intervals say nothing'
+    """
+    return "" if count >= FEWEST else f"{count} test quer{'y' if count == 1 else 'ies'}: the intervals say nothing"
 
 
 def lists_of(run: Run, qrels: Qrels) -> Run:

@@ -71,6 +71,7 @@ def united(collections: Sequence[Collection]) -> Collection:
         problems=tuple(problem for collection in collections for problem in collection.problems),
         fingerprint=fingerprint(" ".join(collection.fingerprint for collection in collections)),
         excluded={q: ids for collection in collections for q, ids in collection.excluded.items()},
+        carved={f"{c.name}/{split}": text for c in collections for split, text in c.carved.items()},
     )
 
 
