@@ -321,3 +321,16 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
 def test_a_curriculum_needs_deep_lists(bert_folder, word_collection):
     with pytest.raises(Exception, match=r"first_stage\.depth"):
         tiny(bert_folder, word_collection, warmup__curriculum=True)
+
+
+def test_training_without_gradients_is_said_aloud_and_without_parameters_refused(bert_folder, tmp_path, capsys):
+    trainer, _ = trainer_of(bert_folder, tmp_path, console=Console(width=200))
+    loss = trainer.loss_on
+    trainer.loss_on = lambda model, inputs: loss(model, inputs) * 0.0
+    trainer.run(resume=False)
+    assert "every gradient that was logged is 0: nothing was learned" in capsys.readouterr().out
+    trainer.backbone.requires_grad_(False)
+    with pytest.raises(TrainingError, match="no parameter of the model is trained"):
+        type(trainer)(
+            trainer.backbone, trainer.pair_tokenizer, trainer.settings, [], [], tmp_path / "other", 1, Console()
+        )

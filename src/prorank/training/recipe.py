@@ -187,6 +187,8 @@ class WarmupSection(Optimisation):
             raise ValueError("the exact expectation draws nothing that could be used again; set samples, e.g. 16")
         if self.policy_weight == 0 and self.supervised_weight == 0:
             raise ValueError("policy_weight and supervised_weight are both 0: nothing would be trained")
+        if self.policy_weight == 0 and self.supervised_share is not None and self.supervised_share < 1:
+            raise ValueError("policy_weight is 0: after supervised_share nothing would be trained; set it to null")
         return self
 
     @property
@@ -223,6 +225,12 @@ class ScoreLearningSection(RankingSection):
     label_weight: float = Field(1.0, ge=0)
     teacher: TeacherSection | None = None
     pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> ScoreLearningSection:
+        if self.label_weight == 0 and self.teacher is None:
+            raise ValueError("label_weight is 0 and there is no teacher: nothing would be trained")
+        return self
 
 
 class GradesSection(Section):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,32 +28,14 @@ from prorank.errors import TrainingError
 from prorank.files import write_json
 from prorank.tokenization import PairTokenizer
 from prorank.training import processes
+from prorank.training.checkpoints import COMPLETE, drop_torn, last_checkpoint, step_of
 from prorank.training.recipe import Optimisation
 from prorank.training.resume import OPTIMIZER, WEIGHTS, check_checkpoint, part_of_checkpoint
-
-COMPLETE = "complete"  # a checkpoint without this file was cut off while being written
 
 
 def trainable_parameters(backbone: Backbone) -> dict[str, torch.Tensor]:
     """Name -> tensor of everything that training changes (shared tensors once)."""
     return {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
-
-
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint under `folder`; torn ones are deleted on the way."""
-    whole = []
-    for path in Path(folder).glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def drop_checkpoints(run: Path) -> None:
-    """Delete the checkpoints of a run's finished stages: with the optimiser's states they are many times the model."""
-    for path in run.glob("*/training/checkpoint-*"):
-        shutil.rmtree(path)
 
 
 class RichProgress(transformers.TrainerCallback):
@@ -142,6 +123,8 @@ class SlotTrainer(transformers.Trainer):
         keep_start: bool = False,
     ) -> None:
         self.frozen = copy.deepcopy(backbone).eval() if keep_start and not backbone.has_lora else None
+        if not any(p.requires_grad for p in backbone.parameters()):
+            raise TrainingError("no parameter of the model is trained", hint="train adapters (backbone.lora) or all")
         on_cpu = backbone.device.type == "cpu"
         # written by TensorBoard's callback, which takes its folder from the environment
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
@@ -291,12 +274,22 @@ class SlotTrainer(transformers.Trainer):
 
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
+        if resume:
+            processes.first_only(lambda: drop_torn(self.args.output_dir))
         checkpoint = last_checkpoint(self.args.output_dir) if resume else None
         if checkpoint is not None:
             check_checkpoint(checkpoint, sharded=self.is_fsdp_enabled)
         self.args.eval_on_start = self.start_competes and checkpoint is None
         torch.manual_seed(self.args.seed + processes.state().process_index)  # processes draw differently
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        gradients = [entry["grad_norm"] for entry in self.state.log_history if "grad_norm" in entry]
+        if gradients and not any(gradients):
+            self.console.print("  [yellow]every gradient that was logged is 0: nothing was learned[/yellow]")
+
+    def best_step(self) -> int | None:
+        """The step after which the kept weights were reached; 0 is the start, None where none was chosen."""
+        best = self.state.best_model_checkpoint
+        return step_of(best) if best else None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:

@@ -24,12 +24,13 @@ from prorank.engine import slot_logits
 from prorank.errors import TrainingError
 from prorank.tokenization import PairTokenizer
 from prorank.training import grpo, processes, rewards
+from prorank.training.checkpoints import last_checkpoint
 from prorank.training.figures import PairOutcome, VerdictFigures, diagnosis, pair_outcomes, verdict_figures
 from prorank.training.outlook import Outlook, end_of_turn, outlook, verdict_log_probs
 from prorank.training.recipe import WarmupSection
 from prorank.training.resume import part_of_checkpoint
 from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
-from prorank.training.trainer import SlotTrainer, last_checkpoint
+from prorank.training.trainer import SlotTrainer
 
 RelevanceReward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
