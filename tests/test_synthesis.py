@@ -14,6 +14,7 @@ from rich.console import Console
 from prorank import Reranker
 from prorank.collection import load_collection
 from prorank.errors import DataError, ProrankError
+from prorank.live import locked
 from prorank.training.grade_teachers import (
     ChatTeacher,
     Generation,
@@ -23,7 +24,7 @@ from prorank.training.grade_teachers import (
     Task,
     load_teacher,
 )
-from prorank.training.synthesis import Cache, consensus, graded_groups, read_graded, synthesize
+from prorank.training.synthesis import Cache, consensus, graded_groups, key_of, read_graded, synthesize
 
 QUIET = Console(file=io.StringIO())
 QUOTAS = {"hard": 3, "medium": 2, "easy": 0}
@@ -167,6 +168,53 @@ def test_nothing_is_asked_twice_and_nothing_is_lost(server, word_collection, tmp
     lists = read_graded(output, collection)
     assert {len(documents) for documents in lists.values()} == {6}
     assert all(sum(document.relevant for document in documents) == 1 for documents in lists.values())
+
+
+def test_answers_to_other_questions_are_not_reused(server, qwen_folder, bert_folder, tmp_path, monkeypatch):
+    endpoint, task = server(), TASKS[1]
+    keys = [key_of(teacher(endpoint), task)]
+    for changes in ({"max_new_tokens": 65}, {"temperature": 0.7}, {"model": "n"}, {"base_url": "http://127.0.0.1:9"}):
+        options = {"base_url": endpoint.url, "model": "m", "max_new_tokens": 64, "temperature": 0.6} | changes
+        keys.append(key_of(ChatTeacher(generations=2, **options), task))
+    keys += [
+        key_of(LocalTeacher(str(qwen_folder), 2, tokens, heat), task) for tokens, heat in ((8, 0.6), (9, 0.6), (8, 1))
+    ]
+    monkeypatch.setattr("prorank.training.grade_teachers.asked_text", lambda query, document: f"{query}? {document}")
+    keys += [key_of(teacher(endpoint), task), key_of(LocalTeacher(str(qwen_folder), 2, 8, 0.6), task)]
+    folder = tmp_path / "scorer"
+    for prompt in ("prorank-short", "yesno"):
+        Reranker(bert_folder, prompt=prompt, max_length=64).save_pretrained(folder)
+        keys.append(key_of(ScorerTeacher(str(folder)), task))
+    assert len(set(keys)) == len(keys)
+    assert key_of(teacher(endpoint), task) == key_of(teacher(endpoint), task)
+
+
+def test_a_list_that_changed_is_graded_anew_as_a_whole(word_collection, tmp_path):
+    """A grade by qrels or by a scorer's spread depends on the query's other documents."""
+    collection, groups = graded_groups(str(word_collection), "train", 2, QUOTAS, seed=1)
+    synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
+    shorter = [group._replace(documents=group.documents[:-1], labels=group.labels[:-1]) for group in groups]
+    said = io.StringIO()
+    found = synthesize(collection, shorter, QrelsTeacher(), tmp_path / "g.jsonl", Console(file=said, width=200))
+    assert found["asked"] == sum(len(group.documents) for group in shorter)
+    assert "kept answers are to other texts or from another teacher" in said.getvalue()
+
+
+def test_two_processes_do_not_grade_into_one_file(word_collection, tmp_path):
+    collection, groups = graded_groups(str(word_collection), "train", 1, QUOTAS, seed=1)
+    with locked(tmp_path, "g.jsonl"), pytest.raises(ProrankError, match=r"g\.jsonl is in use .*pid"):
+        synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
+
+
+def test_an_interrupt_counts_the_answers_that_are_kept(server, word_collection, tmp_path, call, monkeypatch):
+    def interrupt(collection, groups, teacher, output, console):
+        output.with_suffix(".cache.jsonl").write_text("{}\n{}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prorank.training.synthesis.synthesize", interrupt)
+    command = ["data", "synthesize", word_collection, "--output", tmp_path / "g.jsonl", "--teacher", "qrels"]
+    code, _, err = call(*command)
+    assert code == 130 and "Kept: 2 answers in" in err and f"Go on with: prorank {' '.join(map(str, command))}" in err
 
 
 def test_too_long_generations_are_dropped(server, word_collection, tmp_path):

@@ -23,6 +23,7 @@ from prorank.errors import DataError, InputError, ProrankError, require
 from prorank.prompts import PROMPTS
 from prorank.reasoning import parse_grade, reason
 from prorank.reranker import Reranker
+from prorank.training.inputs import model_files_fingerprint
 
 logger = logging.getLogger(__name__)
 HIGHEST = 10
@@ -52,7 +53,8 @@ class Generation(NamedTuple):
 class Teacher(Protocol):
     """Grades pairs."""
 
-    name: str  # part of the cache's keys
+    name: str
+    key: str  # all that its answers depend on besides the task: model and its files, prompt, settings
     generations: int  # that a pair gets; 1 where asking again gives the same
     whole_lists: bool  # whether a grade depends on the query's other documents, which are then asked for together
 
@@ -60,10 +62,15 @@ class Teacher(Protocol):
         """Generations as they come; a task that finally failed raises."""
 
 
+def asked_text(query: str, document: str) -> str:
+    """What a generating teacher is asked."""
+    return PROMPTS["erank-think"].render(query, document)
+
+
 class QrelsTeacher:
     """The judgments as grades: the highest grade of the query's list is 10."""
 
-    name, generations, whole_lists = "qrels", 1, True
+    name, key, generations, whole_lists = "qrels", "qrels", 1, True
 
     def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
         """One grade a task."""
@@ -85,6 +92,8 @@ class ScorerTeacher:
 
     def __init__(self, model: str) -> None:
         self.name, self.reranker = f"scorer:{model}", Reranker(model)
+        settings = self.reranker.settings.model_dump(mode="json")
+        self.key = json.dumps([self.name, model_files_fingerprint(model), settings])
 
     def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
         """One grade a task; all tasks of a query belong together."""
@@ -123,6 +132,8 @@ class LocalTeacher:
         self.name, self.generations = f"local:{model}", generations if temperature > 0 else 1
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.reranker = Reranker(model, prompt=PROMPTS["erank-think"])
+        files = model_files_fingerprint(model)
+        self.key = json.dumps([self.name, files, asked_text("{query}", "{document}"), max_new_tokens, temperature])
 
     def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
         """Generations, a batch at a time."""
@@ -179,6 +190,7 @@ class ChatTeacher:
         self.name, self.generations = f"chat:{model}", generations
         self.attempts, self.pause, self.concurrency = attempts, pause, concurrency
         self.body = {"model": model, "max_tokens": max_new_tokens, "temperature": temperature}
+        self.key = json.dumps([self.name, base_url.rstrip("/"), asked_text("{query}", "{document}"), self.body])
         self.httpx = require("httpx", "train")
         loopback = is_loopback(base_url)
         self.client = self.httpx.Client(
@@ -214,7 +226,7 @@ class ChatTeacher:
 
     def request(self, task: Task) -> Generation:
         """One answer, after as many tries as it takes."""
-        text = PROMPTS["erank-think"].render(task.query, task.document)
+        text = asked_text(task.query, task.document)
         body = {**self.body, "messages": [{"role": "user", "content": text}], "seed": task.generation}
         problem = ""
         for attempt in range(self.attempts):

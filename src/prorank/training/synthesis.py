@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from prorank.collection import Collection, load_with_split, require_relevant
 from prorank.errors import DataError
 from prorank.evaluation.stages import sample_queries
 from prorank.files import atomic_writer, json_line, parse_json, text_lines
+from prorank.live import locked
 from prorank.provenance import fingerprint
 from prorank.retrieval import BM25Index, bm25_run
 from prorank.texts import surrogate
@@ -88,9 +89,43 @@ class Cache:
         os.fsync(self.file.fileno())
 
 
-def key_of(teacher: Teacher, task: Task) -> str:
-    """What a cached answer is found by: teacher, texts and judgment, and which generation."""
-    return fingerprint(json.dumps([teacher.name, task.query, task.document, task.label, task.generation]))
+def cache_file(output: Path) -> Path:
+    """Where the answers are kept that graded lists are made of.
+
+    >>> cache_file(Path("grades.jsonl")).name
+    'grades.cache.jsonl'
+    """
+    return output.with_suffix(".cache.jsonl")
+
+
+def kept_answers(output: Path) -> list[str]:
+    """How many answers are kept for the graded lists of a file, as one item; none at all gives an empty list."""
+    file = cache_file(output)
+    count = file.read_bytes().count(b"\n") if file.is_file() else 0
+    return [f"{count} answers in {file}"] if count else []
+
+
+def key_of(teacher: Teacher, task: Task, beside: str = "") -> str:
+    """What a cached answer is found by: all that it depends on.
+
+    Args:
+        teacher: its model, prompt and settings.
+        task: texts and judgment, and which generation this is.
+        beside: fingerprint of the query's whole list, where the grade depends on it.
+    """
+    return fingerprint(json.dumps([teacher.key, *task[2:], beside]))
+
+
+def keys_of(teacher: Teacher, tasks: Iterable[Task]) -> dict[Task, str]:
+    """The key of each task; with a teacher of whole lists, all of a list's change when the list does."""
+    lists: dict[str, list[Task]] = {}
+    for task in tasks:
+        lists.setdefault(task.query_id, []).append(task)
+    keys: dict[Task, str] = {}
+    for own in lists.values():
+        beside = fingerprint(json.dumps([task[2:] for task in own])) if teacher.whole_lists else ""
+        keys |= {task: key_of(teacher, task, beside) for task in own}
+    return keys
 
 
 def tasks_of(collection: Collection, groups: Sequence[Group], generations: int) -> Iterator[list[list[Task]]]:
@@ -148,15 +183,27 @@ def synthesize(
     Returns:
         Statistics: `queries`, `documents`, `asked`, `malformed` and `dropped` (too long, or no generation with a grade)
         counts, `mean_grade` of relevant and other documents.
+
+    Raises:
+        ProrankError: another process grades into the same file.
     """
-    cache = Cache(output.with_suffix(".cache.jsonl"))
+    with locked(output.parent, output.name):
+        return _graded(collection, groups, teacher, output, console)
+
+
+def _graded(
+    collection: Collection, groups: Sequence[Group], teacher: Teacher, output: Path, console: Console
+) -> dict[str, float]:
+    cache = Cache(cache_file(output))
     lists: GradedLists = {}
     asked = malformed = dropped = 0
+    kept, used = set(cache.known), set[str]()
     with Progress(console=console, transient=True) as bar:
         total = len({(group.query_id, document) for group in groups for document in group.documents})
         line = bar.add_task("grade", total=total)
         for documents in tasks_of(collection, groups, teacher.generations):
-            keys = {task: key_of(teacher, task) for tasks in documents for task in tasks}
+            keys = keys_of(teacher, (task for tasks in documents for task in tasks))
+            used.update(keys.values())
             new = {task for task, key in keys.items() if key not in cache.known}
             if teacher.whole_lists:
                 queries = {task.query_id for task in new}
@@ -176,6 +223,8 @@ def synthesize(
                 lists.setdefault(tasks[0].query_id, []).append(graded)
             bar.advance(line, len(documents))
     write_graded(lists, output)
+    if other := len(kept - used):
+        console.print(f"  {other} kept answers are to other texts or from another teacher, and were not used")
     everything = [document for documents in lists.values() for document in documents]
 
     def mean(relevant: bool) -> float:
