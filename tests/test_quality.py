@@ -7,6 +7,7 @@ import pytest
 
 from prorank import Reranker
 from prorank.bench.quality import adjusted, passage_seconds
+from prorank.cli import app
 from prorank.collection import load_collection, read_run
 from prorank.evaluation.evaluator import evaluate_model
 from prorank.evaluation.report import quality_rows
@@ -76,8 +77,13 @@ def test_bench_measures_each_collection_once(
     monkeypatch.setattr("prorank.bench.quality.evaluate_model", refuse)
     code, out, _ = call(*command, "--force", "--markdown")
     assert code == 0 and out.count("\n") == 4 and out.startswith("| collection |")
-    code, _, err = call(*command, "--force", "--hybrid", 0.5)
-    assert code == 2 and "other settings" in err
+    other = [*command[:-1], tmp_path / "other.json"]
+    for option, value in (("--hybrid", 0.5), ("--max-queries", 4), ("--max-length", 40), ("--depth", 4)):
+        code, _, err = call(*other, option, value)
+        assert code == 2 and "other settings" in err and f"{option[2:].replace('-', '_')}: " in err
+    with pytest.raises(AssertionError, match="measured twice"):  # --force starts over
+        monkeypatch.setattr("prorank.cli.main", lambda: app(standalone_mode=False))
+        call(*other, "--hybrid", 0.5, "--force")
 
 
 def test_passages_are_as_long_as_said(bert_folder):

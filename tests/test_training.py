@@ -1,5 +1,6 @@
 """Whole runs on tiny models: every shipped recipe, the same seed twice, and a killed run resumed."""
 
+import io
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from prorank.reranker import Reranker
 from prorank.training.figures import VerdictFigures, diagnosis
 from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.training.run import run_recipe
-from prorank.training.trainer import COMPLETE, WEIGHTS, last_checkpoint
+from prorank.training.trainer import COMPLETE, WEIGHTS, drop_torn, last_checkpoint
 
 
 def tiny(model, collection, **changes):
@@ -96,6 +97,36 @@ def test_a_run_leaves_everything_behind(finished):
     assert card["recipe"]["seed"] == 5 and card["data_fingerprint"] == results["data_fingerprint"]
 
 
+def test_chance_is_tested_on_pairs_that_chose_nothing(bert_folder, word_collection, tmp_path, monkeypatch):
+    """Dev pairs chose the checkpoint, so that their figure is too good."""
+    from prorank.evaluation.significance import binomial_above_chance
+    from prorank.training.warmup import WarmupTrainer
+
+    figures = WarmupTrainer.figures
+
+    def told(self, items):
+        return figures(self, items)._replace(correct=9 if items is self.held_out_items else 6)
+
+    monkeypatch.setattr(WarmupTrainer, "figures", told)
+    recipe = tiny(bert_folder, word_collection, score_learning=None, evaluation__hybrid_weight=0.2)
+    warmup = run_recipe(recipe, tmp_path / "run", console=Console(quiet=True))["warmup"]
+    assert (warmup["correct"], warmup["test"]["correct"], warmup["total"]) == (9, 6, 10)
+    assert warmup["p_above_chance"] == binomial_above_chance(6, 10)
+
+
+def test_few_queries_and_made_splits_are_said_in_results_and_aloud(bert_folder, word_collection, tmp_path):
+    own = shutil.copytree(word_collection, tmp_path / "own")
+    (own / "qrels" / "test.tsv").unlink()
+    recipe = tiny(
+        bert_folder, own, warmup=None, score_learning=None, evaluation__max_queries=3, evaluation__hybrid_weight=0.2
+    )
+    said = io.StringIO()
+    results = run_recipe(recipe, tmp_path / "run", console=Console(file=said, width=300))
+    assert "test" in results["carved_splits"] and len(results["notes"]) == 2
+    for words in ("3 test queries: the intervals say nothing", "published figures: ", "test is 10 of the 24 queries"):
+        assert words in said.getvalue() and any(words in note for note in results["notes"])
+
+
 def test_reranking_never_adds_a_document(finished):
     from prorank.collection import read_run
 
@@ -150,14 +181,16 @@ def test_torn_checkpoints_are_passed_over(tmp_path):
         if whole:
             (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
     assert last_checkpoint(tmp_path).name == "checkpoint-4"
-    assert not (tmp_path / "checkpoint-6").exists()
+    assert (tmp_path / "checkpoint-6").exists()  # looking deletes nothing
+    drop_torn(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path):
     recipe = tiny(bert_folder, word_collection)
     with pytest.raises(ProrankError, match=r"holds a run \(--resume goes on with it"):
         run_recipe(recipe, finished[0])
-    with pytest.raises(RecipeError, match="another recipe"):
+    with pytest.raises(ProrankError, match=r"another recipe.*: seed: 5 in the run, 9 now"):
         run_recipe(tiny(bert_folder, word_collection, seed=9), finished[0], resume=True)
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ProrankError, match="not a run's folder"):
@@ -202,10 +235,13 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
 
     left = iter(figures)
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
-    run_recipe(tiny(bert_folder, word_collection, warmup=None), tmp_path / "run")
+    results = run_recipe(tiny(bert_folder, word_collection, warmup=None), tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
     assert next(left, None) is None
-    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": max(figures)}
+    chosen = {"best_dev_ndcg@10": max(figures), "best_step": kept, "unchanged": kept == 0}
+    assert json.loads((stage / "done.json").read_text()) == chosen
+    assert results["training"] == {"score-learning": chosen}
+    assert any("no step beat the start" in note for note in results["notes"]) == (kept == 0)
     final = weights(tmp_path / "run")
     start = load_file(bert_folder / "model.safetensors")
     assert all(torch.equal(start[name], tensor) for name, tensor in final.items()) == (kept == 0)
@@ -249,7 +285,8 @@ def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
     recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with=["start"])
     run_recipe(recipe, tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
-    assert json.loads((stage / "done.json").read_text()) == {"best_dev_ndcg@10": 0.6, "average_dev_ndcg@10": mean}
+    chosen = {"best_dev_ndcg@10": 0.6, "best_step": 4, "average_dev_ndcg@10": mean, "unchanged": False}
+    assert json.loads((stage / "done.json").read_text()) == chosen
     final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
     best, end = (load_file(stage / "training" / f"checkpoint-{step}" / WEIGHTS) for step in (4, 6))
     shared = final.keys() & {name.removeprefix("model.") for name in best}

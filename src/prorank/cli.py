@@ -33,6 +33,7 @@ from prorank.cli_shared import (
     out,
     print_json,
     refuse,
+    working,
     written,
 )
 from prorank.errors import InputError, ProrankError
@@ -93,7 +94,8 @@ def quickstart(
     one_of(resume, force)
     recipe = load_recipe("from-scratch" if from_scratch else "quickstart")
     folder = output or Path("runs") / recipe.name
-    run_recipe(recipe, folder, force=force, resume=resume, console=out)
+    with working(folder, resume=True):
+        run_recipe(recipe, folder, force=force, resume=resume, console=out)
     showcase(folder, out)
 
 
@@ -120,15 +122,16 @@ def train(
     folder = output or Path("runs") / loaded.name
     log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
     console = err if as_json else out
-    results = run_recipe(
-        loaded,
-        folder,
-        force=force,
-        resume=resume,
-        console=console,
-        log_to=log_to,
-        trust_remote_code=trust_remote_code,
-    )
+    with working(folder, resume=True):
+        results = run_recipe(
+            loaded,
+            folder,
+            force=force,
+            resume=resume,
+            console=console,
+            log_to=log_to,
+            trust_remote_code=trust_remote_code,
+        )
     if not is_first():
         return
     if as_json:
@@ -170,6 +173,7 @@ def evaluate(
     from prorank.evaluation.evaluator import evaluate_model
     from prorank.evaluation.report import results_table
     from prorank.evaluation.rerank_file import interrupted
+    from prorank.evaluation.stages import carved_sentence, few_queries
     from prorank.files import refuse_overwrite
 
     if run is not None:
@@ -210,6 +214,8 @@ def evaluate(
         for row in summary["rows"]:
             if "p_mrr" in row:
                 out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
+        for note in filter(None, (few_queries(summary["queries"]), carved_sentence(summary["carved_splits"]))):
+            out.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
     if output:
         written(output)
 

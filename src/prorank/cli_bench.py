@@ -17,6 +17,7 @@ from prorank.cli_shared import (
     out,
     print_json,
     refuse,
+    working,
     written,
 )
 from prorank.models import MINI
@@ -24,6 +25,7 @@ from prorank.models import MINI
 bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
 
 
+Replace = Annotated[bool, typer.Option("--force", help="Replace files, and runs that were made from something else.")]
 Output = Annotated[Path | None, typer.Option(help="JSON file to write the results to.")]
 
 
@@ -151,7 +153,7 @@ def bench_guards(
     output: Output = None,
     as_json: AsJson = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG.")] = None,
-    force: Force = False,
+    force: Replace = False,
 ) -> None:
     """Warm up with and without each guard: which keep balanced accuracy?"""
     from prorank.bench.guards import VARIANTS, base_recipe, run_guards
@@ -161,7 +163,8 @@ def bench_guards(
     for target in filter(None, (output, plot)):
         refuse_overwrite(target, force)
     names = parts(variants) or list(VARIANTS)
-    found = run_guards(base_recipe(recipe, overrides or [], work), names, numbers(seeds), work, err)
+    with working(work):
+        found = run_guards(base_recipe(recipe, overrides or [], work), names, numbers(seeds), work, err, force)
     if plot is not None:
         plot_guards(found["runs"], plot)
         written(plot)
@@ -179,7 +182,7 @@ def bench_variance(
     draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
     output: Output = None,
     as_json: AsJson = False,
-    force: Force = False,
+    force: Replace = False,
 ) -> None:
     """Measure the gradient noise that the exact expectation removes."""
     from prorank.bench.guards import base_recipe
@@ -188,7 +191,9 @@ def bench_variance(
 
     if output is not None:
         refuse_overwrite(output, force)
-    found = run_variance_bench(base_recipe(recipe, overrides or [], work), work / "run", numbers(groups), draws, err)
+    with working(work):
+        base = base_recipe(recipe, overrides or [], work)
+        found = run_variance_bench(base, work / "run", numbers(groups), draws, err, force)
     if finish(found, output, as_json):
         return
     for name in ("start", "warmed"):
@@ -210,7 +215,7 @@ def bench_quality(
     output: Output = None,
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-    force: Force = False,
+    force: Replace = False,
 ) -> None:
     """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
     from prorank.bench.quality import run_quality_bench
@@ -221,17 +226,19 @@ def bench_quality(
         refuse(context, "not with --json", "markdown")
     if output is not None:
         refuse_overwrite(output, force)
-    found = run_quality_bench(
-        model,
-        collections,
-        work,
-        dense=dense,
-        hybrid=hybrid,
-        depth=depth,
-        max_queries=max_queries,
-        max_length=max_length,
-        console=err,
-    )
+    with working(work):
+        found = run_quality_bench(
+            model,
+            collections,
+            work,
+            dense=dense,
+            hybrid=hybrid,
+            depth=depth,
+            max_queries=max_queries,
+            max_length=max_length,
+            console=err,
+            force=force,
+        )
     if finish(found, output, as_json):
         return
     if markdown:
@@ -251,7 +258,7 @@ def bench_erank(
     seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
     output: Output = None,
     as_json: AsJson = False,
-    force: Force = False,
+    force: Replace = False,
 ) -> None:
     """Supervised grades, reinforcement, both, each reward; integers against 0 and 1."""
     from prorank.bench.erank import VARIANTS, run_erank_bench
@@ -262,7 +269,9 @@ def bench_erank(
     if output is not None:
         refuse_overwrite(output, force)
     names = parts(variants) or list(VARIANTS)
-    found = run_erank_bench(load_recipe(recipe, override or []), collections, names, numbers(seeds), work, err)
+    with working(work):
+        base = load_recipe(recipe, override or [])
+        found = run_erank_bench(base, collections, names, numbers(seeds), work, err, force)
     if finish(found, output, as_json):
         return
     print(f"{erank_markdown(found['rows'])}\n\n{ties_markdown(found['rows'])}")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from prorank.cli_shared import AsJson, CollectionArgument, ExcludeQueryDocument, Force, out, print_json, refuse, written
+from prorank.cli_shared import (
+    AsJson,
+    CollectionArgument,
+    ExcludeQueryDocument,
+    Force,
+    err,
+    out,
+    print_json,
+    refuse,
+    written,
+)
+from prorank.live import again, interruptible
 from prorank.models import MINI
 
 data = typer.Typer(help="Look at collections and make training data.", no_args_is_help=True)
@@ -149,14 +161,16 @@ def synthesize(
     """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
     from prorank.files import refuse_overwrite
     from prorank.training.grade_teachers import load_teacher
-    from prorank.training.synthesis import graded_groups, synthesize
+    from prorank.training.synthesis import graded_groups, kept_answers, synthesize
 
     refuse_unused(context, teacher)
     refuse_overwrite(output, force)
     asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
     quotas = {"hard": hard, "medium": medium, "easy": easy}
     loaded, groups = graded_groups(collection, split, queries, quotas, seed)
-    for name, value in synthesize(loaded, groups, asked, output, out).items():
+    with interruptible(lambda line: err.print(line, soft_wrap=True), lambda: kept_answers(output), again(sys.argv[1:])):
+        statistics = synthesize(loaded, groups, asked, output, out)
+    for name, value in statistics.items():
         out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     written(output)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from prorank.errors import InputError, ProrankError
+from prorank.live import again, interruptible, kept
 from prorank.terminal import HIDDEN, PlainConsole
 from prorank.texts import surrogate
 
@@ -110,6 +111,21 @@ def refuse(context: typer.Context, why: str, *names: str) -> None:
     """
     if found := typed(context, *names):
         raise InputError(f"{', '.join(found)}: {why}", hint="leave it out")
+
+
+def working(folder: Path, resume: bool = False) -> AbstractContextManager[None]:
+    """On Ctrl-C say what is kept in a folder, and the command that goes on.
+
+    Args:
+        folder: where the command leaves what it has finished.
+        resume: whether the command starts over unless `--resume` is given.
+    """
+
+    def say(line: str) -> None:
+        if os.environ.get("RANK", "0") == "0":  # the first of a launcher's processes
+            err.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    return interruptible(say, lambda: kept(folder), again(sys.argv[1:], resume))
 
 
 def flush_output() -> None:

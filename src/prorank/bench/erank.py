@@ -19,14 +19,14 @@ from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, sc
 from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import lists_of, sample_queries
 from prorank.evaluation.ties import distinct_scores, random_ties
-from prorank.files import read_json, write_json
+from prorank.files import distinct_names
 from prorank.reranker import Reranker
 from prorank.scores import SCORES
+from prorank.training.inputs import load_collections, run_inputs
 from prorank.training.recipe import Recipe, made_from, validate_recipe
-from prorank.training.run import prepare_folder
+from prorank.training.run import finished
 from prorank.training.setting import Setting, prepare_data
 from prorank.training.stages import train_grades, train_listwise
-from prorank.training.trainer import drop_checkpoints
 
 METRIC = "ndcg@10"
 REWARDS = ("rr", "ndcg", "se")
@@ -72,6 +72,7 @@ def run_erank_bench(
     seeds: Sequence[int],
     folder: Path,
     console: Console,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train and measure every variant on every collection with every seed.
 
@@ -82,6 +83,7 @@ def run_erank_bench(
         seeds: of data order and draws.
         folder: one folder a run, `COLLECTION/VARIANT/SEED`.
         console: where progress goes.
+        force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
         `rows`: one a collection, variant and score formula, with the mean over seeds and the paired comparison with
@@ -90,23 +92,26 @@ def run_erank_bench(
 
     Raises:
         RecipeError: `sft` is not among the variants.
+        ProrankError: a run's folder holds figures of something else; the difference is named.
     """
     if "sft" not in variants:
         raise RecipeError("the variants build on 'sft'", hint="add it")
     ordered = sorted(variants, key=lambda variant: variant != "sft")  # the others need its grades
     runs = []
-    for collection in collections:
-        place = folder / Path(collection).name
+    for collection, name in zip(collections, distinct_names(collections)):
+        loaded = load_collections(varied(recipe, "sft", seeds[0], collection, folder / name))
         for seed in seeds:
             for variant in ordered:
-                done = place / variant / str(seed) / "run.json"
-                if not done.is_file():
-                    console.print(f"[bold]{place.name}[/bold], {variant}, seed {seed}")
-                    one = varied(recipe, variant, seed, collection, place)
-                    found = run_variant(one, done.parent, console)
-                    write_json(done, found | {"collection": place.name, "variant": variant, "seed": seed})
-                    drop_checkpoints(done.parent)
-                runs.append(dict(read_json(done)))
+                one = varied(recipe, variant, seed, collection, folder / name)
+                place = folder / name / variant / str(seed)
+
+                def work(one: Recipe = one, place: Path = place, name: str = name) -> dict[str, Any]:
+                    variant, seed = place.parent.name, one.seed
+                    console.print(f"[bold]{name}[/bold], {variant}, seed {seed}")
+                    labels = {"collection": name, "variant": variant, "seed": seed}
+                    return run_variant(one, place, console) | labels
+
+                runs.append(finished(one, place, "run.json", run_inputs(one, loaded), force, work))
     return {
         "rows": rows_of(runs),
         "runs": [{key: value for key, value in run.items() if key != "per_query"} for run in runs],
@@ -116,7 +121,6 @@ def run_erank_bench(
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
     """One training and its figures on test queries by score formula."""
-    prepare_folder(recipe, folder, force=False, resume=True)
     setting = prepare_data(recipe, folder, console)
     model = recipe.backbone.model
     if recipe.sft is not None:
@@ -141,6 +145,7 @@ def measured(setting: Setting, model: str) -> dict[str, Any]:
     logits = answer_logits(reranker.backbone, tokenizer, sequences, progress="measure")
     first = evaluate_run(lists, qrels, ("nDCG@10",))
     found: dict[str, Any] = {"first_stage": first.mean(METRIC), "scores": {}, "per_query": {}}
+    found["carved_splits"] = setting.collection.carved
     for kind, formula in SCORES.items():
         scores = scored_lists(lists, zip(ids, formula(logits).tolist()))
         evaluation = evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",))

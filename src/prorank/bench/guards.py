@@ -15,13 +15,13 @@ from rich.console import Console
 
 from prorank.bench.toy import toy_recipe
 from prorank.errors import RecipeError
-from prorank.files import read_json, write_json
+from prorank.files import read_json
+from prorank.training.inputs import load_collections, run_inputs
 from prorank.training.items import RANDOM
 from prorank.training.recipe import Recipe, load_recipe, made_from, validate_recipe
-from prorank.training.run import prepare_folder
+from prorank.training.run import finished
 from prorank.training.setting import prepare_data
 from prorank.training.stages import train_warmup
-from prorank.training.trainer import drop_checkpoints
 
 SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
 ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
@@ -83,7 +83,12 @@ def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:
 
 
 def run_guards(
-    recipe: Recipe, variants: Sequence[str], seeds: Sequence[int], folder: Path, console: Console
+    recipe: Recipe,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    folder: Path,
+    console: Console,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Warm up once a variant and seed; runs that are done are read, not repeated.
 
@@ -93,21 +98,28 @@ def run_guards(
         seeds: of data order, head and draws.
         folder: one folder a run, `VARIANT/SEED`.
         console: where progress goes.
+        force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
         `rows` (one a variant: figures on test pairs as means over seeds, and the worst seed's), `runs` (one a variant
         and seed: curve of held-out figures, figures of the chosen checkpoint on dev and test pairs), the recipe.
+
+    Raises:
+        RecipeError: no such variant.
+        ProrankError: a run's folder holds figures of something else; the difference is named.
     """
     recipes = [varied(recipe, variant, seed) for variant in variants for seed in seeds]  # errors before work
     names = [(variant, seed) for variant in variants for seed in seeds]
+    collections = load_collections(recipe)
     runs = []
     for (variant, seed), one in zip(names, recipes):
-        done = folder / variant / str(seed) / "run.json"
-        if not done.is_file():
+        place = folder / variant / str(seed)
+
+        def work(one: Recipe = one, place: Path = place, variant: str = variant, seed: int = seed) -> dict[str, Any]:
             console.print(f"[bold]{variant}[/bold], seed {seed}")
-            write_json(done, run_variant(one, done.parent, console) | {"variant": variant, "seed": seed})
-            drop_checkpoints(done.parent)
-        runs.append(dict(read_json(done)))
+            return run_variant(one, place, console) | {"variant": variant, "seed": seed}
+
+        runs.append(finished(one, place, "run.json", run_inputs(one, collections), force, work))
     return {
         "rows": [summary_row(variant, [run for run in runs if run["variant"] == variant]) for variant in variants],
         "runs": runs,
@@ -117,12 +129,17 @@ def run_guards(
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
     """One warmup: its curve and the figures of the checkpoint that it chose."""
-    prepare_folder(recipe, folder, force=False, resume=True)
     setting = prepare_data(recipe, folder, console)
     _, figures = train_warmup(setting)
     log = read_json(folder / "warmup" / "training" / "log.json")
     curve = [entry for entry in log if "eval_balanced_accuracy" in entry]
-    return {"curve": curve, "dev": figures, "test": figures["test"], "data_fingerprint": setting.collection.fingerprint}
+    return {
+        "curve": curve,
+        "dev": figures,
+        "test": figures["test"],
+        "data_fingerprint": setting.collection.fingerprint,
+        "carved_splits": setting.collection.carved,
+    }
 
 
 def summary_row(variant: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,12 +14,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from prorank.errors import DataError
+from prorank.collection import load_collection
 from prorank.evaluation.evaluator import evaluate_model
 from prorank.evaluation.significance import holm
-from prorank.files import read_json
+from prorank.evaluation.stages import carved_sentence, few_queries
+from prorank.files import distinct_names, read_json
+from prorank.live import locked
 from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
+from prorank.study import Inputs, Study
+from prorank.training.inputs import data_files, model_files
+
+SUMMARY = "summary.json"
 
 
 def run_quality_bench(
@@ -33,6 +39,7 @@ def run_quality_bench(
     max_queries: int | None,
     max_length: int | None,
     console: Console,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on the test queries of several collections.
 
@@ -48,34 +55,38 @@ def run_quality_bench(
         max_queries: a seeded sample of each collection's test queries; None takes all.
         max_length: tokens of a pair; None takes the checkpoint's.
         console: where progress goes.
+        force: measure again what was measured with other settings, data or models; refused without.
 
     Returns:
         `collections` (one summary each), `adjusted` (Holm's p-values over the collections, by comparison), `passages`
         (seconds for 100 passages) and how it was made.
 
     Raises:
-        DataError: a folder holds figures of another model or other settings.
+        ProrankError: a folder holds figures of other settings, data or models; the difference is named.
     """
+    settings: dict[str, Any] = {
+        "depth": depth,
+        "dense": dense,
+        "hybrid": hybrid,
+        "max_queries": max_queries,
+        "max_length": max_length,
+    }
+    models = model_files({"model": model, "dense": dense})
     found = []
-    for collection in collections:
-        folder = output / Path(collection).name
-        if not (folder / "summary.json").is_file():
-            console.print(f"[bold]{folder.name}[/bold]")
-            evaluate_model(
-                model,
-                collection,
-                depth=depth,
-                candidates=(Path(collection) / "candidates" / "test.tsv").is_file(),
-                dense=dense,
-                hybrid=hybrid,
-                max_queries=max_queries,
-                max_length=max_length,
-                output=folder,
-            )
-        summary = dict(read_json(folder / "summary.json"))
-        asked = (model, dense, depth, hybrid)
-        if (summary["model"], summary["dense"], summary["depth"], summary["rows"][-1]["first_stage_weight"]) != asked:
-            raise DataError(f"{folder} was measured with other settings", hint="give another --output")
+    for collection, name in zip(collections, distinct_names(collections)):
+        loaded, study = load_collection(collection), Study(output / name)
+        inputs = Inputs({"model": model, **settings}, data_files([loaded]) | models)
+        if not study.reusable(SUMMARY, inputs, force):
+            with locked(study.folder):
+                console.print(f"[bold]{name}[/bold]")
+                other = bool(study.differences(inputs))  # else an interrupted evaluation is gone on with
+                study.begin(inputs)
+                listed = "test" in loaded.candidates
+                evaluate_model(model, collection, candidates=listed, output=study.folder, force=other, **settings)
+                study.keep(SUMMARY)
+        summary = dict(read_json(study.folder / SUMMARY)) | {"collection": name}
+        for note in filter(None, (few_queries(summary["queries"]), carved_sentence(summary["carved_splits"]))):
+            console.print(f"{name}: {note}")
         found.append(summary)
     return {
         "model": model,

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from prorank.live import locked
 from prorank.training.items import training_pairs
 from prorank.training.recipe import Recipe, WarmupSection, made_from
 from prorank.training.run import prepare_folder
@@ -72,17 +73,26 @@ def noise(
 
 
 def run_variance_bench(
-    recipe: Recipe, folder: Path, groups: Sequence[int], draws: int, console: Console
+    recipe: Recipe, folder: Path, groups: Sequence[int], draws: int, console: Console, force: bool = False
 ) -> dict[str, Any]:
     """The comparison before and after the recipe's warmup.
+
+    Args:
+        recipe: with a warmup.
+        folder: of the warmup's run; one that is finished is not repeated.
+        groups: group sizes.
+        draws: gradients drawn for each.
+        console: where progress goes.
+        force: start over a warmup of another recipe, other data or another model; refused without.
 
     Returns:
         `start` and `warmed`: rows of `noise`; `noise_of_mean` should fall like `noise` / `draws`.
     """
     assert recipe.warmup is not None
-    prepare_folder(recipe, folder, force=False, resume=True)
-    setting = prepare_data(recipe, folder, console)
-    warmed, _ = train_warmup(setting)
+    with locked(folder):
+        prepare_folder(recipe, folder, force=force, resume=True)
+        setting = prepare_data(recipe, folder, console)
+        warmed, _ = train_warmup(setting)
     found: dict[str, Any] = {}
     for name, model in (("start", recipe.backbone.model), ("warmed", warmed)):
         reranker = load_reranker(setting, model, for_training=True)
@@ -98,4 +108,4 @@ def run_variance_bench(
         )
         torch.manual_seed(recipe.seed)
         found[name] = noise(trainer, groups, draws, name, console)
-    return found | {"draws": draws} | made_from(recipe)
+    return found | {"draws": draws, "carved_splits": setting.collection.carved} | made_from(recipe)

@@ -29,7 +29,7 @@ def graded_lists(setting: Setting) -> GradedLists:
     saved = Path(section.file) if section.file else setting.folder / "grades.jsonl"
 
     def ask() -> None:
-        if section.file or saved.is_file():
+        if section.file or setting.study.has(saved.name):
             return
         groups = []
         for member in training_members(setting):
@@ -40,6 +40,7 @@ def graded_lists(setting: Setting) -> GradedLists:
         )
         found = synthesize(setting.collection, groups, teacher, saved, setting.console)
         setting.console.print("  grades: " + "  ".join(f"{key} {value:.4g}" for key, value in found.items()))
+        setting.study.keep(saved.name)
 
     processes.first_only(ask)
     lists = read_graded(saved, setting.collection)
@@ -135,16 +136,18 @@ def reference_grades(
     setting: Setting, reranker: Reranker, lists: GradedLists, encoded: dict[str, list[list[int]]]
 ) -> Run:
     """Expected grades of the model that training starts from, kept in the run's folder; malformed answers are 0."""
-    saved = setting.folder / "listwise" / "reference.run"
+    product = "listwise/reference.run"
+    saved = setting.folder / product
 
     def grade() -> None:
-        if saved.is_file():
+        if setting.study.has(product):
             return
         sequences = [ids for query in lists for ids in encoded[query]]
         scores, _ = reranker.score_sequences(sequences, kind="expected_grade", progress="reference grades")
         grades = iter(scores.clamp(min=0).tolist())
         run = {query: {document.id: next(grades) for document in documents} for query, documents in lists.items()}
         write_run(run, saved, tag="reference")
+        setting.study.keep(product)
 
     processes.first_only(grade)
     return read_run(saved)

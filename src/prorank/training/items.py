@@ -184,11 +184,13 @@ def teacher_scores(
 
 def taught(setting: Setting, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
     """Teacher scores of the drawn documents, kept in the run's folder: a resumed run does not ask again."""
-    saved = setting.folder / "score-learning" / "teacher.run"
+    product = "score-learning/teacher.run"
+    saved = setting.folder / product
 
     def ask() -> None:
-        if not saved.is_file():
+        if not setting.study.has(product):
             write_run(ask_teacher(setting, sources, drawn, known), saved, tag="teacher")
+            setting.study.keep(product)
 
     processes.first_only(ask)
     return read_run(saved)

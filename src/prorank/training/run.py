@@ -1,14 +1,16 @@
 """A whole training run, top to bottom: data, first stage, zero-shot, the recipe's stages, report.
 
-Each step leaves its result in the run's folder and is skipped when a resumed run finds it there. Under a launcher every
-process walks through the same steps; files are the first one's business (see `processes`).
+Each step leaves its result in the run's folder and is skipped when a resumed run finds it there, made from the same
+recipe, data and models (see `study`). Under a launcher every process walks through the same steps; files are the first
+one's business (see `processes`).
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,21 @@ from rich.console import Console
 
 from prorank.checkpoint import SETTINGS_FILE
 from prorank.collection import Run, read_run, write_run
-from prorank.errors import DataError, ProrankError, RecipeError, require
+from prorank.errors import DataError, InputError, ProrankError, require
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.evaluate import Evaluation, evaluate_run, top, write_evaluation
 from prorank.evaluation.hybrid import choose_weight, hybrid_run
 from prorank.evaluation.report import plot_run, print_rows
 from prorank.evaluation.significance import compare
-from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of
-from prorank.files import atomic_writer, read_json, refuse_overwrite, write_json
+from prorank.evaluation.stages import PRIMARY, carved_sentence, few_queries, lists_of, rerank_collection, row_of
+from prorank.files import atomic_writer, read_json, write_json
+from prorank.live import LOCK, locked
 from prorank.provenance import fingerprint, hardware, versions
 from prorank.reranker import Reranker
+from prorank.study import RECORD, Inputs, Study
 from prorank.training import processes
+from prorank.training.checkpoints import drop_checkpoints
+from prorank.training.inputs import load_collections, run_inputs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.setting import Setting, dev_qrels, prepare_data, test_qrels
 from prorank.training.stages import (
@@ -36,6 +42,7 @@ from prorank.training.stages import (
     train_listwise,
     train_scores,
     train_warmup,
+    unchanged_sentence,
 )
 
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
@@ -58,7 +65,7 @@ def run_recipe(
         folder: where everything goes: `recipe.yaml`, `first_stage.run`, one folder a stage, `checkpoint/`,
             `results.json`, plots.
         force: start over in a folder that is taken (its old contents are deleted).
-        resume: go on where an interrupted run of the same recipe stopped.
+        resume: go on where an interrupted run of the same recipe stopped; refused where the data or a model changed.
         console: where to print.
         log_to: where training logs go besides console and `log.json`: `tensorboard` (in each stage's `training/`
             folder), `wandb`.
@@ -68,20 +75,36 @@ def run_recipe(
         The contents of `results.json`.
 
     Raises:
-        ProrankError: the folder is taken, or holds a run of another recipe.
+        ProrankError: the folder is taken, or holds a run of another recipe or of other data; the difference is named.
+        InputError: both `force` and `resume`.
     """
+    if force and resume:
+        raise InputError("--force and --resume exclude each other: one starts over, the other goes on")
     start = time.monotonic()
     for package in log_to:
         require(package, None if package == "wandb" else "train")
     folder, console = Path(folder), (console or Console()) if processes.is_first() else Console(quiet=True)
-    processes.first_only(lambda: prepare_folder(recipe, folder, force, resume))
-    if (folder / "results.json").is_file():  # a finished run is reported again, not repeated
-        results = dict(read_json(folder / "results.json"))
-        print_rows(console, results["rows"])
-        return results
-    setting = prepare_data(recipe, folder, console, log_to)
-    setting.trust_remote_code = trust_remote_code
+    processes.first_only(lambda: refuse_taken(folder, force, resume))
+    collections = load_collections(recipe)
+    with ExitStack() as held:
+        processes.first_only(lambda: held.enter_context(locked(folder)))
+        processes.first_only(lambda: prepare_folder(recipe, folder, force, resume, run_inputs(recipe, collections)))
+        if Study(folder).has("results.json"):  # a finished run is reported again, not repeated
+            results = dict(read_json(folder / "results.json"))
+        else:
+            setting = prepare_data(recipe, folder, console, log_to, collections)
+            setting.trust_remote_code = trust_remote_code
+            results = all_stages(setting) | {"seconds": round(time.monotonic() - start, 1), "resumed": resume}
+            processes.first_only(lambda: write_results(folder, results))
+    print_rows(console, results["rows"])
+    for note in results["notes"]:
+        console.print(f"[yellow]{note}[/yellow]", highlight=False)
+    return results
 
+
+def all_stages(setting: Setting) -> dict[str, Any]:
+    """Every stage of the recipe, each measured: what `results.json` says of the run, but for the time that it took."""
+    recipe = setting.recipe
     rows = [first_stage_row(setting)]
     model = recipe.backbone.model
     rows.append(evaluate_stage(setting, "zero-shot", model))
@@ -100,48 +123,128 @@ def run_recipe(
         rows.append(evaluate_stage(setting, "listwise", model, rows[-1]["stage"]))
     processes.first_only(lambda: publish(setting, model, rows[-1]["stage"]))
     rows.append(hybrid_row(setting, rows[-1]["stage"]))
-
-    results = {
+    queries, training = len(test_qrels(setting)), trained(setting)
+    unchanged = unchanged_sentence([stage for stage, figures in training.items() if figures["unchanged"]])
+    notes = (unchanged, few_queries(queries), carved_sentence(setting.collection.carved))
+    return {
         "recipe": recipe.name,
         "collection": setting.collection.name,
         "rows": rows,
         "warmup": warmup,
-        "queries": len(test_qrels(setting)),
+        "training": training,
+        "queries": queries,
         "rerank": recipe.evaluation.rerank,
         "seed": recipe.seed,
-        "seconds": round(time.monotonic() - start, 1),
-        "resumed": resume,
         "versions": versions(),
         "hardware": hardware(),
         "processes": processes.count(),
         "data_fingerprint": setting.collection.fingerprint,
         "leakage": setting.leakage,
         "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "carved_splits": setting.collection.carved,
+        "notes": [note for note in notes if note],
     }
-    if processes.is_first():
-        write_json(folder / "results.json", results)
-        plot_run(folder)
-    print_rows(console, rows)
-    return results
 
 
-def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool) -> None:
-    """Make the run's folder with the resolved recipe; refuse to mix two runs."""
-    text = dump_recipe(recipe)
-    saved = folder / "recipe.yaml"
-    if resume and saved.is_file():
-        if saved.read_text(encoding="utf-8") != text:
-            raise RecipeError(f"{saved} is another recipe", hint="resume with the same recipe and overrides")
-        return
-    if saved.is_file() and not force:
+def trained(setting: Setting) -> dict[str, dict[str, Any]]:
+    """By stage, which step's model dev chose, and whether that is the one that it started from."""
+    stages = ("score-learning", "sft", "listwise")
+    files = {stage: setting.folder / stage / "done.json" for stage in stages}
+    return {stage: dict(read_json(file)) for stage, file in files.items() if file.is_file()}
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write `results.json`, which makes the run a finished one, and its plot."""
+    write_json(folder / "results.json", results)
+    plot_run(folder)
+    Study(folder).keep("results.json")
+
+
+def contents(folder: Path) -> set[str]:
+    """Names of what a folder holds, this process's lock left out."""
+    return {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
+
+
+def finished(
+    recipe: Recipe, folder: Path, product: str, inputs: Inputs, force: bool, work: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a study's run found: read where it is finished, otherwise worked out in a folder held by this process.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        product: JSON file in the folder that takes what was found.
+        inputs: what the run is made from.
+        force: a run that was made from something else is started over; otherwise it is refused.
+        work: goes on with the run in its folder.
+
+    Raises:
+        ProrankError: the folder holds a run of something else, or another process works in it.
+    """
+    study = Study(folder)
+    if not study.reusable(product, inputs, force):
+        with locked(folder):
+            prepare_folder(recipe, folder, force=force, resume=True, inputs=inputs)
+            if not study.has(product):
+                write_json(folder / product, work())
+                study.keep(product)
+                drop_checkpoints(folder)
+    return dict(read_json(folder / product))
+
+
+def refuse_taken(folder: Path, force: bool, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a run when neither `force` nor `resume` is given.
+
+    Raises:
+        ProrankError: what it holds, and what can be done.
+    """
+    found = contents(folder)
+    a_run = bool(found & {RECORD, "recipe.yaml"})
+    if a_run and not force and not resume:
         raise ProrankError(f"{folder} holds a run", hint="--resume goes on with it, --force starts over")
-    refuse_overwrite(folder, force)
-    if force and folder.is_dir():
-        if any(folder.iterdir()) and not saved.is_file():
-            raise ProrankError(f"{folder} is not a run's folder", hint="--force deletes only runs of prorank")
-        shutil.rmtree(folder)
-    with atomic_writer(saved) as file:
-        file.write(text)
+    if found and not a_run:
+        hint = "--force deletes only runs of prorank" if force else "choose another output"
+        raise ProrankError(f"{folder} is not empty and not a run's folder", hint=hint)
+
+
+def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool, inputs: Inputs | None = None) -> None:
+    """Make the run's folder with the resolved recipe and what it starts from; refuse to mix two runs.
+
+    Args:
+        recipe: resolved.
+        folder: of the run.
+        force: delete what a run left there; together with `resume` only one of another recipe, data or models.
+        resume: go on with a run of the same recipe, data and models.
+        inputs: what the run is made from; None reads the recipe's data to find out.
+
+    Raises:
+        ProrankError: the folder is taken, or holds a run of something else; the difference is named.
+    """
+    refuse_taken(folder, force, resume)
+    inputs = run_inputs(recipe, load_collections(recipe)) if inputs is None else inputs
+    study, text, saved = Study(folder), dump_recipe(recipe), folder / "recipe.yaml"
+    if contents(folder):
+        if resume and not (force and study.differences(inputs)):
+            study.check(inputs)
+            if saved.is_file() and saved.read_text(encoding="utf-8") != text:
+                raise ProrankError(f"{saved} changed since the run was begun", hint="--force starts over")
+        else:
+            clear(folder)
+    if not study.file.is_file():
+        study.begin(inputs)
+    if not saved.is_file():
+        with atomic_writer(saved) as file:
+            file.write(text)
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run left in its folder; its lock stays."""
+    for name in contents(folder):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def first_stage_evaluation(setting: Setting) -> Evaluation:
@@ -170,8 +273,8 @@ def evaluate_stage(setting: Setting, stage: str, model: str, before: str | None 
         model: checkpoint folder or name.
         before: the stage that it is compared with besides the first stage.
     """
-    folder = setting.folder / stage / "test"
-    if (folder / "row.json").is_file():
+    folder, product = setting.folder / stage / "test", f"{stage}/test"
+    if setting.study.has(product):
         return dict(read_json(folder / "row.json"))
     start = time.monotonic()
     depth = setting.recipe.evaluation.rerank
@@ -197,6 +300,7 @@ def evaluate_stage(setting: Setting, stage: str, model: str, before: str | None 
         if dev_run:
             write_run(dev_run, folder / "dev.run", tag=stage)
         write_json(folder / "row.json", row)
+        setting.study.keep(product)
 
     processes.first_only(write)
     setting.console.print(

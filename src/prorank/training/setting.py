@@ -12,11 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.collection import Collection, Qrels, Run, load_collection, read_run, with_splits, write_run
+from prorank.collection import Collection, Qrels, Run, read_run, with_splits, write_run
 from prorank.evaluation.stages import sample_queries
 from prorank.overlap import without_query_documents
 from prorank.retrieval import BM25Index, bm25_run, candidate_run, dense_run
+from prorank.study import Study
 from prorank.training import processes
+from prorank.training.inputs import load_collections
 from prorank.training.recipe import Recipe
 from prorank.training.splits import sound
 from prorank.training.union import Member, named, united
@@ -61,6 +63,11 @@ class Setting:
     def __post_init__(self) -> None:
         self.members = self.members or (Member(self.collection, self.first_stage, 1.0),)
 
+    @property
+    def study(self) -> Study:
+        """The run's finished products."""
+        return Study(self.folder)
+
     def weights(self) -> list[float]:
         """How often each member's items come."""
         return [member.weight for member in self.members]
@@ -70,11 +77,25 @@ class Setting:
         return Texts(self.collection)
 
 
-def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequence[str] = ()) -> Setting:
-    """Collections with splits, and the first-stage run of all their queries."""
+def prepare_data(
+    recipe: Recipe,
+    folder: Path,
+    console: Console,
+    log_to: Sequence[str] = (),
+    collections: Sequence[Collection] | None = None,
+) -> Setting:
+    """Collections with splits, and the first-stage run of all their queries.
+
+    Args:
+        recipe: what to do.
+        folder: of the run; `run.prepare_folder` has made it.
+        console: where to print.
+        log_to: where training logs go besides console and `log.json`.
+        collections: the recipe's, where they are read already.
+    """
     data = recipe.data
-    paths = [str(Path(data.folder) / part.collection) for part in data.union] or [data.collection]
-    loaded = [with_splits(load_collection(path, strict=data.strict), seed=recipe.seed) for path in paths]
+    found = load_collections(recipe) if collections is None else collections
+    loaded = [with_splits(collection, seed=recipe.seed) for collection in found]
     loaded, leakage = sound(loaded, data)
     if data.exclude_query_document:
         loaded = [without_query_documents(collection) for collection in loaded]
@@ -86,16 +107,19 @@ def prepare_data(recipe: Recipe, folder: Path, console: Console, log_to: Sequenc
             console.print(f"  [yellow]... and {more} more; see `prorank data check`[/yellow]")
         splits = {name: len(collection.judgments(name)) for name in (data.train, data.dev, data.test)}
         console.print(f"[bold]{collection.name}[/bold]: {len(collection.documents)} documents, queries {splits}")
+        if collection.carved:
+            console.print(f"  [yellow]{carved_sentence(collection.carved)}[/yellow]")
     if leakage["queries"]:
         done = "dropped" if leakage["rule"] == "drop" else "trained on all the same"
         console.print(f"  [yellow]{leakage['queries']} training queries stand in dev or test too: {done}[/yellow]")
     parts = [named(collection) for collection in loaded] if data.union else loaded
-    saved = folder / "first_stage.run"
+    study, saved = Study(folder), folder / "first_stage.run"
 
     def search() -> None:
-        if not saved.is_file():
+        if not study.has(saved.name):
             run = {query: listed for part in parts for query, listed in first_stage(recipe, part).items()}
             write_run(run, saved, tag=recipe.first_stage.method)
+            study.keep(saved.name)
 
     processes.first_only(search)
     run = read_run(saved)

@@ -6,7 +6,7 @@ so a resumed run goes the same way as an undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     section, recipe = setting.recipe.warmup, setting.recipe
     assert section is not None
     folder = setting.folder / "warmup"
-    if (folder / "figures.json").is_file():
+    if setting.study.has("warmup/model") and setting.study.has("warmup/figures.json"):
         return str(folder / "model"), dict(read_json(folder / "figures.json"))
     setting.console.print(f"[bold]Stage 1, prompt warmup[/bold]: {section.steps} steps")
     transformers.set_seed(recipe.seed)
@@ -100,15 +100,17 @@ def train_warmup(setting: Setting) -> tuple[str, dict[str, Any]]:
     with trainer.whole_weights():
         figures, test_figures = trainer.figures(dev), trainer.figures(test)
     result = figures._asdict() | {
-        "p_above_chance": binomial_above_chance(figures.correct, figures.total),
+        # the checkpoint was chosen on dev, so the dev pairs say nothing about chance
+        "p_above_chance": binomial_above_chance(test_figures.correct, test_figures.total),
         "diagnosis": diagnosis(figures),
         "start": start._asdict(),
-        "test": test_figures._asdict(),  # the checkpoint was chosen on dev
+        "test": test_figures._asdict(),
     }
 
     def write() -> None:
         save_stage(setting, whole(setting, recipe.backbone.model, reranker, trainer), folder / "model")
         write_json(folder / "figures.json", result)
+        setting.study.keep("warmup/model", "warmup/figures.json")
 
     processes.first_only(write)
     return str(folder / "model"), result
@@ -175,7 +177,7 @@ def train_ranking(
         The folder of the trained model.
     """
     folder = setting.folder / stage
-    if (folder / "done.json").is_file():
+    if setting.study.has(f"{stage}/model") and setting.study.has(f"{stage}/done.json"):
         return str(folder / "model")
     setting.console.print(f"[bold]{title}[/bold]: {section.steps} steps")
     transformers.set_seed(setting.recipe.seed)
@@ -188,7 +190,7 @@ def train_ranking(
     trainer.run(resume=True)
 
     best = trainer.state.best_metric
-    figures, mean = {"best_dev_ndcg@10": best}, None
+    figures, mean = {"best_dev_ndcg@10": best, "best_step": trainer.best_step()}, None
     if section.average_with:
         others = [model if name == "start" else name for name in section.average_with]
         mean = mean_with(setting, model, others, trainer)
@@ -198,13 +200,27 @@ def train_ranking(
         )
         figures["average_dev_ndcg@10"] = average
         mean = mean if average > best else None
+    figures["unchanged"] = mean is None and trainer.best_step() == 0
+    if figures["unchanged"]:
+        setting.console.print(f"  [yellow]{unchanged_sentence([stage])}[/yellow]")
 
     def write() -> None:
         save_stage(setting, mean or whole(setting, model, reranker, trainer), folder / "model")
         write_json(folder / "done.json", figures)
+        setting.study.keep(f"{stage}/model", f"{stage}/done.json")
 
     processes.first_only(write)
     return str(folder / "model")
+
+
+def unchanged_sentence(stages: Sequence[str]) -> str:
+    """What to say of stages that kept their starting model; empty where all changed it.
+
+    >>> unchanged_sentence(["score-learning"])
+    'score-learning: no step beat the start on dev, so its model is the one that it started from'
+    """
+    names = ", ".join(stages)
+    return f"{names}: no step beat the start on dev, so its model is the one that it started from" if names else ""
 
 
 def mean_with(setting: Setting, start: str, others: list[str], trainer: SlotTrainer) -> Reranker:
