@@ -299,7 +299,14 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
     queries = {f"q{i}": f"common {words[i]}" for i in range(12)}
     qrels = {"train": {f"q{i}": {f"d{i}": 1} for i in range(12)}, "dev": {"q0": {"d0": 1}}, "test": {"q1": {"d1": 1}}}
     write_collection(tmp_path / "data", documents, queries, qrels)
-    recipe = tiny(bert_folder, tmp_path / "data", warmup__steps=9, warmup__curriculum=True, first_stage__depth=1000)
+    recipe = tiny(
+        bert_folder,
+        tmp_path / "data",
+        warmup__steps=9,
+        warmup__curriculum=True,
+        first_stage__depth=1000,
+        data__leakage="allow",
+    )
     prepare_folder(recipe, tmp_path / "run", force=False, resume=False)
     setting = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
     seen = {}

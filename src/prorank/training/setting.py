@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from prorank.collection import Collection, Qrels, Run, read_run, with_splits, write_run
-from prorank.evaluation.stages import sample_queries
+from prorank.evaluation.stages import carved_sentence, sample_queries
 from prorank.overlap import without_query_documents
 from prorank.retrieval import BM25Index, bm25_run, candidate_run, dense_run
 from prorank.study import Study
