@@ -87,6 +87,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert saved["seed"] == 5 and saved["versions"]["torch"] == torch.__version__
     assert saved["warmup"].keys() >= {"format_rate", "balanced_accuracy", "verdict_balance", "entropy", "diagnosis"}
     assert len(saved["data_fingerprint"]) == 64
+    assert saved["leakage"] == {"rule": "refuse", "queries": 0}
     for file in ("recipe.yaml", "first_stage.run", "stages.png", "warmup/curves.png", "score-learning/curves.png"):
         assert (folder / file).stat().st_size > 100, file
     for stage in ("zero-shot", "warmup", "score-learning"):

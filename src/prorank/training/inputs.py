@@ -88,6 +88,8 @@ def used_files(recipe: Recipe) -> dict[str, str]:
     found = model_files(models)
     if graded and grades.file is not None:
         found[f"grades.file ({grades.file})"] = file_fingerprint(grades.file)
+    if score is not None and score.mined is not None:
+        found[f"score_learning.mined ({score.mined})"] = file_fingerprint(score.mined)
     if backbone.prompt is not None and Path(backbone.prompt).is_file():
         found[f"backbone.prompt ({backbone.prompt})"] = file_fingerprint(backbone.prompt)
     return found

@@ -204,7 +204,7 @@ class TeacherSection(Section):
     temperature: float = Field(0.05, gt=0, description="cosine similarity is divided by this")
     loss: Literal["kl", "margin_mse"] = "kl"
     weight: float = Field(1.0, gt=0)
-    margin: float | None = Field(None, ge=-2, le=2, description="false-negative filter, in cosine; None keeps all")
+    margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
     batch_size: int = Field(64, ge=1)
     first_stage: Annotated[float, Field(ge=0, lt=1)] | Literal["dev"] = Field(
         0.0, description="its share, joined by z-scores; dev: tuned there"

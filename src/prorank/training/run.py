@@ -35,6 +35,7 @@ from prorank.training.checkpoints import drop_checkpoints
 from prorank.training.inputs import load_collections, run_inputs
 from prorank.training.recipe import Recipe, dump_recipe
 from prorank.training.setting import Setting, dev_qrels, prepare_data, test_qrels
+from prorank.training.splits import run_splits
 from prorank.training.stages import (
     by_collection,
     load_reranker,
@@ -86,6 +87,7 @@ def run_recipe(
     folder, console = Path(folder), (console or Console()) if processes.is_first() else Console(quiet=True)
     processes.first_only(lambda: refuse_taken(folder, force, resume))
     collections = load_collections(recipe)
+    run_splits(recipe, collections)  # refused before the folder is made
     with ExitStack() as held:
         processes.first_only(lambda: held.enter_context(locked(folder)))
         processes.first_only(lambda: prepare_folder(recipe, folder, force, resume, run_inputs(recipe, collections)))

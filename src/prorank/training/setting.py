@@ -12,15 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.collection import Collection, Qrels, Run, read_run, with_splits, write_run
+from prorank.collection import Collection, Qrels, Run, read_run, write_run
 from prorank.evaluation.stages import carved_sentence, sample_queries
-from prorank.overlap import without_query_documents
 from prorank.retrieval import BM25Index, bm25_run, candidate_run, dense_run
 from prorank.study import Study
 from prorank.training import processes
 from prorank.training.inputs import load_collections
 from prorank.training.recipe import Recipe
-from prorank.training.splits import sound
+from prorank.training.splits import run_splits
 from prorank.training.union import Member, named, united
 
 DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
@@ -94,11 +93,7 @@ def prepare_data(
         collections: the recipe's, where they are read already.
     """
     data = recipe.data
-    found = load_collections(recipe) if collections is None else collections
-    loaded = [with_splits(collection, seed=recipe.seed) for collection in found]
-    loaded, leakage = sound(loaded, data)
-    if data.exclude_query_document:
-        loaded = [without_query_documents(collection) for collection in loaded]
+    loaded, leakage = run_splits(recipe, load_collections(recipe) if collections is None else collections)
     for collection in loaded:
         for problem in collection.problems[:3]:
             console.print(f"  [yellow]{problem}[/yellow]")

@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from prorank.collection import Collection, require_relevant
+from prorank.collection import Collection, require_relevant, with_splits
 from prorank.errors import DataError
+from prorank.overlap import without_query_documents
 from prorank.texts import plain
-from prorank.training.recipe import DataSection
+from prorank.training.mined import read_mined
+from prorank.training.recipe import DataSection, Recipe
 from prorank.trec import check_ids
 
 _CHOICE = "data.leakage=drop leaves them out of training, data.leakage=allow trains on them; the results say which"
+
+
+def run_splits(recipe: Recipe, collections: Sequence[Collection]) -> tuple[list[Collection], dict[str, Any]]:
+    """The recipe's collections with their splits, as `sound` leaves them; its file of mined negatives is read as well.
+
+    Raises:
+        DataError: as `sound`, or the mined file is malformed.
+    """
+    found, leakage = sound([with_splits(collection, seed=recipe.seed) for collection in collections], recipe.data)
+    if recipe.score_learning is not None and recipe.score_learning.mined is not None:
+        read_mined(Path(recipe.score_learning.mined), found[0])
+    if recipe.data.exclude_query_document:
+        found = [without_query_documents(collection) for collection in found]
+    return found, leakage
 
 
 def sound(collections: Sequence[Collection], data: DataSection) -> tuple[list[Collection], dict[str, Any]]:
