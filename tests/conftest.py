@@ -12,8 +12,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from prorank import cli
 from prorank.bench.toy import WORDS, write_collection
+from prorank.cli import main as cli
 
 # No time limits inside tests; in CI the same examples every time.
 hypothesis.settings.register_profile("prorank", deadline=None, derandomize=bool(os.environ.get("CI")))

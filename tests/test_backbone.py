@@ -6,8 +6,9 @@ import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 
 from prorank import Reranker
-from prorank.backbone import detect_family, fast_bf16, load_backbone, resolve_precision
-from prorank.errors import CheckpointError
+from prorank.model.device import fast_bf16, resolve_precision
+from prorank.model.loading import detect_family, load_backbone
+from prorank.util.errors import CheckpointError
 
 KV = {"num_key_value_heads": 2}
 CAUSAL = {
@@ -130,7 +131,7 @@ def test_precision_is_never_half_by_accident(qwen_folder):
     ],
 )
 def test_bf16_is_taken_where_cpus_are_fast_at_it(monkeypatch, name, avx512_bf16, amx, fast):
-    monkeypatch.setattr("prorank.backbone.processor", lambda: name)
+    monkeypatch.setattr("prorank.model.backbone.processor", lambda: name)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert fast_bf16(torch.device("cpu")) is fast

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from test_training import tiny
 
 from prorank import Reranker
-from prorank.collection import load_collection, read_run
-from prorank.errors import DataError
-from prorank.evaluation.calibration import calibration_error, even_odds, fit_platt, judged_scores, probabilities
-from prorank.evaluation.evaluate import top
-from prorank.training.run import run_recipe
+from prorank.data.collection import load_collection
+from prorank.data.runs import top
+from prorank.data.trec import read_run
+from prorank.engine.scores import probabilities
+from prorank.evaluation.calibration import calibration_error, even_odds, fit_platt, judged_scores
+from prorank.pipeline.run import run_recipe
+from prorank.util.errors import DataError
 
 
 @given(st.floats(0.2, 5), st.floats(-3, 3), st.floats(-50, 50), st.floats(0.1, 20))

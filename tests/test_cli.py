@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from prorank import Reranker, cli
-from prorank.collection import load_collection, read_run
+from prorank import Reranker
+from prorank.cli import main as cli
+from prorank.data.collection import load_collection
+from prorank.data.trec import read_run
 
 ROOT = Path(__file__).parent.parent
 
 
 def prorank(*arguments, text=None):
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "prorank.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "prorank.cli.main", *map(str, arguments)]
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
@@ -142,7 +144,7 @@ def test_unexpected_errors_are_short_unless_debug(monkeypatch, call):
     def broken(_):
         raise RuntimeError("wires crossed")
 
-    monkeypatch.setattr("prorank.checkpoint.describe", broken)
+    monkeypatch.setattr("prorank.model.checkpoint.describe", broken)
     code, _, err = call("info", "x")
     assert code == 1 and "unexpected error" in err and "wires crossed" in err and "Traceback" not in err
     monkeypatch.setattr(sys, "argv", ["prorank", "--debug", "info", "x"])

@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import (
-    Collection,
-    Document,
-    bundled,
-    load_collection,
-    ranked,
-    read_qrels,
-    read_run,
-    with_splits,
-    write_run,
-)
-from prorank.errors import DataError
+from prorank.data.beir import bundled
+from prorank.data.collection import Collection, Document, load_collection
+from prorank.data.runs import ranked
+from prorank.data.splits import with_splits
+from prorank.data.trec import read_qrels, read_run, write_run
+from prorank.util.errors import DataError
 
 CORPUS = [{"_id": "d1", "title": "Owls", "text": "They hunt."}, {"_id": "d2", "text": "Cats sleep."}]
 QUERIES = [{"_id": "q1", "text": "who hunts"}, {"_id": "q2", "text": "who sleeps"}]

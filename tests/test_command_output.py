@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from prorank import Reranker, cli_rerank
+from prorank import Reranker
 from prorank.bench.toy import write_collection
-from prorank.evaluation import showcase
-from prorank.terminal import PlainConsole, one_line, visible
+from prorank.cli import rerank as cli_rerank
+from prorank.pipeline import showcase
+from prorank.util.terminal import PlainConsole, one_line, visible
 
 LONG = "apple river stone tiger " * 60
 ESCAPES = "\x1b[31mred\x1b[0m \x9b2J \x07 \u202eevil \r\x00"
@@ -199,7 +200,7 @@ def test_recipes_are_listed_and_shown(call):
     ],
 )
 def test_errors_of_overrides_name_the_override(override, call):
-    code, _, err = call("train", "from-scratch", "evaluation.rerank=5", override)
+    code, _, err = call("train", "from-scratch", "evaluation.rerank_depth=5", override)
     assert code == 2 and f"override '{override}'" in err and "from-scratch.yaml" not in err
 
 
@@ -210,7 +211,7 @@ def test_errors_of_a_recipe_name_its_file_beside_a_good_override(tmp_path, call)
 
 
 def shell(command):
-    python = f"{sys.executable} -m prorank.cli"
+    python = f"{sys.executable} -m prorank.cli.main"
     return subprocess.run(["bash", "-c", command.replace("prorank", python, 1)], capture_output=True, text=True)
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prorank import Reranker
-from prorank.errors import CheckpointError
-from prorank.export import export
+from prorank.export.export import export
+from prorank.util.errors import CheckpointError
 
 WEIGHTS, SETTINGS = "model.safetensors", "prorank.json"
 
@@ -223,7 +223,7 @@ def test_settings_that_are_gone_are_missed(copied, kind):
 
 
 def test_the_model_that_ships_misses_its_settings_too(tmp_path):
-    from prorank.models import FOLDER
+    from prorank.shipped import FOLDER
 
     folder = shutil.copytree(FOLDER, tmp_path / "mini")
     (folder / SETTINGS).unlink()

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_training import tiny, weights
 
-from prorank.errors import CheckpointError, ProrankError
-from prorank.training.recipe import dump_recipe
-from prorank.training.run import run_recipe
-from prorank.training.score_learning import ScoreTrainer
+from prorank.pipeline.run import run_recipe
+from prorank.recipe.loading import dump_recipe
+from prorank.score_learning.trainer import ScoreTrainer
+from prorank.util.errors import CheckpointError, ProrankError
 
 
 @pytest.fixture(scope="module")

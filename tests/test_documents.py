@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.documents import parse_documents, read_documents
-from prorank.errors import DataError, InputError
+from prorank.data.documents import parse_documents, read_documents
 from prorank.reranker import Reranker
+from prorank.util.errors import DataError, InputError
 
 OWLS, MOON = {"id": "d1", "title": "Owls", "text": "They hunt."}, {"text": "The moon."}
 LINES = json.dumps(OWLS) + "\n" + json.dumps(MOON) + "\n"
@@ -159,6 +159,6 @@ def test_only_errors_of_the_package_and_the_system_are_expected(call, monkeypatc
     def fail(source):
         raise error
 
-    monkeypatch.setattr("prorank.collection.load_collection", lambda source, strict=False: fail(source))
+    monkeypatch.setattr("prorank.data.collection.load_collection", lambda source, strict=False: fail(source))
     found, _, err = call("data", "check", "cosqa")
     assert found == code and ("unexpected error (--debug shows more)" in err) == (code == 1)

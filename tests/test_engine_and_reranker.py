@@ -9,12 +9,13 @@ from conftest import WORDS, bert_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank import Reranker, engine
-from prorank.checkpoint import describe
-from prorank.collection import load_collection
-from prorank.engine import length_batches, slot_logits
-from prorank.errors import CheckpointError, PromptError
+from prorank import Reranker
+from prorank.data.collection import load_collection
+from prorank.engine import scorer as engine
+from prorank.engine.scorer import length_batches, slot_logits
+from prorank.model.checkpoint import describe
 from prorank.reranker import document_text
+from prorank.util.errors import CheckpointError, PromptError
 
 
 @pytest.fixture(scope="module", params=["causal", "masked", "tied"])
@@ -138,13 +139,13 @@ def test_a_very_long_document_neither_crashes_nor_changes_its_neighbours(reranke
 
 def test_packed_and_padded_scores_are_equal(reranker):
     pairs = [(query, " ".join(WORDS[: i + 1])) for i in range(12) for query in ("apple river", "stone")]
-    assert reranker.backbone.packs
+    assert reranker.backbone.supports_packing
     packed = reranker.score(pairs)
     try:
-        reranker.backbone.packs = False
+        reranker.backbone.supports_packing = False
         np.testing.assert_allclose(packed, reranker.score(pairs), atol=1e-4)
     finally:
-        del reranker.backbone.packs
+        del reranker.backbone.supports_packing
 
 
 @pytest.mark.parametrize("packs", [True, False])
@@ -152,7 +153,7 @@ def test_running_out_of_memory_halves_the_budget_and_loses_nothing(qwen_folder, 
     reranker = Reranker.from_pretrained(qwen_folder, max_length=400, precision="fp32")
     pairs = [(f"apple {i % 3}", " ".join(WORDS[: i % 9 + 1])) for i in range(30)]
     expected = reranker.score(pairs)
-    reranker.backbone.packs = packs
+    reranker.backbone.supports_packing = packs
     sizes, seen = [], []
     whole = engine._run
 

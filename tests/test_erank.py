@@ -14,16 +14,17 @@ from torch.nn import functional as F
 
 from prorank import Reranker
 from prorank.bench.toy import WORDS, toy_document, toy_recipe
-from prorank.errors import RecipeError
-from prorank.evaluation.evaluate import evaluate_run, scored_lists
-from prorank.training import grpo
-from prorank.training.graded import completion_of
-from prorank.training.groups import forever
-from prorank.training.listwise import REWARDS, ListwiseTrainer
-from prorank.training.recipe import ListwiseSection, SftSection, validate_recipe
-from prorank.training.score_learning import ListItem
-from prorank.training.sft import SftItem, SftTrainer
-from prorank.training.synthesis import GradedDocument
+from prorank.data.runs import scored_lists
+from prorank.erank.graded import completion_of
+from prorank.erank.listwise import REWARDS, ListwiseTrainer
+from prorank.erank.sft import SftItem, SftTrainer
+from prorank.erank.synthesis import GradedDocument
+from prorank.evaluation.metrics import evaluate_run
+from prorank.recipe.loading import validate_recipe
+from prorank.recipe.sections import ListwiseSection, SftSection
+from prorank.training.lists import ListItem, forever
+from prorank.util.errors import RecipeError
+from prorank.warmup import grpo
 
 QUIET = Console(file=io.StringIO())
 FIVE = {  # grades that the toy language has as single tokens
@@ -41,7 +42,7 @@ def toy(tmp_path_factory):
     (folder / "five.yaml").write_text(yaml.safe_dump(FIVE))
     tree["backbone"] |= {"prompt": str(folder / "five.yaml"), "score": "expected_grade"}
     tree |= {"warmup": None, "score_learning": None}
-    tree["evaluation"] |= {"rerank": 20}
+    tree["evaluation"] |= {"rerank_depth": 20}
     return tree
 
 
@@ -111,7 +112,7 @@ def lists(tokenizer):
 
 @pytest.mark.parametrize("reward", sorted(REWARDS))
 def test_one_forward_loss_is_the_gradient_of_the_drawn_grades(toy, tmp_path, reward):
-    settings = ListwiseSection(steps=1, reward=reward, samples=4, kl=0.0, format_weight=0.0)
+    settings = ListwiseSection(steps=1, reward=reward, num_generations=4, kl=0.0, format_weight=0.0)
     plain = Reranker(toy["backbone"]["model"], prompt=toy["backbone"]["prompt"], max_length=64, precision="fp32")
     items = lists(plain.pair_tokenizer)
     trainer = trainers(toy, settings, items, tmp_path, ListwiseTrainer)
@@ -186,7 +187,7 @@ def test_reinforcement_passes_its_supervised_start_on_held_out_queries(toy, tmp_
     labels = tuple(int(shared == 2) for shared in SHARED)
     lists = [ListItem(one, labels, tuple(grades)) for one, grades in zip(training, scored)]
     settings = ListwiseSection(
-        steps=200, queries_per_step=8, learning_rate=5e-4, evaluate_every=200, samples=16, kl=0.0, reward="rr"
+        steps=200, queries_per_step=8, learning_rate=5e-4, evaluate_every=200, num_generations=16, kl=0.0, reward="rr"
     )
     reinforced = train(ListwiseTrainer, settings, lists, 8)
     assert supervised > 0.7  # it has learned what its teacher knows
@@ -197,7 +198,7 @@ def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):
     prompt = {**FIVE, "answers": [str(g) for g in range(11)], "opening": "<answer>", "closing": "</answer>"}
     (tmp_path / "ten.yaml").write_text(yaml.safe_dump({**prompt, "name": "ten"}))
     ten = {**toy, "backbone": {**toy["backbone"], "prompt": str(tmp_path / "ten.yaml")}}
-    settings = ListwiseSection(steps=1, samples=2, kl=0.1, max_new_tokens=12)
+    settings = ListwiseSection(steps=1, num_generations=2, kl=0.1, max_new_tokens=12)
     plain = Reranker(ten["backbone"]["model"], prompt=ten["backbone"]["prompt"], max_length=96, precision="fp32")
     items = lists(plain.pair_tokenizer)[:1]
     trainer = trainers(ten, settings, items, tmp_path, ListwiseTrainer)
@@ -205,7 +206,7 @@ def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):
     words = trainer.pair_tokenizer.tokenizer
     said = [["10</answer><end>", "7</answer><end>"], ["3</answer><end>", "3"], ["0</answer><end>", "0</answer><end>"]]
     tokens = [[words(text, add_special_tokens=False)["input_ids"] for text in own] for own in said]
-    monkeypatch.setattr("prorank.training.listwise.draw", lambda *_, **__: tokens)
+    monkeypatch.setattr("prorank.erank.listwise.draw", lambda *_, **__: tokens)
     seen = {}
     reward = REWARDS["rr"]
     monkeypatch.setitem(
@@ -230,9 +231,9 @@ def test_bench_compares_variants_on_the_same_queries(toy, tmp_path, call):
         **toy,
         "grades": {"teacher": "qrels", "documents": {"hard": 1, "medium": 0, "easy": 0, "random": 2}, "queries": 4},
         "sft": {"steps": 2, "pairs_per_step": 2, "evaluate_every": 2, "dev_queries": 2},
-        "listwise": {"steps": 2, "queries_per_step": 1, "evaluate_every": 2, "dev_queries": 2, "samples": 2},
+        "listwise": {"steps": 2, "queries_per_step": 1, "evaluate_every": 2, "dev_queries": 2, "num_generations": 2},
     }
-    tree["evaluation"] = {"rerank": 5, "max_queries": 4}
+    tree["evaluation"] = {"rerank_depth": 5, "max_queries": 4}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     command = ["bench", "erank", toy["data"]["collection"], "--recipe", tmp_path / "recipe.yaml", "--seeds", "1,2"]
     command += ["--variants", "sft,rl-rr,sft+se", "--work", tmp_path / "runs", "--output", tmp_path / "erank.json"]

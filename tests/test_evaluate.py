@@ -7,16 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import ranked, read_run
-from prorank.errors import DataError, ProrankError
-from prorank.evaluation.evaluate import (
-    DEFAULT_METRICS,
-    evaluate_run,
-    rerank_run,
-    split_head,
-    with_tail,
-    write_evaluation,
-)
+from prorank.data.runs import ranked, rerank_run, split_head, with_tail
+from prorank.data.trec import read_run
+from prorank.evaluation.metrics import DEFAULT_METRICS, evaluate_run, write_evaluation
+from prorank.util.errors import DataError, ProrankError
 
 RUN = {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}
 QRELS = {"q": {"b": 2, "c": 1}}

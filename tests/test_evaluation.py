@@ -10,12 +10,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prorank.collection import load_collection, ranked
-from prorank.engine import ScoredPairs
-from prorank.errors import DataError, ProrankError
-from prorank.evaluation import report
-from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
-from prorank.evaluation.hybrid import choose_weight, hybrid_run, z_score
+from prorank.data.collection import load_collection
+from prorank.data.runs import ranked, rerank_run, top
+from prorank.engine.scorer import ScoredPairs
+from prorank.evaluation import plots as report
+from prorank.evaluation.hybrid import choose_weight
+from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.rerank import rerank_collection, row_of, sample_queries
 from prorank.evaluation.significance import (
     binomial_above_chance,
     bootstrap_interval,
@@ -23,8 +24,9 @@ from prorank.evaluation.significance import (
     holm,
     paired_randomization_test,
 )
-from prorank.evaluation.stages import rerank_collection, row_of, sample_queries
-from prorank.tokenization import Truncation
+from prorank.first_stage.fusion import hybrid_run, z_score
+from prorank.prompts.tokenization import Truncation
+from prorank.util.errors import DataError, ProrankError
 
 RUN = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}, "q2": {"a": 1.0, "d": 2.0}}
 QRELS = {"q1": {"b": 2, "c": 1, "z": 1}, "q2": {"d": 1}}
@@ -137,10 +139,10 @@ def test_randomization_agrees_with_scipy(size):
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.lists(st.floats(0, 1), min_size=20, max_size=20))
 def test_randomization_is_symmetric_and_in_range(a, b):
     b = b[: len(a)]
-    p = paired_randomization_test(a, b, samples=200)
+    p = paired_randomization_test(a, b, num_generations=200)
     assert 0 < p <= 1
     if len(a) <= 12:
-        assert p == pytest.approx(paired_randomization_test(b, a, samples=200))
+        assert p == pytest.approx(paired_randomization_test(b, a, num_generations=200))
     assert paired_randomization_test(a, a) == 1.0
 
 

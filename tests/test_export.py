@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import kendalltau
 
 from prorank import Reranker
-from prorank import export as exporting
-from prorank.cli import app
-from prorank.collection import load_collection
-from prorank.errors import CheckpointError
-from prorank.export import export
+from prorank.cli.main import app
+from prorank.data.collection import load_collection
+from prorank.export import export as exporting
+from prorank.export.export import export
+from prorank.util.errors import CheckpointError
 
 PAIRS = [
     ("what is a river?", "a stone.\n\n"),
@@ -100,7 +100,7 @@ def test_a_saved_causal_checkpoint_is_a_cross_encoder_folder(folders, tmp_path):
 
 
 def test_a_prompt_that_would_be_tokenised_otherwise_is_refused(folders, tmp_path, caplog):
-    from prorank.prompts import Prompt
+    from prorank.prompts.prompt import Prompt
 
     segments = ("query: {query}", " rele", "vance: {document}", "\nRelevant?")  # a seam inside a word
     reranker = load(folders, "qwen2", prompt=Prompt(name="odd", segments=segments, frame=("", "")))

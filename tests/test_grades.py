@@ -7,11 +7,11 @@ from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 from tokenizers import AddedToken
 
 from prorank import Reranker
-from prorank.engine import answer_logits
-from prorank.errors import PromptError
-from prorank.prompts import GRADES, PROMPTS
-from prorank.scores import SCORES, whole_answers
-from prorank.tokenization import PairTokenizer
+from prorank.engine.scorer import answer_logits
+from prorank.engine.scores import SCORES, whole_answers
+from prorank.prompts.builtin import GRADES, PROMPTS
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.util.errors import PromptError
 
 
 def causal_folder(folder, joined):
@@ -58,11 +58,11 @@ def test_grades_are_whole_answers(reranker):
     expected = torch.stack([by_hand(reranker, sequence) for sequence in sequences])
     found = answer_logits(reranker.backbone, tokenizer, sequences, groups=[0, 0, 1, 1])
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-4, rtol=1e-4)
-    reranker.backbone.packs = False  # the padded path
+    reranker.backbone.supports_packing = False  # the padded path
     try:
         padded = answer_logits(reranker.backbone, tokenizer, sequences)
     finally:
-        del reranker.backbone.packs
+        del reranker.backbone.supports_packing
     torch.testing.assert_close(padded, found, atol=1e-4, rtol=1e-4)
     scores = torch.tensor(reranker.score(pairs))
     torch.testing.assert_close(scores, SCORES["expected_grade"](expected), atol=1e-3, rtol=1e-3)

@@ -3,10 +3,12 @@ import itertools
 import pytest
 from conftest import write_collection
 
-from prorank.collection import load_collection
-from prorank.errors import DataError
-from prorank.training.groups import Group, balanced_pairs, build_groups, forever, pseudo_queries, pseudo_query
-from prorank.training.recipe import Quotas
+from prorank.data.collection import load_collection
+from prorank.recipe.sections import Quotas
+from prorank.score_learning.lists import pseudo_queries, pseudo_query
+from prorank.training.lists import CandidateList, build_candidate_lists, forever
+from prorank.util.errors import DataError
+from prorank.warmup.pairs import balanced_pairs
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ RUN = {"q": {f"d{i}": 20.0 - i for i in range(12)}}
 
 
 def test_groups_have_one_size_and_hold_only_lower_grades(graded):
-    groups = build_groups(graded, graded.judgments("train"), RUN, Quotas(hard=3, medium=1, random=2), seed=1)
+    groups = build_candidate_lists(graded, graded.judgments("train"), RUN, Quotas(hard=3, medium=1, random=2), seed=1)
     assert [group.documents[0] for group in groups] == ["d0", "d1", "d2"]  # one for each positive judgment
     judged = graded.judgments("train")["q"]
     for group in groups:
@@ -31,24 +33,24 @@ def test_groups_have_one_size_and_hold_only_lower_grades(graded):
 
 
 def test_the_draw_depends_on_the_seed_alone(graded):
-    draw = lambda seed: build_groups(graded, graded.judgments("train"), RUN, Quotas(), seed)  # noqa: E731
+    draw = lambda seed: build_candidate_lists(graded, graded.judgments("train"), RUN, Quotas(), seed)  # noqa: E731
     assert draw(1) == draw(1) != draw(2)
 
 
 def test_short_tiers_are_filled_up(graded):
-    (group,) = build_groups(graded, graded.judgments("test"), {}, Quotas(hard=4, random=1), seed=1)
+    (group,) = build_candidate_lists(graded, graded.judgments("test"), {}, Quotas(hard=4, random=1), seed=1)
     assert len(group.documents) == 8 and group.labels == (1, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_too_few_documents_are_an_error(graded):
     with pytest.raises(DataError, match="too few"):
-        build_groups(graded, graded.judgments("train"), RUN, Quotas(hard=30), seed=1)
+        build_candidate_lists(graded, graded.judgments("train"), RUN, Quotas(hard=30), seed=1)
     with pytest.raises(DataError, match="no relevant document"):
-        build_groups(graded, {"q": {"d0": 0}}, RUN, Quotas(), seed=1)
+        build_candidate_lists(graded, {"q": {"d0": 0}}, RUN, Quotas(), seed=1)
 
 
 def test_pairs_are_balanced_in_every_step():
-    groups = [Group(f"q{i}", "x", (f"p{i}", f"n{i}", f"m{i}"), (2, 0, 0)) for i in range(3)]
+    groups = [CandidateList(f"q{i}", "x", (f"p{i}", f"n{i}", f"m{i}"), (2, 0, 0)) for i in range(3)]
     pairs = balanced_pairs(groups, 20, seed=4)
     assert len(pairs) == 20 and pairs == balanced_pairs(groups, 20, seed=4)
     for start in range(0, 20, 4):
@@ -58,7 +60,7 @@ def test_pairs_are_balanced_in_every_step():
 
 
 def test_every_group_comes_once_an_epoch():
-    groups = [Group(f"q{i}", "x", ("p",), (1,)) for i in range(5)]
+    groups = [CandidateList(f"q{i}", "x", ("p",), (1,)) for i in range(5)]
     seen = list(itertools.islice(forever(groups, 1), 15))
     for epoch in range(3):
         part = [group.query_id for at, group in seen if at == epoch]

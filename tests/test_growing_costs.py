@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import Document, ranked
+from prorank.data.collection import Document
+from prorank.data.runs import ranked
 from prorank.evaluation import significance
 from prorank.evaluation.significance import bootstrap_interval
-from prorank.retrieval import BM25Index, _best
-from prorank.training.groups import LabelledPair, exchanged_pairs, forever, relevant_pairs
-from prorank.training.setting import Texts
+from prorank.first_stage.bm25 import BM25Index, best_documents
+from prorank.training.context import Texts
+from prorank.training.lists import forever, relevant_pairs
+from prorank.warmup.pairs import LabelledPair, exchanged_pairs
 
 IDS = st.text(string.ascii_lowercase, min_size=1, max_size=3)
 
@@ -24,7 +26,7 @@ IDS = st.text(string.ascii_lowercase, min_size=1, max_size=3)
 )
 def test_the_best_documents_are_those_of_a_whole_sort(scores, top_k, above):
     whole = dict(ranked({d: s for d, s in scores.items() if s > above})[:top_k])
-    found = _best(list(scores), np.array(list(scores.values())), top_k, above)
+    found = best_documents(list(scores), np.array(list(scores.values())), top_k, above)
     assert list(found.items()) == list(whole.items())
 
 
@@ -76,7 +78,7 @@ def test_exchanged_pairs_are_those_of_the_plain_form(qrels, count, seed):
 def test_exchanged_pairs_draw_no_more_than_is_asked_for(monkeypatch):
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(1000)}
     made = []
-    monkeypatch.setattr("prorank.training.groups.LabelledPair", lambda *row: made.append(row) or LabelledPair(*row))
+    monkeypatch.setattr("prorank.warmup.pairs.LabelledPair", lambda *row: made.append(row) or LabelledPair(*row))
     assert len(exchanged_pairs(qrels, 10, seed=0)) == 10 and len(made) == 10
 
 
@@ -86,17 +88,19 @@ def test_blocks_of_resamples_give_the_interval_of_single_ones(values, seed):
     data = np.asarray(values)
     means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(200)])
     low, high = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)  # order of sums
+    assert bootstrap_interval(values, num_generations=200, seed=seed) == pytest.approx(
+        (low, high), abs=1e-12
+    )  # order of sums
     before = significance._DRAWS_AT_ONCE
     try:
         significance._DRAWS_AT_ONCE = 7 * len(data)  # blocks do not divide the samples
-        assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
+        assert bootstrap_interval(values, num_generations=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
     finally:
         significance._DRAWS_AT_ONCE = before
 
 
 def test_texts_of_a_run_are_not_copied(word_collection):
-    from prorank.collection import load_collection
+    from prorank.data.collection import load_collection
 
     collection = load_collection(word_collection)
     texts = Texts(collection)

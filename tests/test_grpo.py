@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.training import grpo, rewards
+from prorank.warmup import grpo, rewards
 
 
 def test_advantages_by_hand():

@@ -7,10 +7,11 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import ranked
-from prorank.errors import DataError
-from prorank.evaluation.evaluate import evaluate_run
-from prorank.evaluation.hybrid import choose_weight, hybrid_run, min_max, z_score
+from prorank.data.runs import ranked
+from prorank.evaluation.hybrid import choose_weight
+from prorank.evaluation.metrics import evaluate_run
+from prorank.first_stage.fusion import hybrid_run, min_max, z_score
+from prorank.util.errors import DataError
 
 numbers = st.lists(st.integers(-1000, 1000).map(lambda i: i / 8), max_size=20)
 

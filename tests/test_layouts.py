@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.collection import load_collection
-from prorank.errors import DataError, ProrankError
-from prorank.evaluation.evaluate import evaluate_run
+from prorank.data.collection import load_collection
+from prorank.data.convert import convert
 from prorank.evaluation.evaluator import evaluate_model, first_stage_lists
-from prorank.evaluation.followir import p_mrr, rank_change
-from prorank.layouts import convert
+from prorank.evaluation.metrics import evaluate_run
+from prorank.evaluation.p_mrr import p_mrr, rank_change
+from prorank.util.errors import DataError, ProrankError
 
 
 def lines(path, rows):

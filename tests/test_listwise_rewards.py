@@ -5,14 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.training.listwise_rewards import (
-    MALFORMED,
-    MISPLACED,
-    ndcg_reward,
-    ranks,
-    reciprocal_rank_reward,
-    squared_error_reward,
-)
+from prorank.erank.rewards import MALFORMED, MISPLACED, ndcg_reward, ranks, reciprocal_rank_reward, squared_error_reward
 
 LISTWISE = [reciprocal_rank_reward, ndcg_reward]
 

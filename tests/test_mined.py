@@ -5,12 +5,12 @@ import json
 import pytest
 from rich.console import Console
 
-from prorank.collection import load_collection
-from prorank.errors import DataError, RecipeError
-from prorank.training.items import labelled_sources, list_items
+from prorank.data.collection import load_collection
+from prorank.recipe.loading import load_recipe
+from prorank.score_learning.lists import labelled_sources, list_items
+from prorank.training.context import prepare_data
 from prorank.training.mined import read_mined
-from prorank.training.recipe import load_recipe
-from prorank.training.setting import prepare_data
+from prorank.util.errors import DataError, RecipeError
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_mined_negatives_fill_the_training_lists(word_collection, tmp_path, mine
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     if options:
         assert set(rows[0]["negatives"][0]) == {"id", "title", "text"}
-    setting = prepared(word_collection, tmp_path / "run", file)
-    (source,) = labelled_sources(setting)
+    context = prepared(word_collection, tmp_path / "run", file)
+    (source,) = labelled_sources(context)
     wanted = {row["query_id"]: [item["id"] if options else item for item in row["negatives"]] for row in rows}
     assert source.negatives == wanted and all(len(ids) == 4 for ids in wanted.values())
     from prorank.reranker import Reranker
@@ -51,7 +51,7 @@ def test_mined_negatives_fill_the_training_lists(word_collection, tmp_path, mine
         tuple(sorted(map(tuple, tokenizer.encode([(loaded.queries[q], loaded.documents[d].content) for d in ids])[0])))
         for q, ids in wanted.items()
     }
-    for item in list_items(setting, tokenizer):
+    for item in list_items(context, tokenizer):
         assert tuple(sorted(map(tuple, item.sequences[1:]))) in lists  # exactly the file's negatives
 
 
@@ -61,8 +61,8 @@ def test_only_the_mined_queries_are_trained_on(word_collection, tmp_path, mined)
     test_row = json.dumps({"query_id": "q31", "positives": ["d31"], "negatives": ["d1"]})
     file.write_text("\n".join([*lines[:3], test_row]))
     console = Console(record=True, width=200)
-    setting = prepared(word_collection, tmp_path / "run", file, console)
-    (source,) = labelled_sources(setting)
+    context = prepared(word_collection, tmp_path / "run", file, console)
+    (source,) = labelled_sources(context)
     assert list(source.qrels) == [json.loads(line)["query_id"] for line in lines[:3]]
     assert "1 of 4 mined queries are no training queries" in console.export_text()
 

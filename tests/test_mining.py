@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.errors import ProrankError
-from prorank.mining import TIERS, mine_negatives
+from prorank.first_stage.mining import TIERS, mine_negatives
+from prorank.util.errors import ProrankError
 
 # d0001 is rank 1, d1200 is rank 1200.
 LONG = {"q": {f"d{i:04}": 2000.0 - i for i in range(1, 1201)}}

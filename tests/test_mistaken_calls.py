@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prorank import Reranker
-from prorank.cli_shared import print_json
-from prorank.errors import CheckpointError, InputError, InputTypeError, ProrankError
-from prorank.export import export
-from prorank.scores import argmax_grade
+from prorank.cli.shared import print_json
+from prorank.engine.scores import argmax_grade
+from prorank.export.export import export
+from prorank.util.errors import CheckpointError, InputError, InputTypeError, ProrankError
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_an_export_refuses_what_it_cannot_honour(exported, option):
 
 def test_an_export_runs_on_the_cpu_only(exported, monkeypatch):
     assert Reranker(exported, device="cpu").score([("apple", "river")])
-    monkeypatch.setattr("prorank.runtime.resolve_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr("prorank.engine.runtime.resolve_device", lambda device: torch.device("cuda"))
     with pytest.raises(CheckpointError, match=r"runs on the CPU, not on 'cuda'"):
         Reranker(exported, device="cuda")
 

@@ -6,8 +6,9 @@ from conftest import SIZE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.backbone import Backbone
-from prorank.packing import MIN_SHARED, Pack, _attention, packed_attention, plan_packs, shared_length
+from prorank.model.attention import _attention, packed_attention
+from prorank.model.backbone import Backbone
+from prorank.model.packing import MIN_SHARED, Pack, plan_packs, shared_length
 
 GQA = {**SIZE, "num_key_value_heads": 2}
 MODELS = {
@@ -68,7 +69,7 @@ def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_stat
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "modernbert with windows"])
 def test_long_spans_are_attended_block_by_block(name, monkeypatch):
-    from prorank import packing
+    from prorank.model import packing
 
     backbone = backbone_of(name)
     sequences = [[*range(10, 40), *(5 + (7 * i + j) % 90 for i in range(40))] for j in range(3)]
@@ -82,7 +83,7 @@ def test_long_spans_are_attended_block_by_block(name, monkeypatch):
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_states_equal_the_models_own(name):
     backbone = backbone_of(name)
-    assert backbone.packs
+    assert backbone.supports_packing
     generator = torch.Generator().manual_seed(1)
     prefix = torch.randint(5, 100, (12,), generator=generator).tolist()
     tails = [torch.randint(5, 100, (n,), generator=generator).tolist() for n in (30, 3, 17, 1, 25)]
@@ -112,7 +113,7 @@ def test_gradients_through_a_pack_equal_those_through_padding():
 
 def test_gradient_checkpointing_runs_padded():
     """Its second run of the layers happens in the backward pass, where nothing is packed any more."""
-    from prorank.errors import CheckpointError
+    from prorank.util.errors import CheckpointError
 
     ids, mask = torch.tensor([[10, 11, 12, 13], [20, 21, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     gradients = []
@@ -139,7 +140,7 @@ def test_gradient_checkpointing_runs_padded():
 def test_a_model_that_packing_does_not_suit_is_recognised(config, model):
     torch.manual_seed(0)
     backbone = Backbone(model(config).eval(), None, "causal")
-    if backbone.packs:  # then it must be right beyond the probe's few tokens
+    if backbone.supports_packing:  # then it must be right beyond the probe's few tokens
         sequences = [list(range(3, 60)), [*range(3, 20), 70, 71, 72]]
         with torch.inference_mode():
             found = packed_hidden(backbone, sequences, [0, 0], 500, 1)
@@ -149,7 +150,7 @@ def test_a_model_that_packing_does_not_suit_is_recognised(config, model):
 
 
 def test_the_probe_finds_a_wrong_attention(monkeypatch):
-    from prorank import packing
+    from prorank.model import packing
 
     def forgets_the_prefix(module, query, key, value, attention_mask=None, *, pack, **rest):
         spans = [span._replace(prefix_start=0, prefix_stop=0) for span in pack.spans]
@@ -157,7 +158,7 @@ def test_the_probe_finds_a_wrong_attention(monkeypatch):
         return packed_attention(module, query, key, value, attention_mask, pack=wrong, **rest)
 
     monkeypatch.setattr(packing, "packed_attention", forgets_the_prefix)
-    assert not backbone_of("qwen2").packs
+    assert not backbone_of("qwen2").supports_packing
 
 
 sequences_and_groups = st.lists(
@@ -224,7 +225,7 @@ def test_the_gpu_call_means_the_same_as_the_loop(causal, window, monkeypatch):
     """Indices and lengths for torch's flash kernel, checked against a plain implementation of its contract."""
     import torch.nn.attention.varlen as varlen
 
-    from prorank.packing import _varlen_attention
+    from prorank.model.attention import _varlen_attention
 
     monkeypatch.setattr(varlen, "varlen_attn", reference_varlen)
     sequences = [[*range(20), 30, 31], [*range(20), 40], [5, 6, 7, 8, 9, 10, 11]]

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from prorank.collection import load_collection
-from prorank.errors import DataError, ProrankError
-from prorank.pairs import from_pairs
+from prorank.data.collection import load_collection
+from prorank.data.pairs import from_pairs
+from prorank.util.errors import DataError, ProrankError
 
 ROWS = [
     {"query": "when do owls hunt", "pos": "At night.", "neg": ["By day.", "The moon."]},

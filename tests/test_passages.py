@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.passages import aggregate, split_passages
-from prorank.plain import PlainTokenizer
-from prorank.prompts import PROMPTS, Prompt
-from prorank.tokenization import PairTokenizer
+from prorank.engine.passages import aggregate, split_passages
+from prorank.prompts.builtin import PROMPTS
+from prorank.prompts.plain import PlainTokenizer
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.tokenization import PairTokenizer
 
 TOKENIZER = PlainTokenizer(bert_tokenizer())
 

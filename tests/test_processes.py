@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from test_training import assert_equal_weights, tiny
 
 import prorank
-from prorank.training.recipe import dump_recipe
-from prorank.training.run import run_recipe
+from prorank.pipeline.run import run_recipe
+from prorank.recipe.loading import dump_recipe
 
-SINGLE = (sys.executable, "-m", "prorank.cli")
-TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli")
+SINGLE = (sys.executable, "-m", "prorank.cli.main")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli.main")
 # accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
 SHARDER = """
 from accelerate import PartialState

@@ -4,9 +4,11 @@ from conftest import bert_tokenizer, byte_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prorank.errors import PromptError
-from prorank.prompts import PROMPTS, Prompt, chat_frame, fill, load_prompt
-from prorank.tokenization import PairTokenizer
+from prorank.prompts.builtin import PROMPTS, load_prompt
+from prorank.prompts.chat import chat_frame
+from prorank.prompts.prompt import Prompt, fill
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.util.errors import PromptError
 
 PRORANK_TASK = (
     "You are a search relevance expert who evaluates how well documents match search queries. For each "

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from prorank import Reranker
-from prorank.crossencoder import CrossEncoderTokenizer, longest_first
-from prorank.errors import CheckpointError, PromptError
-from prorank.prompts import load_prompt
+from prorank.prompts.builtin import load_prompt
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer, longest_first
+from prorank.util.errors import CheckpointError, PromptError
 
 PAIRS = [
     ("apple river", "stone cloud tiger"),
@@ -140,7 +140,7 @@ def test_a_cross_encoder_scores_as_sentence_transformers(classifier):
     ours = Reranker.from_pretrained(classifier, max_length=48, precision="fp32")
     assert ours.settings.family == "classifier"
     np.testing.assert_allclose(ours.score(PAIRS[:5]), expected, atol=1e-4)
-    ours.backbone.packs = False  # the padded path too
+    ours.backbone.supports_packing = False  # the padded path too
     np.testing.assert_allclose(ours.score(PAIRS[:5]), expected, atol=1e-4)
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from prorank import Reranker
 from prorank.bench.quality import adjusted, passage_seconds
-from prorank.cli import app
-from prorank.collection import load_collection, read_run
+from prorank.bench.tables import quality_rows
+from prorank.cli.main import app
+from prorank.data.collection import load_collection
+from prorank.data.trec import read_run
 from prorank.evaluation.evaluator import evaluate_model
-from prorank.evaluation.report import quality_rows
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_bench_measures_each_collection_once(
         code, _, err = call(*other, option, value)
         assert code == 2 and "other settings" in err and f"{option[2:].replace('-', '_')}: " in err
     with pytest.raises(AssertionError, match="measured twice"):  # --force starts over
-        monkeypatch.setattr("prorank.cli.main", lambda: app(standalone_mode=False))
+        monkeypatch.setattr("prorank.cli.main.main", lambda: app(standalone_mode=False))
         call(*other, "--hybrid", 0.5, "--force")
 
 

@@ -5,15 +5,18 @@ import json
 import pytest
 from conftest import write_collection
 
-from prorank.collection import QUERY_DOCUMENT, load_collection, read_run
-from prorank.errors import DataError
+from prorank.data.collection import QUERY_DOCUMENT, load_collection
+from prorank.data.overlap import own_documents, without_query_documents
+from prorank.data.trec import read_run
 from prorank.evaluation.evaluator import first_stage_lists
-from prorank.mining import mine_negatives
-from prorank.overlap import own_documents, without_query_documents
-from prorank.retrieval import candidate_run
-from prorank.training.groups import build_groups, exchanged_pairs
-from prorank.training.recipe import Quotas, load_recipe
-from prorank.training.setting import prepare_data
+from prorank.first_stage.bm25 import candidate_run
+from prorank.first_stage.mining import mine_negatives
+from prorank.recipe.loading import load_recipe
+from prorank.recipe.sections import Quotas
+from prorank.training.context import prepare_data
+from prorank.training.lists import build_candidate_lists
+from prorank.util.errors import DataError
+from prorank.warmup.pairs import exchanged_pairs
 
 TEXTS = {
     "a1": "Owls hunt at night because mice are awake then.",
@@ -49,7 +52,7 @@ def test_namesakes_of_another_text_are_nothing_special(tmp_path):
 
 
 def test_a_document_that_is_judged_relevant_is_no_accident():
-    from prorank.collection import Document
+    from prorank.data.collection import Document
 
     documents = {"d": Document("d", "Owls", "hunt")}
     assert own_documents({"q": "Owls hunt"}, documents) == {"q": ["d"]}
@@ -117,7 +120,7 @@ def test_training_lists_hold_no_query_as_its_own_negative(folder):
     loaded = load_collection(folder)
     qrels = loaded.judgments("test")
     for seed in range(10):
-        for group in build_groups(loaded, qrels, {}, Quotas(hard=1, medium=0, easy=0, random=1), seed):
+        for group in build_candidate_lists(loaded, qrels, {}, Quotas(hard=1, medium=0, easy=0, random=1), seed):
             assert group.query not in [loaded.documents[d].content for d in group.documents]
 
 
@@ -138,6 +141,6 @@ def test_a_recipe_excludes_them_too(tmp_path):
 
     for wanted in (False, True):
         recipe = load_recipe("quickstart", [f"data.collection={folder}", f"data.exclude_query_document={wanted}"])
-        setting = prepare_data(recipe, tmp_path / str(wanted), Console(quiet=True))
-        assert ("a1" in setting.first_stage["a1"]) is not wanted
-        assert setting.leakage == {"rule": "refuse", "queries": 0}
+        context = prepare_data(recipe, tmp_path / str(wanted), Console(quiet=True))
+        assert ("a1" in context.first_stage["a1"]) is not wanted
+        assert context.leakage == {"rule": "refuse", "queries": 0}

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.engine import answer_logits
-from prorank.errors import CheckpointError, PromptError
-from prorank.prompts import PROMPTS
-from prorank.reasoning import MALFORMED_SCORE, parse_grade, reason
-from prorank.scores import SCORES
-from prorank.tokenization import PairTokenizer
+from prorank.engine.reasoning import MALFORMED_SCORE, parse_grade, reason
+from prorank.engine.scorer import answer_logits
+from prorank.engine.scores import SCORES
+from prorank.prompts.builtin import PROMPTS
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.util.errors import CheckpointError, PromptError
 
 
 @given(st.integers(0, 10), st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"])))
@@ -62,7 +62,7 @@ def test_the_published_checkpoint_is_known_by_name(thinker, tmp_path):
 
 def test_thinking_is_on_for_prompts_that_think(tmp_path):
     template = CHATML + "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    from prorank.prompts import chat_frame
+    from prorank.prompts.chat import chat_frame
 
     tokenizer = byte_tokenizer(template)
     assert chat_frame(tokenizer, PROMPTS["erank-think"], "qwen3")[1].endswith("assistant\n")
@@ -74,7 +74,7 @@ def test_generated_grades_are_read_behind_the_tag(thinker, monkeypatch):
     words = thinker.tokenizer.tokenizer
     said = ["<think>yes</think><answer>10</answer>", "<think>I do not know", "<answer>3</answer>"]
     monkeypatch.setattr(
-        "prorank.reasoning.draw",
+        "prorank.engine.reasoning.draw",
         lambda backbone, prompts, *_, **__: [
             [words(said[[list(p) for p in sequences].index(list(prompt))], add_special_tokens=False)["input_ids"]]
             for prompt in prompts

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from prorank.evaluation import report
+from prorank.evaluation import plots as report
 
 FIRST = {
     "stage": "BM25",
@@ -28,11 +28,11 @@ def printed(table):
 
 @pytest.fixture
 def saved(monkeypatch):
-    """Figures as they were when saved."""
-    figures = []
+    """Metrics as they were when saved."""
+    metrics = []
     original = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), original(self, *a, **k))[1])
-    return figures
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (metrics.append(self), original(self, *a, **k))[1])
+    return metrics
 
 
 def test_terminal_table_shows_intervals_gains_and_p_values():

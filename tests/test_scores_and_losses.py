@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.scores import expected_grade, graded_confidence, logit_difference
-from prorank.training import losses
+from prorank.engine.scores import expected_grade, graded_confidence, logit_difference
+from prorank.score_learning import losses
 
 floats = st.floats(-30, 30, width=32)
 lists = st.lists(floats, min_size=2, max_size=6)

@@ -15,11 +15,12 @@ import transformers
 from conftest import SIZE, WORDS, bert_tokenizer, save
 from tokenizers import processors
 
-from prorank import Reranker, engine
-from prorank.errors import CheckpointError
-from prorank.export import export
-from prorank.packing import ATTENTION
-from prorank.sharing import ModelLock
+from prorank import Reranker
+from prorank.engine import scorer as engine
+from prorank.export.export import export
+from prorank.model.attention import ATTENTION
+from prorank.model.sharing import ModelLock
+from prorank.util.errors import CheckpointError
 
 KINDS = ["causal", "masked", "classifier", "onnx", "openvino"]
 TOLERANCE = {"onnx": 1e-4, "openvino": 1e-4}

@@ -1,6 +1,6 @@
 from rich.console import Console
 
-from prorank.evaluation.showcase import clearest_gain, showcase
+from prorank.pipeline.showcase import clearest_gain, showcase
 
 
 def test_the_query_with_the_clearest_gain():
@@ -12,7 +12,7 @@ def test_the_query_with_the_clearest_gain():
 def test_it_prints_new_and_old_ranks_in_eighty_columns(bert_folder, word_collection, tmp_path):
     from test_training import tiny
 
-    from prorank.training.run import run_recipe
+    from prorank.pipeline.run import run_recipe
 
     run_recipe(tiny(bert_folder, word_collection), tmp_path / "run")
     console = Console(width=80, record=True)

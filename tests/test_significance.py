@@ -8,9 +8,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.errors import DataError
 from prorank.evaluation import significance
-from prorank.evaluation.evaluate import Evaluation
+from prorank.evaluation.metrics import Evaluation
 from prorank.evaluation.significance import (
     binomial_above_chance,
     bootstrap_interval,
@@ -18,11 +17,12 @@ from prorank.evaluation.significance import (
     holm,
     paired_randomization_test,
 )
+from prorank.util.errors import DataError
 
-figures = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12)
+metrics = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12)
 
 
-@given(figures)
+@given(metrics)
 def test_exact_randomization_equals_scipys_exact_test(pairs):
     a, b = map(list, zip(*pairs))
     a, b = np.round(a, 2), np.round(b, 2)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from prorank import packing
-from prorank.backbone import load_backbone
+from prorank.model import packing
+from prorank.model.loading import load_backbone
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_packed_says_so_once(bert_folder, refuses, monkey
 
     monkeypatch.setattr(backbone, "packed_hidden", unlike)
     with caplog.at_level(logging.WARNING):
-        assert not backbone.packs and not backbone.packs
+        assert not backbone.supports_packing and not backbone.supports_packing
     (record,) = caplog.records
     why = "no soft cap" if refuses else "mix tokens outside their attention"
     assert "bert" in record.getMessage() and why in record.getMessage() and "take longer" in record.getMessage()

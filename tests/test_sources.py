@@ -6,12 +6,13 @@ import types
 
 import pytest
 
-from prorank import Reranker, sources
-from prorank.backbone import load_backbone, resolve_source
-from prorank.checkpoint import public_base, read_settings
-from prorank.collection import load_collection
-from prorank.errors import CheckpointError, DataError
-from prorank.retrieval import encode_texts
+from prorank import Reranker
+from prorank.data.collection import load_collection
+from prorank.first_stage.dense import encode_texts
+from prorank.model.checkpoint import public_base, read_settings
+from prorank.model.loading import load_backbone, resolve_source
+from prorank.util import sources
+from prorank.util.errors import CheckpointError, DataError
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def no_hub(monkeypatch):
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr(sources, "on_hub", asked)
-    monkeypatch.setattr("prorank.collection.on_hub", asked)
+    monkeypatch.setattr("prorank.data.collection.on_hub", asked)
 
 
 LOADERS = [Reranker, load_backbone, load_collection, lambda name: encode_texts(name, ["a"])]
@@ -128,7 +129,7 @@ def test_an_earlier_download_is_used_where_the_hub_cannot_be_reached(monkeypatch
 
 
 def test_libraries_do_not_print_beside_our_handler(call, capsys, monkeypatch):
-    monkeypatch.setattr("prorank.checkpoint.describe", lambda _: {})
+    monkeypatch.setattr("prorank.model.checkpoint.describe", lambda _: {})
     call("info", "x")
     for name in ("transformers", "huggingface_hub", "datasets"):
         logger = logging.getLogger(name)

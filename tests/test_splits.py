@@ -1,13 +1,15 @@
-"""Splits that would report wrong figures: leakage, nothing relevant, ids that results cannot hold."""
+"""Splits that would report wrong metrics: leakage, nothing relevant, ids that results cannot hold."""
 
 import pytest
 from conftest import write_collection
 
-from prorank.collection import LEAK, UNWRITABLE, load_collection, require_relevant
-from prorank.errors import DataError, RecipeError
-from prorank.overlap import shared_queries
-from prorank.training.recipe import DataSection, load_recipe
+from prorank.data.collection import LEAK, UNWRITABLE, load_collection
+from prorank.data.overlap import shared_queries
+from prorank.data.splits import require_relevant
+from prorank.recipe.loading import load_recipe
+from prorank.recipe.sections import DataSection
 from prorank.training.splits import sound
+from prorank.util.errors import DataError, RecipeError
 
 DOCUMENTS = {f"d{i}": f"text {i}" for i in range(5)}
 QUERIES = {
@@ -157,7 +159,7 @@ def test_no_number_of_a_recipe_may_be_nan_or_infinite(key, value):
 
 
 def test_numbers_are_found():
-    assert {"seed", "warmup.kl", "score_learning.teacher.temperature", "listwise.samples"} <= set(NUMBERS)
+    assert {"seed", "warmup.kl", "score_learning.teacher.temperature", "listwise.num_generations"} <= set(NUMBERS)
 
 
 def test_shared_queries_prefers_the_same_id():
@@ -165,14 +167,14 @@ def test_shared_queries_prefers_the_same_id():
 
 
 def test_shipped_recipes_refuse_leakage_or_drop_it():
-    from prorank.training.recipe import shipped_recipes
+    from prorank.recipe.loading import shipped_recipes
 
     assert {load_recipe(name).data.leakage for name in shipped_recipes()} == {"refuse"}
     assert sound([collection_with_splits()], DataSection())[1]["queries"] == 0
 
 
 def collection_with_splits():
-    from prorank.collection import load_with_split
+    from prorank.data.splits import load_with_split
 
     return load_with_split("cosqa", "dev")
 

@@ -13,15 +13,16 @@ from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import load_collection, read_run, write_run
-from prorank.engine import ScoredPairs
-from prorank.errors import DataError, ProrankError
+from prorank.data.collection import load_collection
+from prorank.data.runs import rerank_run
+from prorank.data.trec import read_run, write_run
+from prorank.engine.scorer import ScoredPairs
 from prorank.evaluation import evaluator, streaming
-from prorank.evaluation.evaluate import rerank_run
+from prorank.evaluation.rerank import rerank_collection
 from prorank.evaluation.rerank_file import JOURNAL
-from prorank.evaluation.stages import rerank_collection
 from prorank.evaluation.streaming import Journal, blocks, lists_of_file, lists_together, rerank_lists, survey
-from prorank.tokenization import Truncation
+from prorank.prompts.tokenization import Truncation
+from prorank.util.errors import DataError, ProrankError
 
 STUB = '''
 import os, signal, sys

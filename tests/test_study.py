@@ -9,16 +9,17 @@ import sys
 import pytest
 from rich.console import Console
 
-import prorank.study
+import prorank.util.study  # FIXME
 from prorank.bench import quality
-from prorank.collection import load_collection, load_with_split, with_splits
-from prorank.errors import DataError, InputError, ProrankError
-from prorank.files import distinct_names
-from prorank.live import again, interruptible, kept, locked
-from prorank.study import RECORD, Inputs, Study, model_fingerprint
+from prorank.data.collection import load_collection
+from prorank.data.splits import load_with_split, with_splits
+from prorank.pipeline.run import finished, prepare_folder, run_recipe
+from prorank.recipe.loading import validate_recipe
 from prorank.training.inputs import collection_files, load_collections, run_inputs, used_files
-from prorank.training.recipe import validate_recipe
-from prorank.training.run import finished, prepare_folder, run_recipe
+from prorank.util.errors import DataError, InputError, ProrankError
+from prorank.util.files import distinct_names
+from prorank.util.live import again, interruptible, kept, locked
+from prorank.util.study import RECORD, Inputs, Study, model_fingerprint
 
 MADE = Inputs({"seed": 13, "depth": 5}, {"corpus.jsonl": "a", "queries.jsonl": "b"})
 
@@ -59,7 +60,7 @@ def test_what_differs_is_named(study, now, words):
 
 
 def test_another_version_of_prorank_is_said(study, monkeypatch):
-    monkeypatch.setattr(prorank.study, "__version__", "9.9.9")
+    monkeypatch.setattr(prorank.util.study, "__version__", "9.9.9")
     with pytest.raises(ProrankError, match=r"made it, this is 9\.9\.9.*--force"):
         study.check(MADE)
 
@@ -161,7 +162,7 @@ def change_corpus(folder):
 
 
 def test_a_run_is_not_resumed_after_its_data_changed(own, bert_folder, tmp_path):
-    recipe = recipe_of(own, bert_folder, score_learning=None, evaluation={"rerank": 2, "hybrid_weight": 0.2})
+    recipe = recipe_of(own, bert_folder, score_learning=None, evaluation={"rerank_depth": 2, "hybrid_weight": 0.2})
     folder, quiet = tmp_path / "run", Console(quiet=True)
     results = run_recipe(recipe, folder, console=quiet)
     assert results["carved_splits"] == {} and results["notes"] == []
@@ -304,7 +305,7 @@ def test_every_long_command_says_how_to_go_on(command, call, monkeypatch, tmp_pa
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prorank.training.run.run_recipe", interrupt)
+    monkeypatch.setattr("prorank.pipeline.run.run_recipe", interrupt)
     monkeypatch.setattr("prorank.bench.guards.run_guards", interrupt)
     folder = "--work" if command[0] == "bench" else "--output"
     code, _, err = call(*command, folder, tmp_path / "run")

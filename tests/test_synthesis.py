@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from prorank import Reranker
-from prorank.collection import load_collection
-from prorank.errors import DataError, ProrankError
-from prorank.live import locked
-from prorank.training.grade_teachers import (
-    ChatTeacher,
-    Generation,
-    LocalTeacher,
-    QrelsTeacher,
-    ScorerTeacher,
-    Task,
-    load_teacher,
-)
-from prorank.training.synthesis import Cache, consensus, graded_groups, key_of, read_graded, synthesize
+from prorank.data.collection import load_collection
+from prorank.erank.graders import ChatTeacher, Generation, LocalTeacher, QrelsTeacher, ScorerTeacher, Task, load_teacher
+from prorank.erank.synthesis import Cache, consensus, graded_candidates, key_of, read_graded, synthesize
+from prorank.util.errors import DataError, ProrankError
+from prorank.util.live import locked
 
 QUIET = Console(file=io.StringIO())
 QUOTAS = {"hard": 3, "medium": 2, "easy": 0}
@@ -147,7 +139,7 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
 
 
 def test_nothing_is_asked_twice_and_nothing_is_lost(server, word_collection, tmp_path):
-    collection, groups = graded_groups(str(word_collection), "train", 4, QUOTAS, seed=1)
+    collection, groups = graded_candidates(str(word_collection), "train", 4, QUOTAS, seed=1)
     endpoint = server([None] * 20 + [401])
     output = tmp_path / "grades.jsonl"
     with pytest.raises(ProrankError, match="status 401"):
@@ -179,7 +171,7 @@ def test_answers_to_other_questions_are_not_reused(server, qwen_folder, bert_fol
     keys += [
         key_of(LocalTeacher(str(qwen_folder), 2, tokens, heat), task) for tokens, heat in ((8, 0.6), (9, 0.6), (8, 1))
     ]
-    monkeypatch.setattr("prorank.training.grade_teachers.asked_text", lambda query, document: f"{query}? {document}")
+    monkeypatch.setattr("prorank.erank.graders.asked_text", lambda query, document: f"{query}? {document}")
     keys += [key_of(teacher(endpoint), task), key_of(LocalTeacher(str(qwen_folder), 2, 8, 0.6), task)]
     folder = tmp_path / "scorer"
     for prompt in ("prorank-short", "yesno"):
@@ -191,7 +183,7 @@ def test_answers_to_other_questions_are_not_reused(server, qwen_folder, bert_fol
 
 def test_a_list_that_changed_is_graded_anew_as_a_whole(word_collection, tmp_path):
     """A grade by qrels or by a scorer's spread depends on the query's other documents."""
-    collection, groups = graded_groups(str(word_collection), "train", 2, QUOTAS, seed=1)
+    collection, groups = graded_candidates(str(word_collection), "train", 2, QUOTAS, seed=1)
     synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
     shorter = [group._replace(documents=group.documents[:-1], labels=group.labels[:-1]) for group in groups]
     said = io.StringIO()
@@ -201,7 +193,7 @@ def test_a_list_that_changed_is_graded_anew_as_a_whole(word_collection, tmp_path
 
 
 def test_two_processes_do_not_grade_into_one_file(word_collection, tmp_path):
-    collection, groups = graded_groups(str(word_collection), "train", 1, QUOTAS, seed=1)
+    collection, groups = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
     with locked(tmp_path, "g.jsonl"), pytest.raises(ProrankError, match=r"g\.jsonl is in use .*pid"):
         synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
 
@@ -211,14 +203,14 @@ def test_an_interrupt_counts_the_answers_that_are_kept(server, word_collection, 
         output.with_suffix(".cache.jsonl").write_text("{}\n{}\n")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prorank.training.synthesis.synthesize", interrupt)
+    monkeypatch.setattr("prorank.erank.synthesis.synthesize", interrupt)
     command = ["data", "synthesize", word_collection, "--output", tmp_path / "g.jsonl", "--teacher", "qrels"]
     code, _, err = call(*command)
     assert code == 130 and "Kept: 2 answers in" in err and f"Go on with: prorank {' '.join(map(str, command))}" in err
 
 
 def test_too_long_generations_are_dropped(server, word_collection, tmp_path):
-    collection, groups = graded_groups(str(word_collection), "train", 1, QUOTAS, seed=1)
+    collection, groups = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
     endpoint = server(["long"] * 2)
     one = ChatTeacher(endpoint.url, "m", 1, 64, 0.6, concurrency=1)
     statistics = synthesize(collection, groups, one, tmp_path / "g.jsonl", QUIET)

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.collection import load_collection, read_qrels, read_run, write_run
-from prorank.errors import DataError, PromptError, ProrankError, RecipeError
-from prorank.files import atomic_writer, json_line, read_json, read_text, text_lines
-from prorank.layouts import Tables, convert, write_collection
-from prorank.prompts import load_prompt
-from prorank.training.recipe import load_recipe
-from prorank.training.synthesis import GradedDocument, read_graded, write_graded
-from prorank.yaml_text import parse_yaml
+from prorank.data.collection import load_collection
+from prorank.data.convert import Tables, convert, write_collection
+from prorank.data.trec import read_qrels, read_run, write_run
+from prorank.erank.synthesis import GradedDocument, read_graded, write_graded
+from prorank.prompts.builtin import load_prompt
+from prorank.recipe.loading import load_recipe
+from prorank.util.errors import DataError, PromptError, ProrankError, RecipeError
+from prorank.util.files import atomic_writer, json_line, read_json, read_text, text_lines
+from prorank.util.yaml_text import parse_yaml
 
 BOM = b"\xef\xbb\xbf"
 SEPARATORS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e\r"
@@ -138,7 +139,7 @@ def test_only_line_feeds_end_a_line(folder, separator):
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_table_cells_keep_odd_separators(tmp_path, separator):
     (tmp_path / "a.tsv").write_bytes(f"7\tfar{separator}moon\r\n8\tmice\r\n".encode())
-    from prorank.trec import tsv_rows
+    from prorank.data.trec import tsv_rows
 
     assert [cells for _, _, cells in tsv_rows(tmp_path / "a.tsv")] == [["7", f"far{separator}moon"], ["8", "mice"]]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from prorank.bench.toy import toy_recipe, toy_tokenizer
-from prorank.training.recipe import validate_recipe
-from prorank.training.run import run_recipe
+from prorank.pipeline.run import run_recipe
+from prorank.recipe.loading import validate_recipe
 
 
 def test_answers_of_the_toy_language_are_single_tokens():
@@ -17,8 +17,8 @@ def test_both_stages_teach_what_they_should(tmp_path):
     results = run_recipe(validate_recipe(toy_recipe(tmp_path / "toy")), tmp_path / "run")
     rows = {row["stage"]: row for row in results["rows"]}
     assert results["warmup"]["start"]["format_rate"] < 0.10  # it says `related`, it has never been asked for 1
-    for figures in (results["warmup"], results["warmup"]["test"]):
-        assert figures["format_rate"] >= 0.99
-        assert figures["balanced_accuracy"] >= 0.90
+    for metrics in (results["warmup"], results["warmup"]["test"]):
+        assert metrics["format_rate"] >= 0.99
+        assert metrics["balanced_accuracy"] >= 0.90
     assert results["warmup"]["diagnosis"] == ""
     assert rows["score-learning"]["ndcg@10"] > rows["warmup"]["ndcg@10"] + 0.02

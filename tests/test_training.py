@@ -17,12 +17,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from prorank.bench.toy import WORDS
-from prorank.errors import DataError, MissingExtraError, ProrankError, RecipeError, TrainingError
+from prorank.pipeline.run import run_recipe
+from prorank.recipe.loading import dump_recipe, load_recipe, shipped_recipes, validate_recipe
 from prorank.reranker import Reranker
-from prorank.training.figures import VerdictFigures, diagnosis
-from prorank.training.recipe import dump_recipe, load_recipe, shipped_recipes, validate_recipe
-from prorank.training.run import run_recipe
-from prorank.training.trainer import COMPLETE, WEIGHTS, drop_torn, last_checkpoint
+from prorank.training.checkpoints import COMPLETE, drop_torn, last_checkpoint
+from prorank.training.resume import WEIGHTS
+from prorank.util.errors import DataError, MissingExtraError, ProrankError, RecipeError, TrainingError
+from prorank.warmup.metrics import VerdictMetrics, diagnosis
 
 
 def tiny(model, collection, **changes):
@@ -41,7 +42,7 @@ def tiny(model, collection, **changes):
             "dev_queries": 6,
             "negatives": {"hard": 2, "medium": 1, "random": 1},
         },
-        "evaluation": {"rerank": 5},
+        "evaluation": {"rerank_depth": 5},
     }
     for key, value in changes.items():
         node = tree
@@ -101,14 +102,14 @@ def test_a_run_leaves_everything_behind(finished):
 def test_chance_is_tested_on_pairs_that_chose_nothing(bert_folder, word_collection, tmp_path, monkeypatch):
     """Dev pairs chose the checkpoint, so that their figure is too good."""
     from prorank.evaluation.significance import binomial_above_chance
-    from prorank.training.warmup import WarmupTrainer
+    from prorank.warmup.trainer import WarmupTrainer
 
-    figures = WarmupTrainer.figures
+    metrics = WarmupTrainer.metrics
 
     def told(self, items):
-        return figures(self, items)._replace(correct=9 if items is self.held_out_items else 6)
+        return metrics(self, items)._replace(correct=9 if items is self.held_out_items else 6)
 
-    monkeypatch.setattr(WarmupTrainer, "figures", told)
+    monkeypatch.setattr(WarmupTrainer, "metrics", told)
     recipe = tiny(bert_folder, word_collection, score_learning=None, evaluation__hybrid_weight=0.2)
     warmup = run_recipe(recipe, tmp_path / "run", console=Console(quiet=True))["warmup"]
     assert (warmup["correct"], warmup["test"]["correct"], warmup["total"]) == (9, 6, 10)
@@ -124,12 +125,12 @@ def test_few_queries_and_made_splits_are_said_in_results_and_aloud(bert_folder, 
     said = io.StringIO()
     results = run_recipe(recipe, tmp_path / "run", console=Console(file=said, width=300))
     assert "test" in results["carved_splits"] and len(results["notes"]) == 2
-    for words in ("3 test queries: the intervals say nothing", "published figures: ", "test is 10 of the 24 queries"):
+    for words in ("3 test queries: the intervals say nothing", "published metrics: ", "test is 10 of the 24 queries"):
         assert words in said.getvalue() and any(words in note for note in results["notes"])
 
 
 def test_reranking_never_adds_a_document(finished):
-    from prorank.collection import read_run
+    from prorank.data.trec import read_run
 
     folder, _ = finished
     first = read_run(folder / "first_stage.run")
@@ -158,7 +159,7 @@ def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_fol
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "--output", str(folder)]
+    command = [sys.executable, "-m", "prorank.cli.main", "train", str(file), "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (folder / kill_after).exists():  # the checkpoint may be whole or torn at this moment: both must do
@@ -228,18 +229,18 @@ def test_every_option_trains(changes, bert_folder, word_collection, tmp_path):
     assert results["rows"][-1]["stage"] == "hybrid"
 
 
-@pytest.mark.parametrize(("figures", "kept"), [((0.5, 0.4, 0.3, 0.4), 0), ((0.5, 0.4, 0.6, 0.6), 4)])
+@pytest.mark.parametrize(("metrics", "kept"), [((0.5, 0.4, 0.3, 0.4), 0), ((0.5, 0.4, 0.6, 0.6), 4)])
 def test_a_stage_ends_on_its_best_model_the_start_included(
-    figures, kept, bert_folder, word_collection, tmp_path, monkeypatch
+    metrics, kept, bert_folder, word_collection, tmp_path, monkeypatch
 ):
-    import prorank.training.stages as stages
+    import prorank.pipeline.stages as stages
 
-    left = iter(figures)
+    left = iter(metrics)
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
     results = run_recipe(tiny(bert_folder, word_collection, warmup=None), tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
     assert next(left, None) is None
-    chosen = {"best_dev_ndcg@10": max(figures), "best_step": kept, "unchanged": kept == 0}
+    chosen = {"best_dev_ndcg@10": max(metrics), "best_step": kept, "unchanged": kept == 0}
     assert json.loads((stage / "done.json").read_text()) == chosen
     assert results["training"] == {"score-learning": chosen}
     assert any("no step beat the start" in note for note in results["notes"]) == (kept == 0)
@@ -252,7 +253,7 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
 
 
 def test_dev_lists_are_read_as_long_as_the_model_will_be_used(bert_folder, word_collection, tmp_path, monkeypatch):
-    from prorank.training.score_learning import ScoreTrainer
+    from prorank.score_learning.trainer import ScoreTrainer
 
     longer = shutil.copytree(word_collection, tmp_path / "longer")
     documents = [json.loads(line) for line in (longer / "corpus.jsonl").read_text().splitlines()]
@@ -279,7 +280,7 @@ def test_dev_lists_are_read_as_long_as_the_model_will_be_used(bert_folder, word_
 def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
     mean, kept, bert_folder, word_collection, tmp_path, monkeypatch
 ):
-    import prorank.training.stages as stages
+    import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.5, mean))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
@@ -298,7 +299,7 @@ def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
 
 
 def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_collection, tmp_path, monkeypatch):
-    import prorank.training.stages as stages
+    import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.7, 0.8))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
@@ -318,7 +319,7 @@ def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_
 
 
 def test_the_mean_with_other_runs(bert_folder, word_collection, finished, tmp_path, monkeypatch):
-    import prorank.training.stages as stages
+    import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.5, 0.7))
     monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
@@ -346,7 +347,7 @@ def test_a_mean_of_what_does_not_fit_is_refused_before_training(bert_folder, qwe
 
 def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch):
     """The student's order of a list follows the teacher's even against the labels' silence."""
-    import prorank.training.items as items_module
+    import prorank.score_learning.distillation as items_module
 
     asked = {}
 
@@ -385,7 +386,7 @@ def stand_ins(tmp_path_factory, qwen_folder):
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, tmp_path, monkeypatch):
-    import prorank.training.items as items_module
+    import prorank.score_learning.distillation as items_module
 
     constant = lambda model, queries, documents, wanted, batch: {q: dict.fromkeys(d, 0.5) for q, d in wanted.items()}  # noqa: E731
     monkeypatch.setattr(items_module, "biencoder_scores", constant)
@@ -413,7 +414,7 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
         }
         tree["sft"] |= small | {"pairs_per_step": 2, "dev_queries": 2}
         tree["listwise"] |= small | {"queries_per_step": 1, "dev_queries": 2, "max_new_tokens": 8}
-    tree["evaluation"] |= {"rerank": 3, "max_queries": 3}
+    tree["evaluation"] |= {"rerank_depth": 3, "max_queries": 3}
     results = run_recipe(validate_recipe(tree), tmp_path / "run")
     stages = (recipe.warmup, recipe.score_learning, recipe.sft, recipe.listwise)
     assert len(results["rows"]) == 3 + sum(stage is not None for stage in stages)
@@ -421,7 +422,7 @@ def test_every_shipped_recipe_runs_two_steps(name, stand_ins, word_collection, t
 
 def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path):
     recipe = tiny(bert_folder, word_collection, warmup__learning_rate=0.99, warmup__max_grad_norm=1e30)
-    import prorank.training.warmup as warmup_module
+    import prorank.warmup.trainer as warmup_module
 
     original = warmup_module.WarmupTrainer.loss_on
     try:
@@ -433,7 +434,7 @@ def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("figures", "words"),
+    ("metrics", "words"),
     [
         ((0.0, 0.0, 0.0), "no reward found"),
         ((0.5, 0.2, 0.5), "format not learned"),
@@ -442,9 +443,9 @@ def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path)
         ((1.0, 0.8, 0.45), ""),
     ],
 )
-def test_collapse_is_named(figures, words):
-    rate, accuracy, share = figures
-    found = diagnosis(VerdictFigures(rate, accuracy, share, 0.5, rate, 0, 100))
+def test_collapse_is_named(metrics, words):
+    rate, accuracy, share = metrics
+    found = diagnosis(VerdictMetrics(rate, accuracy, share, 0.5, rate, 0, 100))
     assert found.startswith(words) and bool(found) == bool(words)
 
 
@@ -468,7 +469,10 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
     file.write_text("name: x\n  seed: [")
     with pytest.raises(RecipeError, match=r"bad.yaml:2: not valid YAML"):
         load_recipe(file)
-    assert load_recipe("from-scratch", ["warmup.learning_rate=1e-4", "warmup.samples=16"]).warmup.samples == 16
+    assert (
+        load_recipe("from-scratch", ["warmup.learning_rate=1e-4", "warmup.num_generations=16"]).warmup.num_generations
+        == 16
+    )
     file.write_text(dump_recipe(load_recipe("quickstart")))
     assert load_recipe(file) == load_recipe("quickstart")
 
@@ -478,7 +482,7 @@ def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_
     shutil.copytree(finished[0], folder)
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
-    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "warmup.steps=2", "--output", str(folder)]
+    command = [sys.executable, "-m", "prorank.cli.main", "train", str(file), "warmup.steps=2", "--output", str(folder)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2 and "--force" in refused.stderr and "Traceback" not in refused.stderr
     done = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, env=os.environ)
@@ -487,7 +491,7 @@ def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_
 
 
 def test_plot_draws_what_is_there(finished, tmp_path, capsys):
-    from prorank.cli import app
+    from prorank.cli.main import app
 
     folder = shutil.copytree(finished[0], tmp_path / "copy")
     pictures = [folder / name for name in ("warmup/curves.png", "score-learning/curves.png", "stages.png")]
@@ -513,7 +517,7 @@ def test_weights_and_biases_must_be_there_before_anything_starts(bert_folder, wo
 
 def test_the_study_of_guards_repeats_nothing(bert_folder, word_collection, tmp_path, monkeypatch, capsys):
     from prorank.bench import guards
-    from prorank.evaluation.report import guards_table, plot_guards
+    from prorank.bench.tables import guards_table, plot_guards
 
     recipe = tiny(bert_folder, word_collection)
     run = lambda variants, seeds: guards.run_guards(recipe, variants, seeds, tmp_path, Console(quiet=True))  # noqa: E731

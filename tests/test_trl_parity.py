@@ -6,9 +6,9 @@ import transformers
 import trl
 from conftest import SIZE, byte_tokenizer
 
-from prorank.backbone import Backbone
-from prorank.completions import build_tree, completion_log_probs, draw, token_log_probs
-from prorank.training import grpo
+from prorank.engine.generate import build_tree, completion_log_probs, draw, token_log_probs
+from prorank.model.backbone import Backbone
+from prorank.warmup import grpo
 
 PROMPTS = [[5, 9, 11, 40, 41, 42], [7, 8, 9], [30, 31, 32, 33]]
 COMPLETIONS = [
@@ -136,7 +136,7 @@ def test_the_tree_gives_the_models_own_log_probabilities():
 
 
 def test_chunks_change_nothing(monkeypatch):
-    from prorank import completions
+    from prorank.engine import generate as completions
 
     backbone = Backbone(model(), None, "causal")
     tree = build_tree(PROMPTS, COMPLETIONS, torch.device("cpu"))

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.crossencoder import CrossEncoderTokenizer
-from prorank.errors import PromptError
-from prorank.prompts import PROMPTS, Prompt
-from prorank.tokenization import PairTokenizer, Truncation
+from prorank.prompts.builtin import PROMPTS
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.tokenization import PairTokenizer, Truncation
+from prorank.util.errors import PromptError
 
 LONG, SHORT = "apple " * 200, "river stone"
 BEHIND = Prompt(name="behind", segments=("{query} {instruction}", "\n", "document: {document}", "\nRelevance:"))

@@ -7,11 +7,11 @@ import torch
 from test_training import tiny
 
 from prorank import Reranker
-from prorank.errors import CheckpointError, InputError, ProrankError, RecipeError
-from prorank.training.grade_teachers import ChatTeacher, Task, is_loopback
-from prorank.training.grpo import group_advantages
-from prorank.training.recipe import dump_recipe, load_recipe, validate_recipe
-from prorank.training.run import run_recipe
+from prorank.erank.graders import ChatTeacher, Task, is_loopback
+from prorank.pipeline.run import run_recipe
+from prorank.recipe.loading import dump_recipe, load_recipe, validate_recipe
+from prorank.util.errors import CheckpointError, InputError, ProrankError, RecipeError
+from prorank.warmup.grpo import group_advantages
 
 CODE = """
 from pathlib import Path
@@ -147,9 +147,9 @@ def test_what_stays_on_this_machine_goes_through_no_proxy(monkeypatch):
 @pytest.mark.parametrize("scale", ["std", "mean", "none"])
 def test_a_group_of_one_is_refused(samples, scale):
     with pytest.raises(RecipeError, match=r"warmup\.samples: .*2 or more, or exact"):
-        validate_recipe({"name": "a", "warmup": {"samples": samples, "scale_advantages": scale}})
+        validate_recipe({"name": "a", "warmup": {"num_generations": samples, "scale_advantages": scale}})
     with pytest.raises(ValueError, match="at least 2 rewards"):
         group_advantages(torch.ones(3, 1), scale)
     with pytest.raises(RecipeError, match=r"listwise\.samples"):
-        validate_recipe({"name": "a", "listwise": {"samples": int(samples)}})
+        validate_recipe({"name": "a", "listwise": {"num_generations": int(samples)}})
     assert group_advantages(torch.ones(3, 2), scale).isfinite().all()

@@ -9,14 +9,16 @@ from rich.console import Console
 from test_training import tiny
 
 from prorank import Reranker
-from prorank.collection import load_collection
-from prorank.errors import DataError
-from prorank.tokenization import Truncation
-from prorank.training.items import ask_teacher, labelled_pairs, labelled_sources, list_items
-from prorank.training.recipe import Quotas
-from prorank.training.run import prepare_folder, run_recipe
-from prorank.training.setting import prepare_data
-from prorank.training.union import named, turns, united
+from prorank.data.collection import load_collection
+from prorank.data.union import merge, turns, with_prefixed_ids
+from prorank.pipeline.run import prepare_folder, run_recipe
+from prorank.prompts.tokenization import Truncation
+from prorank.recipe.sections import Quotas
+from prorank.score_learning.distillation import ask_teacher
+from prorank.score_learning.lists import labelled_sources, list_items
+from prorank.training.context import prepare_data
+from prorank.util.errors import DataError
+from prorank.warmup.pairs import labelled_pairs
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +42,14 @@ def union_recipe(model, folder, **changes):
 
 def test_ids_carry_their_collection(pair_of_collections):
     parts = [load_collection(pair_of_collections / name) for name in ("fruit", "metal")]
-    whole = united([named(part) for part in parts])
+    whole = merge([with_prefixed_ids(part) for part in parts])
     assert len(whole.documents) == 40 and len(whole.queries) == 40
     assert whole.documents["metal/d0"].text == parts[1].documents["d0"].text
     assert whole.documents["metal/d0"].id == "metal/d0"
     assert whole.judgments("dev")["fruit/q10"] == {"fruit/d10": 1}
     assert whole.fingerprint not in (parts[0].fingerprint, parts[1].fingerprint)
     with pytest.raises(DataError, match="one name"):
-        united([parts[0], parts[0]])
+        merge([parts[0], parts[0]])
 
 
 def test_turns_follow_the_weights_and_never_change_what_was_drawn():
@@ -60,14 +62,14 @@ def test_turns_follow_the_weights_and_never_change_what_was_drawn():
 def test_pairs_stay_within_a_collection(negatives, bert_folder, pair_of_collections, tmp_path):
     recipe = union_recipe(bert_folder, pair_of_collections)
     prepare_folder(recipe, tmp_path, force=False, resume=False)
-    setting = prepare_data(recipe, tmp_path, Console(quiet=True))
-    pairs = labelled_pairs(setting, "train", 200, negatives)
+    context = prepare_data(recipe, tmp_path, Console(quiet=True))
+    pairs = labelled_pairs(context, "train", 200, negatives)
     assert len(pairs) == 200
     names = [(p.query_id.split("/")[0], p.document_id.split("/")[0]) for p in pairs]
     assert all(query == document for query, document in names)
     share = Counter(query for query, _ in names)
     assert 0.6 < share["fruit"] / 200 < 0.9
-    for query, listed in setting.first_stage.items():
+    for query, listed in context.first_stage.items():
         assert all(d.split("/")[0] == query.split("/")[0] for d in listed)
 
 
@@ -100,23 +102,23 @@ def test_no_test_query_and_no_passage_it_looks_for_is_trained_on(negatives, bert
         score_learning__negatives={"hard": 3, "medium": 2, "random": 5},
     )
     prepare_folder(recipe, tmp_path / "run", force=False, resume=False)
-    setting = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
-    assert held & {d for listed in setting.first_stage.values() for d in listed}  # the first stage knows them
-    pairs = labelled_pairs(setting, "train", 300, negatives)
+    context = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
+    assert held & {d for listed in context.first_stage.values() for d in listed}  # the first stage knows them
+    pairs = labelled_pairs(context, "train", 300, negatives)
     assert not held & {pair.document_id for pair in pairs}
     assert not held_queries & {pair.query_id for pair in pairs}
     seen = {}
-    texts = {setting.collection.documents[d].content for d in held}
+    texts = {context.collection.documents[d].content for d in held}
 
     class Spy:
         def encode(self, wanted):
             seen["pairs"] = wanted
             return [[0]] * len(wanted), Truncation(0, 0)
 
-    list_items(setting, Spy())
+    list_items(context, Spy())
     assert len(seen["pairs"]) == 6 * 2 * 11
     assert not any(text in texts for _, text in seen["pairs"])
-    assert {q for source in labelled_sources(setting) for q in source.qrels} & held_queries == set()
+    assert {q for source in labelled_sources(context) for q in source.qrels} & held_queries == set()
 
 
 def test_a_union_trains_from_data_to_report(bert_folder, encoder_folder, pair_of_collections, tmp_path):
@@ -138,13 +140,13 @@ def test_a_reranker_teaches_beside_the_others(bert_folder, encoder_folder, pair_
         recipe = union_recipe(bert_folder, pair_of_collections, score_learning__teacher=teacher)
         folder = tmp_path / f"run-{name is None}"
         prepare_folder(recipe, folder, force=False, resume=False)
-        setting = prepare_data(recipe, folder, Console(quiet=True))
-        sources = labelled_sources(setting)
+        context = prepare_data(recipe, folder, Console(quiet=True))
+        sources = labelled_sources(context)
         drawn = {query: list(sources[0].collection.documents)[::4] for query in sources[0].qrels}
-        found[name] = ask_teacher(setting, sources, drawn, {})
+        found[name] = ask_teacher(context, sources, drawn, {})
     plain, joined = found.values()
     query, scores = next(iter(plain.items()))
-    texts = setting.texts()
+    texts = context.texts()
     own = np.array(reranker.score([(sources[0].collection.queries[query], texts[d]) for d in scores]))
     expected = 0.75 * np.array(list(scores.values())) + 0.25 * (own - own.mean()) / own.std()
     np.testing.assert_allclose(list(joined[query].values()), expected, atol=1e-3)

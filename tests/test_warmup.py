@@ -12,19 +12,18 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_training import tiny
 
-from prorank.completions import completion_log_probs
-from prorank.errors import DataError, TrainingError
+from prorank.engine.generate import completion_log_probs
+from prorank.pipeline.run import prepare_folder
+from prorank.recipe.sections import WarmupSection
 from prorank.reranker import Reranker
-from prorank.training import grpo, rewards
-from prorank.training.groups import exchanged_pairs
-from prorank.training.items import training_pairs
-from prorank.training.outlook import outlook, verdict_log_probs
-from prorank.training.recipe import WarmupSection
-from prorank.training.rollouts import Rollout, Rollouts, batch_of_step
-from prorank.training.run import prepare_folder
-from prorank.training.setting import prepare_data
-from prorank.training.trainer import last_checkpoint
-from prorank.training.warmup import PairItem, WarmupTrainer
+from prorank.training.checkpoints import last_checkpoint
+from prorank.training.context import prepare_data
+from prorank.util.errors import DataError, TrainingError
+from prorank.warmup import grpo, rewards
+from prorank.warmup.answer_distribution import answer_distribution, verdict_log_probs
+from prorank.warmup.pairs import PairItem, exchanged_pairs, training_pairs
+from prorank.warmup.rollouts import Rollout, Rollouts, batch_of_step
+from prorank.warmup.trainer import WarmupTrainer
 
 
 def trainer_of(model, folder, lora=None, relevance_reward=rewards.relevance_reward, console=None, **settings):
@@ -81,7 +80,7 @@ def test_mean_scaling_refuses_negative_rewards():
 @pytest.mark.parametrize("separate", [False, True])
 def test_separate_rewards_are_scaled_apart(separate):
     format_part, relevance = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
-    from prorank.training.warmup import Reward
+    from prorank.warmup.trainer import Reward
 
     terms = Reward(format_part, relevance, 0.5, torch.ones(1, 3)).terms(separate)
     total = sum(weight * part for weight, part in terms)
@@ -91,7 +90,7 @@ def test_separate_rewards_are_scaled_apart(separate):
 
 @pytest.mark.parametrize("kl", [0.0, 0.1])
 def test_one_forward_loss_equals_the_general_path(qwen_folder, tmp_path, kl):
-    trainer, batch = trainer_of(qwen_folder, tmp_path, samples=32, kl=kl, entropy_bonus=0.0)
+    trainer, batch = trainer_of(qwen_folder, tmp_path, num_generations=32, kl=kl, entropy_bonus=0.0)
     backbone = trainer.backbone
     with torch.no_grad():  # away from the reference, and towards the answers and the end, so that both are drawn
         for p in backbone.parameters():
@@ -130,7 +129,7 @@ def test_drawn_gradients_scatter_around_the_exact_one(bert_folder, tmp_path):
 
     trainer, batch = trainer_of(bert_folder, tmp_path, **PLAIN)
     with torch.no_grad():  # answers likely enough to be drawn
-        logits = outlook(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits.mean(0)
+        logits = answer_distribution(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits.mean(0)
         for name, p in trainer.backbone.named_parameters():
             if name.endswith("bias") and p.shape == logits.shape:
                 p[trainer.answer_ids] += 6.0
@@ -144,7 +143,7 @@ def test_supervised_only_is_cross_entropy(bert_folder, tmp_path):
         bert_folder, tmp_path, policy_weight=0.0, supervised_weight=1.0, supervised_share=None, entropy_bonus=0.0
     )
     trainer.backbone.eval()
-    logits = outlook(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits
+    logits = answer_distribution(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits
     expected = F.cross_entropy(logits, trainer.answer_ids[batch["label"]])
     torch.testing.assert_close(trainer.loss_on(trainer.backbone, batch), expected)
 
@@ -161,14 +160,14 @@ def test_the_reference_is_the_start_with_and_without_lora(qwen_folder, tmp_path)
     plain, batch = trainer_of(qwen_folder, tmp_path / "plain", kl=0.1)
     lora, _ = trainer_of(qwen_folder, tmp_path / "lora", lora=True, kl=0.1)
     assert plain.frozen is not None and lora.frozen is None
-    start = outlook(plain.backbone, batch, plain.answer_ids, plain.end_id).logits.detach()
+    start = answer_distribution(plain.backbone, batch, plain.answer_ids, plain.end_id).logits.detach()
     for trainer in (plain, lora):
         with torch.no_grad():
             for p in trainer.backbone.parameters():
                 if p.requires_grad:
                     p.add_(0.05 * torch.randn_like(p))
         with trainer.reference() as reference:
-            before = outlook(reference, batch, trainer.answer_ids, trainer.end_id).logits
+            before = answer_distribution(reference, batch, trainer.answer_ids, trainer.end_id).logits
         torch.testing.assert_close(before, start, atol=1e-4, rtol=1e-4)
         assert trainer.backbone.training
         trainer.loss_on(trainer.backbone, batch)
@@ -180,7 +179,7 @@ def rollout(step):
 
 
 def test_rollouts_come_back_until_they_are_stale(tmp_path):
-    settings = WarmupSection(samples=4, epochs=3, rollout_batches=2, max_staleness=3)
+    settings = WarmupSection(num_generations=4, epochs=3, rollout_batches=2, max_staleness=3)
     assert [batch_of_step(step, settings) for step in range(14)] == [0, 1] * 3 + [2, 3] * 3 + [4, 5]
     kept = Rollouts(settings)
     drawn = []
@@ -198,7 +197,7 @@ def test_rollouts_come_back_until_they_are_stale(tmp_path):
 
 
 def test_several_epochs_train_on_the_same_verdicts_and_clip(bert_folder, tmp_path):
-    trainer, batch = trainer_of(bert_folder, tmp_path, samples=16, epochs=2, epsilon=0.01, format_weight=0.0)
+    trainer, batch = trainer_of(bert_folder, tmp_path, num_generations=16, epochs=2, epsilon=0.01, format_weight=0.0)
     trainer.backbone.eval()
     trainer.relevance_reward = lambda verdict, label: (verdict < 0).float() * (torch.rand(verdict.shape) > 0.5)
     trainer.loss_on(trainer.backbone, batch)
@@ -251,7 +250,7 @@ def test_a_failing_reward_function_is_named_and_loses_nothing(reward, words, ber
 
 
 def test_equal_groups_are_said_aloud(bert_folder, tmp_path, capsys):
-    trainer, _ = trainer_of(bert_folder, tmp_path, samples=2, console=Console(width=200), format_weight=0.0)
+    trainer, _ = trainer_of(bert_folder, tmp_path, num_generations=2, console=Console(width=200), format_weight=0.0)
     trainer.relevance_reward = lambda verdict, label: torch.zeros(verdict.shape)
     trainer.run(resume=False)
     assert "all verdicts of each prompt earn the same" in capsys.readouterr().out
@@ -308,17 +307,17 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
         data__leakage="allow",
     )
     prepare_folder(recipe, tmp_path / "run", force=False, resume=False)
-    setting = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
+    context = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
     seen = {}
-    import prorank.training.items as items_module
+    import prorank.score_learning.distillation as items_module
 
     original = items_module.encoded
     try:
-        items_module.encoded = lambda setting, tokenizer, pairs: seen.setdefault("pairs", pairs)
-        training_pairs(setting, None)
+        items_module.encoded = lambda context, tokenizer, pairs: seen.setdefault("pairs", pairs)
+        training_pairs(context, None)
     finally:
         items_module.encoded = original
-    ranks = {q: {d: r for r, d in enumerate(run, 1)} for q, run in setting.first_stage.items()}
+    ranks = {q: {d: r for r, d in enumerate(run, 1)} for q, run in context.first_stage.items()}
     thirds = [[p for p in seen["pairs"][i : i + 12] if not p.relevant] for i in (0, 12, 24)]
     assert all(p.document_id in {f"d{i}" for i in range(12)} for p in thirds[0])
     assert all(100 < ranks[p.query_id][p.document_id] <= 1000 for p in thirds[1])

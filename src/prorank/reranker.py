@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from prorank.backbone import Backbone, Precision, load_backbone, resolve_source
-from prorank.checkpoint import (
+from prorank.engine.passages import aggregate, split_passages
+from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
+from prorank.engine.runtime import RuntimeBackbone, is_exported, scores_only
+from prorank.engine.scorer import ScoredPairs, answer_logits, query_numbers
+from prorank.engine.scores import SCORES, probabilities
+from prorank.model.backbone import Backbone
+from prorank.model.checkpoint import (
     SETTINGS_FILE,
     CheckpointSettings,
     brings_its_own,
@@ -24,12 +29,16 @@ from prorank.checkpoint import (
     plain_card,
     read_settings,
 )
-from prorank.crossencoder import CrossEncoderTokenizer
-from prorank.engine import ScoredPairs, answer_logits, query_groups
-from prorank.errors import CheckpointError
-from prorank.evaluation.calibration import probabilities
-from prorank.files import atomic_writer, write_json
-from prorank.inputs import (
+from prorank.model.loading import load_backbone, resolve_source
+from prorank.model.st_files import write_sentence_transformers_files
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.shipped import MINI
+from prorank.types import Aggregation, Family, Precision, ScoreKind
+from prorank.util.errors import CheckpointError
+from prorank.util.files import atomic_writer, write_json
+from prorank.util.inputs import (
     Document,
     checked_pairs,
     finite,
@@ -40,17 +49,6 @@ from prorank.inputs import (
     share,
     whole_numbers,
 )
-from prorank.inputs import (
-    document_text as document_text,
-)
-from prorank.models import MINI
-from prorank.passages import Aggregation, aggregate, split_passages
-from prorank.prompts import Family, Prompt
-from prorank.reasoning import MAX_NEW_TOKENS, reason
-from prorank.runtime import RuntimeBackbone, is_exported, scores_only
-from prorank.scores import SCORES, ScoreKind
-from prorank.st_files import write_sentence_transformers_files
-from prorank.tokenization import PairTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +193,7 @@ class Reranker:
 
     def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
         sequences, truncation = self.tokenizer.encode(texts)
-        scores, malformed = self._any_scores(sequences, self.settings.score, query_groups(texts), progress)
+        scores, malformed = self._any_scores(sequences, self.settings.score, query_numbers(texts), progress)
         return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
 
     def warn(self, found: ScoredPairs) -> None:
@@ -230,7 +228,7 @@ class Reranker:
         Args:
             sequences: token ids, from `tokenizer.encode`.
             kind: score formula; None takes the checkpoint's.
-            groups: number of each pair's query, see `query_groups`; None takes every pair alone.
+            groups: number of each pair's query, see `query_numbers`; None takes every pair alone.
             progress: text of a progress bar, or None.
 
         Returns:

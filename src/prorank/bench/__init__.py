@@ -1,1 +1,4 @@
-"""Benchmarks: prorank beside other libraries, same weights and inputs, one command each."""
+"""Measurements beside other libraries, one command each. Nothing here is imported by the product.
+
+Start at `quality` or `inference`.
+"""

@@ -13,20 +13,22 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.engine import answer_logits
-from prorank.errors import RecipeError
-from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, scored_lists, top
+from prorank.data.runs import rerank_run, scored_lists, top
+from prorank.engine.scorer import answer_logits
+from prorank.engine.scores import SCORES
+from prorank.evaluation.metrics import Evaluation, evaluate_run
+from prorank.evaluation.rerank import lists_of, sample_queries
 from prorank.evaluation.significance import compare
-from prorank.evaluation.stages import lists_of, sample_queries
 from prorank.evaluation.ties import distinct_scores, random_ties
-from prorank.files import distinct_names
+from prorank.pipeline.run import finished
+from prorank.pipeline.stages import train_grades, train_listwise
+from prorank.recipe.loading import made_from, validate_recipe
+from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
-from prorank.scores import SCORES
+from prorank.training.context import RunContext, prepare_data
 from prorank.training.inputs import load_collections, run_inputs
-from prorank.training.recipe import Recipe, made_from, validate_recipe
-from prorank.training.run import finished
-from prorank.training.setting import Setting, prepare_data
-from prorank.training.stages import train_grades, train_listwise
+from prorank.util.errors import RecipeError
+from prorank.util.files import distinct_names
 
 METRIC = "ndcg@10"
 REWARDS = ("rr", "ndcg", "se")
@@ -92,7 +94,7 @@ def run_erank_bench(
 
     Raises:
         RecipeError: `sft` is not among the variants.
-        ProrankError: a run's folder holds figures of something else; the difference is named.
+        ProrankError: a run's folder holds metrics of something else; the difference is named.
     """
     if "sft" not in variants:
         raise RecipeError("the variants build on 'sft'", hint="add it")
@@ -120,32 +122,32 @@ def run_erank_bench(
 
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
-    """One training and its figures on test queries by score formula."""
-    setting = prepare_data(recipe, folder, console)
+    """One training and its metrics on test queries by score formula."""
+    context = prepare_data(recipe, folder, console)
     model = recipe.backbone.model
     if recipe.sft is not None:
-        model = train_grades(setting, model)
+        model = train_grades(context, model)
     if recipe.listwise is not None:
-        model = train_listwise(setting, model)
-    return measured(setting, model)
+        model = train_listwise(context, model)
+    return measured(context, model)
 
 
-def measured(setting: Setting, model: str) -> dict[str, Any]:
-    """Figures of a model on the test queries: by score formula, with ties counted."""
-    section = setting.recipe.evaluation
-    judged = setting.collection.judgments(setting.recipe.data.test)
+def measured(context: RunContext, model: str) -> dict[str, Any]:
+    """Metrics of a model on the test queries: by score formula, with ties counted."""
+    section = context.recipe.evaluation
+    judged = context.collection.judgments(context.recipe.data.test)
     qrels = sample_queries(judged, section.max_queries, SAMPLE)  # the same for all seeds
-    lists = lists_of(setting.first_stage, qrels)
-    depth = section.rerank
+    lists = lists_of(context.first_stage, qrels)
+    depth = section.rerank_depth
     ids = [(query, document) for query, documents in top(lists, depth).items() for document in documents]
-    texts = setting.texts()
+    texts = context.texts()
     reranker = Reranker(model)
     tokenizer = reranker.pair_tokenizer
-    sequences, _ = tokenizer.encode([(setting.collection.queries[query], texts[document]) for query, document in ids])
+    sequences, _ = tokenizer.encode([(context.collection.queries[query], texts[document]) for query, document in ids])
     logits = answer_logits(reranker.backbone, tokenizer, sequences, progress="measure")
     first = evaluate_run(lists, qrels, ("nDCG@10",))
     found: dict[str, Any] = {"first_stage": first.mean(METRIC), "scores": {}, "per_query": {}}
-    found["carved_splits"] = setting.collection.carved
+    found["carved_splits"] = context.collection.carved
     for kind, formula in SCORES.items():
         scores = scored_lists(lists, zip(ids, formula(logits).tolist()))
         evaluation = evaluate_run(rerank_run(lists, scores, depth), qrels, ("nDCG@10",))
@@ -168,15 +170,15 @@ def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((run["collection"], run["variant"]), []).append(run)
     for (collection, variant), found in groups.items():
         for kind in SCORES:
-            figures = [run["scores"][kind] for run in found]
+            metrics = [run["scores"][kind] for run in found]
             row = {
                 "collection": collection,
                 "variant": variant,
                 "score": kind,
                 "first_stage": mean(run["first_stage"] for run in found),
-                "seeds": [one[METRIC] for one in figures],
+                "seeds": [one[METRIC] for one in metrics],
             }
-            row |= {key: mean(one[key] for one in figures) for key in figures[0]}
+            row |= {key: mean(one[key] for one in metrics) for key in metrics[0]}
             if (variant, kind) != BASE:
                 base = over_seeds(groups[(collection, BASE[0])], BASE[1])
                 row |= compare(over_seeds(found, kind), base, METRIC)._asdict()

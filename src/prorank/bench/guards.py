@@ -14,14 +14,15 @@ from typing import Any
 from rich.console import Console
 
 from prorank.bench.toy import toy_recipe
-from prorank.errors import RecipeError
-from prorank.files import read_json
+from prorank.pipeline.run import finished
+from prorank.pipeline.stages import train_warmup
+from prorank.recipe.loading import load_recipe, made_from, validate_recipe
+from prorank.recipe.sections import Recipe
+from prorank.training.context import prepare_data
 from prorank.training.inputs import load_collections, run_inputs
-from prorank.training.items import RANDOM
-from prorank.training.recipe import Recipe, load_recipe, made_from, validate_recipe
-from prorank.training.run import finished
-from prorank.training.setting import prepare_data
-from prorank.training.stages import train_warmup
+from prorank.util.errors import RecipeError
+from prorank.util.files import read_json
+from prorank.warmup.pairs import RANDOM
 
 SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
 ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
@@ -47,11 +48,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-entropy": {"entropy_bonus": 0.0},
     "annealed": ANNEALED,
     "kl": {"kl": 0.01},
-    "drawn": {"samples": 16},
-    "drawn-annealed": {"samples": 16} | ANNEALED,
-    "drawn-epochs": {"samples": 16, "epochs": 2, "rollout_batches": 2} | ANNEALED,
+    "drawn": {"num_generations": 16},
+    "drawn-annealed": {"num_generations": 16} | ANNEALED,
+    "drawn-epochs": {"num_generations": 16, "epochs": 2, "rollout_batches": 2} | ANNEALED,
     "bare-exact": BARE,
-    "bare-drawn": BARE | {"samples": 16},
+    "bare-drawn": BARE | {"num_generations": 16},
 }
 
 
@@ -101,12 +102,12 @@ def run_guards(
         force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
-        `rows` (one a variant: figures on test pairs as means over seeds, and the worst seed's), `runs` (one a variant
-        and seed: curve of held-out figures, figures of the chosen checkpoint on dev and test pairs), the recipe.
+        `rows` (one a variant: metrics on test pairs as means over seeds, and the worst seed's), `runs` (one a variant
+        and seed: curve of held-out metrics, metrics of the chosen checkpoint on dev and test pairs), the recipe.
 
     Raises:
         RecipeError: no such variant.
-        ProrankError: a run's folder holds figures of something else; the difference is named.
+        ProrankError: a run's folder holds metrics of something else; the difference is named.
     """
     recipes = [varied(recipe, variant, seed) for variant in variants for seed in seeds]  # errors before work
     names = [(variant, seed) for variant in variants for seed in seeds]
@@ -128,25 +129,25 @@ def run_guards(
 
 
 def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any]:
-    """One warmup: its curve and the figures of the checkpoint that it chose."""
-    setting = prepare_data(recipe, folder, console)
-    _, figures = train_warmup(setting)
+    """One warmup: its curve and the metrics of the checkpoint that it chose."""
+    context = prepare_data(recipe, folder, console)
+    _, metrics = train_warmup(context)
     log = read_json(folder / "warmup" / "training" / "log.json")
     curve = [entry for entry in log if "eval_balanced_accuracy" in entry]
     return {
         "curve": curve,
-        "dev": figures,
-        "test": figures["test"],
-        "data_fingerprint": setting.collection.fingerprint,
-        "carved_splits": setting.collection.carved,
+        "dev": metrics,
+        "test": metrics["test"],
+        "data_fingerprint": context.collection.fingerprint,
+        "carved_splits": context.collection.carved,
     }
 
 
 def summary_row(variant: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and worst over a variant's seeds.
 
-    >>> figures = {"balanced_accuracy": 0.8, "format_rate": 1.0, "verdict_balance": 0.5, "diagnosis": ""}
-    >>> summary_row("recipe", [{"seed": 1, "dev": figures, "test": figures}])["test_worst"]
+    >>> metrics = {"balanced_accuracy": 0.8, "format_rate": 1.0, "verdict_balance": 0.5, "diagnosis": ""}
+    >>> summary_row("recipe", [{"seed": 1, "dev": metrics, "test": metrics}])["test_worst"]
     0.8
     """
     found: dict[str, Any] = {"variant": variant, "seeds": [run["seed"] for run in runs]}

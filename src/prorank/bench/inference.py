@@ -20,14 +20,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from prorank.backbone import fast_bf16
 from prorank.bench import models, worker
-from prorank.collection import Collection, load_collection
-from prorank.errors import ProrankError, require
-from prorank.export import export
-from prorank.files import write_json
-from prorank.provenance import hardware, versions
+from prorank.data.collection import Collection, load_collection
+from prorank.export.export import export
+from prorank.model.device import fast_bf16
 from prorank.reranker import Reranker
+from prorank.util.errors import ProrankError, require
+from prorank.util.files import write_json
+from prorank.util.provenance import hardware, versions
 
 Shape = Literal["minilm", "qwen2.5-0.5b"]
 PEER_PACKAGES = ("mxbai-rerank==0.1.6", "transformers>=4.49,<5")

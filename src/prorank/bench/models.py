@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from prorank import Reranker
-from prorank.collection import Collection
-from prorank.evaluation.stages import sample_queries
-from prorank.retrieval import BM25Index
+from prorank.data.collection import Collection
+from prorank.evaluation.rerank import sample_queries
+from prorank.first_stage.bm25 import BM25Index
 
 QWEN25_05B = {  # Qwen/Qwen2.5-0.5B-Instruct, and so mxbai-rerank-base-v2
     "vocab_size": 151_936,
@@ -73,7 +73,7 @@ def make_cross_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """A cross-encoder of the MiniLM shape: the embedded backbone with a random classification head."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from prorank.backbone import resolve_source
+    from prorank.model.loading import resolve_source
 
     torch.manual_seed(seed)
     source = resolve_source("embedded")

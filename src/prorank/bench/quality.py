@@ -1,6 +1,6 @@
 """How good a model is on many collections, and how fast: BM25, a bi-encoder, the model and the hybrid on one list each.
 
-Every collection's figures are kept in a folder of its own, so that an interrupted benchmark goes on. Knows the
+Every collection's metrics are kept in a folder of its own, so that an interrupted benchmark goes on. Knows the
 evaluator and the reranker's public face.
 """
 
@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from prorank.collection import load_collection
+from prorank.data.collection import load_collection
 from prorank.evaluation.evaluator import evaluate_model
+from prorank.evaluation.rerank import carved_sentence, few_queries
 from prorank.evaluation.significance import holm
-from prorank.evaluation.stages import carved_sentence, few_queries
-from prorank.files import distinct_names, read_json
-from prorank.live import locked
-from prorank.provenance import hardware, versions
 from prorank.reranker import Reranker
-from prorank.study import Inputs, Study
 from prorank.training.inputs import data_files, model_files
+from prorank.util.files import distinct_names, read_json
+from prorank.util.live import locked
+from prorank.util.provenance import hardware, versions
+from prorank.util.study import Inputs, Study
 
 SUMMARY = "summary.json"
 
@@ -62,7 +62,7 @@ def run_quality_bench(
         (seconds for 100 passages) and how it was made.
 
     Raises:
-        ProrankError: a folder holds figures of other settings, data or models; the difference is named.
+        ProrankError: a folder holds metrics of other settings, data or models; the difference is named.
     """
     settings: dict[str, Any] = {
         "depth": depth,

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 
-from prorank.collection import Qrels
-from prorank.errors import ProrankError, require
-from prorank.prompts import PROMPTS
-from prorank.tokenization import PairTokenizer
+from prorank.data.runs import Qrels
+from prorank.prompts.builtin import PROMPTS
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.util.errors import ProrankError, require
 
 WORDS = "apple river stone cloud tiger piano lemon candle forest silver window garden rocket pepper violin".split()
 PROMPT = "prorank-short"
@@ -60,7 +60,7 @@ def toy_recipe(folder: Path) -> dict[str, Any]:
             "evaluate_every": 50,
             "negatives": {"hard": 0, "medium": 0, "random": 7},
         },
-        "evaluation": {"rerank": 100},
+        "evaluation": {"rerank_depth": 100},
     }
 
 

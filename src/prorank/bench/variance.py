@@ -14,13 +14,14 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from prorank.live import locked
-from prorank.training.items import training_pairs
-from prorank.training.recipe import Recipe, WarmupSection, made_from
-from prorank.training.run import prepare_folder
-from prorank.training.setting import prepare_data
-from prorank.training.stages import load_reranker, ready_to_train, train_warmup
-from prorank.training.warmup import WarmupTrainer
+from prorank.pipeline.run import prepare_folder
+from prorank.pipeline.stages import load_reranker, ready_to_train, train_warmup
+from prorank.recipe.loading import made_from
+from prorank.recipe.sections import Recipe, WarmupSection
+from prorank.training.context import prepare_data
+from prorank.util.live import locked
+from prorank.warmup.pairs import training_pairs
+from prorank.warmup.trainer import WarmupTrainer
 
 PLAIN = {
     "scale_advantages": "none",
@@ -34,7 +35,7 @@ PLAIN = {
 
 def gradient(trainer: WarmupTrainer, batch: dict[str, torch.Tensor], samples: int | str) -> torch.Tensor:
     """The loss's gradient on a batch, as one vector."""
-    trainer.settings = WarmupSection(**(trainer.settings.model_dump() | {"samples": samples}))
+    trainer.settings = WarmupSection(**(trainer.settings.model_dump() | {"num_generations": samples}))
     trainer.backbone.zero_grad()
     trainer.loss_on(trainer.backbone, batch).backward()
     trainer.notes = {}
@@ -91,16 +92,16 @@ def run_variance_bench(
     assert recipe.warmup is not None
     with locked(folder):
         prepare_folder(recipe, folder, force=force, resume=True)
-        setting = prepare_data(recipe, folder, console)
-        warmed, _ = train_warmup(setting)
+        context = prepare_data(recipe, folder, console)
+        warmed, _ = train_warmup(context)
     found: dict[str, Any] = {}
     for name, model in (("start", recipe.backbone.model), ("warmed", warmed)):
-        reranker = load_reranker(setting, model, for_training=True)
+        reranker = load_reranker(context, model, for_training=True)
         trainer = WarmupTrainer(
             ready_to_train(reranker.backbone, recipe),
             reranker.pair_tokenizer,
             WarmupSection(**(recipe.warmup.model_dump() | PLAIN)),
-            training_pairs(setting, reranker.pair_tokenizer),
+            training_pairs(context, reranker.pair_tokenizer),
             [],
             folder / "variance",
             recipe.seed,
@@ -108,4 +109,4 @@ def run_variance_bench(
         )
         torch.manual_seed(recipe.seed)
         found[name] = noise(trainer, groups, draws, name, console)
-    return found | {"draws": draws, "carved_splits": setting.collection.carved} | made_from(recipe)
+    return found | {"draws": draws, "carved_splits": context.collection.carved} | made_from(recipe)

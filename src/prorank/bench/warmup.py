@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from prorank.backbone import fast_bf16
-from prorank.errors import ProrankError
-from prorank.provenance import hardware, versions
+from prorank.model.device import fast_bf16
+from prorank.util.errors import ProrankError
+from prorank.util.provenance import hardware, versions
 
 GROUP_SIZES = (8, 16)
 LONG = 64  # tokens of a completion in the comparison of the general path

@@ -18,16 +18,17 @@ import torch
 from rich.console import Console
 from transformers import TrainerCallback
 
-from prorank.backbone import Backbone
 from prorank.bench.models import QWEN25_05B, byte_tokenizer
 from prorank.bench.worker import Memory
-from prorank.completions import build_tree, completion_log_probs, draw, token_log_probs
-from prorank.packing import unpadded
-from prorank.prompts import load_prompt
-from prorank.tokenization import PairTokenizer
-from prorank.training import grpo, rewards
-from prorank.training.recipe import WarmupSection
-from prorank.training.warmup import PairItem, WarmupTrainer
+from prorank.engine.generate import build_tree, completion_log_probs, draw, token_log_probs
+from prorank.model.backbone import Backbone
+from prorank.model.packing import unpadded
+from prorank.prompts.builtin import load_prompt
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.recipe.sections import WarmupSection
+from prorank.warmup import grpo, rewards
+from prorank.warmup.pairs import PairItem
+from prorank.warmup.trainer import WarmupTrainer
 
 SMALL = QWEN25_05B | {
     "vocab_size": 32_000,
@@ -124,7 +125,7 @@ def prorank_trainer(spec: dict[str, Any], kind: str, folder: Path) -> WarmupTrai
         steps=spec["steps"] + 1,
         evaluate_every=spec["steps"] + 1,
         learning_rate=1e-6,
-        samples=spec["group"] if kind == "sampled" else "exact",
+        num_generations=spec["group"] if kind == "sampled" else "exact",
         fade_format=False,
         balance_verdicts=False,
     )

@@ -1,1 +1,4 @@
-"""Evaluation: metrics, reranking of the true first stage, significance, hybrids, reports."""
+"""What a reranker is worth: metrics, intervals, paired tests, calibration, tables and plots.
+
+Start at `rerank`.
+"""

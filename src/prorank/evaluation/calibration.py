@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prorank.collection import Qrels, Run
-from prorank.errors import DataError
+from prorank.data.runs import Qrels, Run
+from prorank.util.errors import DataError
 
 BINS = 10
 
@@ -75,17 +75,6 @@ def even_odds(calibration: Mapping[str, float], labels: Sequence[int]) -> dict[s
     positives = sum(label > 0 for label in labels)
     odds = positives / (len(labels) - positives)
     return {**calibration, "intercept": calibration["intercept"] - float(np.log(odds))}
-
-
-def probabilities(scores: Sequence[float], calibration: Mapping[str, float]) -> np.ndarray:
-    """sigmoid(slope * score + intercept).
-
-    >>> probabilities([1.5], {"slope": 2.0, "intercept": -3.0}).tolist()
-    [0.5]
-    """
-    margin = calibration["slope"] * np.asarray(scores, dtype=float) + calibration["intercept"]
-    found: np.ndarray = 1 / (1 + np.exp(-np.clip(margin, -500, 500)))
-    return found
 
 
 def judged_scores(run: Run, qrels: Qrels) -> tuple[list[float], list[int]]:

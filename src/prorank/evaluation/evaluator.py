@@ -8,23 +8,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prorank.backbone import Precision, resolve_source
-from prorank.collection import Collection, Qrels, Run, load_with_split, read_run, require_relevant
-from prorank.errors import DataError
-from prorank.evaluation.evaluate import Evaluation, evaluate_run, rerank_run, top, write_evaluation
-from prorank.evaluation.followir import p_mrr
-from prorank.evaluation.hybrid import Scale, hybrid_run
+from prorank.data.collection import Collection
+from prorank.data.overlap import without_query_documents
+from prorank.data.runs import Qrels, Run, rerank_run, top
+from prorank.data.splits import load_with_split, require_relevant
+from prorank.data.trec import check_ids, read_run
+from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.p_mrr import p_mrr
+from prorank.evaluation.rerank import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
 from prorank.evaluation.significance import compare
-from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.evaluation.streaming import Journal
-from prorank.files import write_json
-from prorank.overlap import without_query_documents
-from prorank.passages import Aggregation
-from prorank.provenance import hardware, versions
+from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, without_excluded
+from prorank.first_stage.dense import biencoder_scores, biencoder_source
+from prorank.first_stage.fusion import Scale, hybrid_run
+from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker
-from prorank.retrieval import BM25Index, biencoder_scores, biencoder_source, bm25_run, candidate_run, without_excluded
-from prorank.trec import check_ids
+from prorank.types import Aggregation, Precision
+from prorank.util.errors import DataError
+from prorank.util.files import write_json
+from prorank.util.provenance import hardware, versions
 
 
 def evaluate_model(

@@ -8,14 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prorank import __version__
-from prorank.backbone import resolve_source
-from prorank.collection import Collection, Run, load_collection, read_run
+from prorank.data.collection import Collection, load_collection
+from prorank.data.runs import Run
+from prorank.data.trec import read_run, run_lines
 from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, rerank_lists, survey
-from prorank.files import refuse_overwrite
-from prorank.provenance import file_fingerprint, fingerprint, model_fingerprint
+from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker
-from prorank.trec import run_lines
+from prorank.util.files import refuse_overwrite
+from prorank.util.provenance import file_fingerprint, fingerprint, model_fingerprint
+from prorank.util.version import VERSION
 
 JOURNAL = "reranked.run"  # of an evaluation, inside its folder
 
@@ -33,7 +34,7 @@ def run_fingerprint(run: Run) -> str:
 def made_from(reranker: Reranker, model: str, collection: Collection, depth: int) -> dict[str, Any]:
     """What a reranked run depends on besides its first stage, by names that a reader knows."""
     return {
-        "prorank": __version__,
+        "prorank": VERSION,
         "the model's files": model_fingerprint(resolve_source(model)),
         "the model's settings": fingerprint(reranker.settings.model_dump_json()),
         "passages": reranker.passages,

@@ -1,4 +1,4 @@
-"""Intervals and tests for per-query figures. Pure functions of numbers; knows nothing of runs or models.
+"""Intervals and tests for per-query metrics. Pure functions of numbers; knows nothing of runs or models.
 
 The unit is always the query: intervals and tests speak of other queries of the same kind, not of other training
 seeds.
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prorank.errors import DataError, require
-from prorank.evaluation.evaluate import Evaluation
+from prorank.evaluation.metrics import Evaluation
+from prorank.util.errors import DataError, require
 
 EXACT_UP_TO = 12  # so many non-zero differences are enumerated instead of sampled
 _DRAWS_AT_ONCE = 2**22  # numbers drawn in one block: bounds memory
@@ -28,7 +28,7 @@ def _finite(values: Sequence[float]) -> np.ndarray:
 
 def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
     if len(a) != len(b):
-        raise DataError(f"paired figures must be of one length, got {len(a)} and {len(b)}")
+        raise DataError(f"paired metrics must be of one length, got {len(a)} and {len(b)}")
     return _finite(a) - _finite(b)
 
 
@@ -72,7 +72,7 @@ def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples
     p = (extreme + 1) / (samples + 1), so it is never 0.
 
     Args:
-        a, b: figures of the same queries in the same order.
+        a, b: metrics of the same queries in the same order.
         samples: sign patterns drawn.
         seed: of the drawing.
 
@@ -169,7 +169,7 @@ def compare(a: Evaluation, b: Evaluation, metric: str) -> Comparison:
     >>> result.difference, result.p_value, result.wins, result.ties
     (0.5, 1.0, 1, 1)
     """
-    left, right = a.figures(metric), b.figures(metric)
+    left, right = a.values(metric), b.values(metric)
     if left.keys() != right.keys():
         raise DataError(
             f"the evaluations share only {len(left.keys() & right.keys())} queries of {len(left)} and {len(right)}",

@@ -17,13 +17,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from prorank.collection import Collection
-from prorank.engine import ScoredPairs
-from prorank.errors import DataError, InputError, ProrankError
-from prorank.evaluation.evaluate import rerank_run, scored_lists, top
-from prorank.files import read_json, write_json
-from prorank.tokenization import all_cuts
-from prorank.trec import Run, check_ids, read_run, run_lines, run_rows
+from prorank.data.collection import Collection
+from prorank.data.runs import Run, rerank_run, scored_lists, top
+from prorank.data.trec import check_ids, read_run, run_lines, run_rows
+from prorank.engine.scorer import ScoredPairs
+from prorank.prompts.tokenization import all_cuts
+from prorank.util.errors import DataError, InputError, ProrankError
+from prorank.util.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 BLOCK = 2_000  # pairs that are scored together: enough to fill many passes, few enough to lose little by a kill

@@ -1,12 +1,12 @@
-"""Ties of a run: how many scores a list tells apart, and what its figures are worth when chance breaks the ties."""
+"""Ties of a run: how many scores a list tells apart, and what its metrics are worth when chance breaks the ties."""
 
 from __future__ import annotations
 
 import random
 from statistics import fmean, stdev
 
-from prorank.collection import Qrels, Run
-from prorank.evaluation.evaluate import evaluate_run, metric_key
+from prorank.data.runs import Qrels, Run
+from prorank.evaluation.metrics import evaluate_run, metric_key
 
 
 def distinct_scores(run: Run) -> float:

@@ -1,1 +1,4 @@
-"""Training: recipes, the two stages, their losses and rewards."""
+"""What the stages of training share: context, candidate lists, trainer, checkpoints, several processes.
+
+Start at `context`.
+"""

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prorank.backbone import EMBEDDED, resolve_source
-from prorank.collection import Collection, load_collection
-from prorank.models import MINI
-from prorank.provenance import fingerprint
-from prorank.sources import expanded
-from prorank.study import Inputs, file_fingerprint, flat, model_fingerprint
-from prorank.training.recipe import Recipe
+from prorank.data.collection import Collection, load_collection
+from prorank.model.loading import EMBEDDED, resolve_source
+from prorank.recipe.sections import Recipe
+from prorank.shipped import MINI
+from prorank.util.provenance import fingerprint
+from prorank.util.sources import expanded
+from prorank.util.study import Inputs, file_fingerprint, flat, model_fingerprint
 
 
 def load_collections(recipe: Recipe) -> list[Collection]:

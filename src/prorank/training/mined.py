@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prorank.collection import Collection
-from prorank.errors import DataError
-from prorank.files import parse_json, text_lines
-from prorank.trec import Qrels
+from prorank.data.collection import Collection
+from prorank.data.runs import Qrels
+from prorank.util.errors import DataError
+from prorank.util.files import parse_json, text_lines
 
 
 class _Malformed(Exception):

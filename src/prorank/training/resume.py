@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
-from prorank.errors import CheckpointError, ProrankError
+from prorank.util.errors import CheckpointError, ProrankError
 
 WEIGHTS = "trainable.safetensors"
 STATE, OPTIMIZER, SCHEDULER = "trainer_state.json", "optimizer.pt", "scheduler.pt"

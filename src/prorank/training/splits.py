@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prorank.collection import Collection, require_relevant, with_splits
-from prorank.errors import DataError
-from prorank.overlap import without_query_documents
-from prorank.texts import plain
+from prorank.data.collection import Collection
+from prorank.data.overlap import without_query_documents
+from prorank.data.splits import require_relevant, with_splits
+from prorank.data.trec import check_ids
+from prorank.recipe.sections import DataSection, Recipe
 from prorank.training.mined import read_mined
-from prorank.training.recipe import DataSection, Recipe
-from prorank.trec import check_ids
+from prorank.util.errors import DataError
+from prorank.util.texts import plain
 
 _CHOICE = "data.leakage=drop leaves them out of training, data.leakage=allow trains on them; the results say which"
 

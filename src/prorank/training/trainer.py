@@ -1,6 +1,6 @@
-"""What both stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
+"""What all stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
 
-Subclasses give batches (`collate`), a loss (`loss_on`) and held-out figures (`held_out`). The order of the data is
+Subclasses give batches (`collate`), a loss (`loss_on`) and held-out metrics (`held_out`). The order of the data is
 fixed before training starts, so a resumed run sees what the uninterrupted one would have seen. Under a launcher
 (`torchrun` or `accelerate launch`) each process takes its part of every step's items. This module knows nothing of
 rewards, losses or collections.
@@ -18,61 +18,23 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from prorank.backbone import Backbone
-from prorank.errors import TrainingError
-from prorank.files import write_json
-from prorank.tokenization import PairTokenizer
-from prorank.training import processes
+from prorank.model.backbone import Backbone
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.recipe.sections import Optimisation
+from prorank.training import distributed
 from prorank.training.checkpoints import COMPLETE, drop_torn, last_checkpoint, step_of
-from prorank.training.recipe import Optimisation
+from prorank.training.progress import RichProgress
 from prorank.training.resume import OPTIMIZER, WEIGHTS, check_checkpoint, part_of_checkpoint
+from prorank.util.errors import TrainingError
 
 
 def trainable_parameters(backbone: Backbone) -> dict[str, torch.Tensor]:
     """Name -> tensor of everything that training changes (shared tensors once)."""
     return {name: p.detach() for name, p in backbone.named_parameters() if p.requires_grad}
-
-
-class RichProgress(transformers.TrainerCallback):
-    """A progress bar with the latest held-out figures beside it, and a log file that is always whole."""
-
-    def __init__(self, title: str, console: Console, log_file: Path) -> None:
-        self.title, self.console, self.log_file = title, console, log_file
-        self.bar: Progress | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Open the bar."""
-        if not state.is_world_process_zero:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-        self.bar.start()
-        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
-        if self.bar:
-            self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write the log; print held-out figures."""
-        if not state.is_world_process_zero:
-            return
-        write_json(self.log_file, state.log_history)
-        held_out = {k[5:]: v for k, v in (logs or {}).items() if k.startswith("eval_")}
-        if held_out:
-            figures = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in held_out.items())
-            self.console.print(f"  step {state.global_step:>5}  {figures}", soft_wrap=True)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        if self.bar:
-            self.bar.stop()
 
 
 def items_a_process(items: int, processes: int) -> int:
@@ -132,11 +94,11 @@ class SlotTrainer(transformers.Trainer):
             output_dir=str(folder),
             run_name=f"{folder.parent.parent.name}/{title}",
             max_steps=settings.steps,
-            per_device_train_batch_size=items_a_process(batch_items, processes.count()),
+            per_device_train_batch_size=items_a_process(batch_items, distributed.count()),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
-            warmup_steps=int(settings.warmup_share * settings.steps),
+            warmup_steps=int(settings.lr_warmup_ratio * settings.steps),
             lr_scheduler_type="linear",
             seed=seed,
             eval_strategy="steps",
@@ -151,7 +113,7 @@ class SlotTrainer(transformers.Trainer):
             train_sampling_strategy="sequential",
             remove_unused_columns=False,
             use_cpu=on_cpu,
-            ddp_backend="gloo" if on_cpu and processes.count() > 1 else None,
+            ddp_backend="gloo" if on_cpu and distributed.count() > 1 else None,
             ddp_find_unused_parameters=False,
             dataloader_pin_memory=not on_cpu,
             disable_tqdm=True,
@@ -194,7 +156,7 @@ class SlotTrainer(transformers.Trainer):
         raise NotImplementedError
 
     def held_out(self) -> dict[str, float]:
-        """Figures on held-out data."""
+        """Metrics on held-out data."""
         raise NotImplementedError
 
     def save_extra(self, folder: Path) -> None:
@@ -212,7 +174,7 @@ class SlotTrainer(transformers.Trainer):
         return mean
 
     def note(self, **values: torch.Tensor | float) -> None:
-        """Remember figures of this step; their means since the last log line are logged with the loss."""
+        """Remember metrics of this step; their means since the last log line are logged with the loss."""
         for name, value in values.items():
             self.notes.setdefault(name, []).append(torch.as_tensor(value).detach().float())
 
@@ -252,7 +214,7 @@ class SlotTrainer(transformers.Trainer):
         return (loss, {}) if return_outputs else loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Held-out figures, logged under `eval_`."""
+        """Held-out metrics, logged under `eval_`."""
         with self.whole_weights():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.held_out().items()}
         self.log(metrics)
@@ -275,12 +237,12 @@ class SlotTrainer(transformers.Trainer):
     def run(self, resume: bool) -> None:
         """Train to the end (from the last whole checkpoint when resuming) and keep the best weights."""
         if resume:
-            processes.first_only(lambda: drop_torn(self.args.output_dir))
+            distributed.run_on_main(lambda: drop_torn(self.args.output_dir))
         checkpoint = last_checkpoint(self.args.output_dir) if resume else None
         if checkpoint is not None:
             check_checkpoint(checkpoint, sharded=self.is_fsdp_enabled)
         self.args.eval_on_start = self.start_competes and checkpoint is None
-        torch.manual_seed(self.args.seed + processes.state().process_index)  # processes draw differently
+        torch.manual_seed(self.args.seed + distributed.state().process_index)  # processes draw differently
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         gradients = [entry["grad_norm"] for entry in self.state.log_history if "grad_norm" in entry]
         if gradients and not any(gradients):
@@ -304,7 +266,7 @@ class SlotTrainer(transformers.Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         self.save_extra(folder)
-        processes.wait()
+        distributed.wait()
         if self.args.should_save:
             (folder / COMPLETE).touch()
 
@@ -341,7 +303,7 @@ class SlotTrainer(transformers.Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        names = "rng_state.pth" if processes.count() == 1 else f"rng_state_{processes.state().process_index}.pth"
+        names = "rng_state.pth" if distributed.count() == 1 else f"rng_state_{distributed.state().process_index}.pth"
         with part_of_checkpoint(Path(checkpoint or "") / names):
             super()._load_rng_state(checkpoint)
 
@@ -358,7 +320,7 @@ class RankingTrainer(SlotTrainer):
         tokenizer: pair tokenizer (answer ids, padding).
         settings: the recipe's section of the stage.
         items: training items in order of training.
-        dev_figures: of the model as it is; `dev_ndcg@10` among them.
+        dev_metrics: of the model as it is; `dev_ndcg@10` among them.
         folder, seed, console, log_to: see `SlotTrainer`.
         batch_items, title, keep_start: see `SlotTrainer`; each stage gives its own.
     """
@@ -371,7 +333,7 @@ class RankingTrainer(SlotTrainer):
         tokenizer: PairTokenizer,
         settings: Optimisation,
         items: Sequence[Any],
-        dev_figures: Callable[[], dict[str, float]],
+        dev_metrics: Callable[[], dict[str, float]],
         folder: Path,
         seed: int,
         console: Console,
@@ -381,11 +343,11 @@ class RankingTrainer(SlotTrainer):
         title: str,
         keep_start: bool = False,
     ) -> None:
-        self.pair_tokenizer, self.dev_figures = tokenizer, dev_figures
+        self.pair_tokenizer, self.dev_metrics = tokenizer, dev_metrics
         super().__init__(
             backbone, settings, items, batch_items, folder, seed, "dev_ndcg@10", title, console, log_to, keep_start
         )
 
     def held_out(self) -> dict[str, float]:
         """Dev NDCG@10 of reranked first-stage lists."""
-        return self.dev_figures()
+        return self.dev_metrics()

@@ -1,0 +1,117 @@
+"""Tables and plots of the benchmarks. Knows their rows; computes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from prorank.evaluation.plots import draw_panels, save_figure
+from prorank.evaluation.tables import interval_cell, markdown_lines, p_value_cell
+
+
+def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    """One line a collection: NDCG@10 of every stage with its interval, and two gains with Holm's p-values.
+
+    Args:
+        results: what `run_quality_bench` returned.
+    """
+    header = ["collection", "queries", "first stage", "bi-encoder", "model", "hybrid"]
+    lines = [[*header, "model - first stage (p)", "model - bi-encoder (p)"]]
+    for i, found in enumerate(results["collections"]):
+        over_first, over_dense = (
+            f"{difference:+.3f} ({p_value_cell({'p_value': results['adjusted'][name][i]})})"
+            for difference, name in (
+                (_stage(found, "reranked")["difference"], "reranked over first stage"),
+                (found["versus_dense"]["difference"], "reranked over bi-encoder"),
+            )
+        )
+        cells = [interval_cell(row, "ndcg@10") for row in found["rows"]]
+        lines.append([found["collection"], str(found["queries"]), *cells, over_first, over_dense])
+    return lines
+
+
+def erank_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.erank` whose score is the expected grade: means over seeds, the gain over supervised grades.
+
+    The expected grade of a model that answers 0 or 1 orders documents as its logit difference does.
+    """
+    lines = []
+    for row in rows:
+        if row["score"] == "expected_grade":
+            seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
+            gain = f"{row['difference']:+.3f} ({p_value_cell(row)})" if "difference" in row else ""
+            lines.append([row["collection"], row["variant"], f"{row['ndcg@10']:.3f}", seeds, gain])
+    return markdown_lines(["collection", "trained", "NDCG@10", "seeds", "over sft (p)"], lines, left=2)
+
+
+def ties_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.erank` by score formula: distinct scores a list, and NDCG@10 with ties broken at random."""
+    lines = []
+    for row in rows:
+        names = [row["collection"], row["variant"], row["score"].replace("_", " ")]
+        ties = f"{row['random_ties']:.3f} ± {row['random_ties_deviation']:.3f}"
+        lines.append([*names, f"{row['ndcg@10']:.3f}", f"{row['distinct']:.1f}", ties])
+    return markdown_lines(
+        ["collection", "trained", "score", "NDCG@10", "distinct scores", "ties at random"], lines, left=3
+    )
+
+
+def _stage(summary: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next(row for row in summary["rows"] if row["stage"] == name)
+
+
+def quality_table(results: Mapping[str, Any]) -> Table:
+    """`quality_rows` for the terminal."""
+    header, *lines = quality_rows(results)
+    table = Table(box=None, pad_edge=False)
+    for i, title in enumerate(header):
+        table.add_column(title, justify="left" if i == 0 else "right")
+    for cells in lines:
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def quality_markdown(results: Mapping[str, Any]) -> str:
+    """`quality_rows` in Markdown."""
+    header, *lines = quality_rows(results)
+    return markdown_lines(header, lines)
+
+
+def guards_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of `bench.guards` for the terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", no_wrap=True)
+    for title in ("test", "worst seed", "dev", "format (worst)", "says relevant", "failed seeds"):
+        table.add_column(title, justify="right")
+    keys = ("test", "test_worst", "dev", "format_worst", "verdict_balance")
+    for row in rows:
+        failed = f"{row['failed']} of {len(row['seeds'])}"
+        table.add_row(row["variant"], *(f"{row[key]:.3f}" for key in keys), failed)
+    return table
+
+
+def plot_guards(runs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Held-out balanced accuracy over the steps: one panel a variant, one line a seed; chance is dashed.
+
+    Args:
+        runs: of `bench.guards`: `variant`, `seed` and `curve`.
+        path: PNG to write.
+    """
+    panels: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        panels.setdefault(run["variant"], []).append(run)
+    figure, axes = draw_panels(list(panels))
+    for axis, found in zip(axes, panels.values()):
+        for run in found:
+            points = [(entry["step"], entry["eval_balanced_accuracy"]) for entry in run["curve"]]
+            axis.plot(*zip(*points), marker="o", markersize=2.5, linewidth=1.2, label=f"seed {run['seed']}")
+        axis.axhline(0.5, color="0.6", linestyle="--", linewidth=0.8)
+        axis.set_ylim(-0.04, 1.04)
+    axes[0].legend(fontsize=6, frameon=False)
+    figure.supxlabel("step", fontsize=8)
+    figure.supylabel("held-out balanced accuracy", fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,4 @@
+"""The `prorank` command: it parses, calls and prints.
+
+Start at `main`.
+"""

@@ -1,0 +1,298 @@
+"""The `prorank` command: parses, calls, prints. Errors are one line with a hint and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from prorank.cli.bench import bench
+from prorank.cli.data import data
+from prorank.cli.models import export, info
+from prorank.cli.recipes import recipes
+from prorank.cli.rerank import rerank
+from prorank.cli.search import index, search
+from prorank.cli.shared import (
+    MODEL_HELP,
+    AsJson,
+    CollectionArgument,
+    Device,
+    ExcludeQueryDocument,
+    Force,
+    MaxLength,
+    Passages,
+    PrecisionOption,
+    err,
+    flush_output,
+    out,
+    print_json,
+    refuse,
+    working,
+    written,
+)
+from prorank.util.errors import InputError, ProrankError
+from prorank.util.terminal import PlainHandler, visible
+from prorank.util.version import VERSION
+
+app = typer.Typer(
+    name="prorank",
+    help="Turn a small language model into a document reranker, measure it, use it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
+app.add_typer(recipes, name="recipes")
+LIBRARIES = ("datasets", "huggingface_hub", "sentence_transformers", "transformers")
+_state = {"debug": False}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options of all commands."""
+    _state["debug"] = debug
+    handler = PlainHandler(err)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for logger in map(logging.getLogger, LIBRARIES):  # their own handlers, added at import, would repeat every line
+        logger.handlers[:] = [handler]
+        logger.addHandler = lambda hdlr: None  # type: ignore[method-assign]
+
+
+def one_of(resume: bool, force: bool) -> None:
+    """Refuse to go on with a run and to start it over at once."""
+    if resume and force:
+        raise InputError("--resume and --force: one goes on with a run, the other deletes it", hint="give one of them")
+
+
+@app.command()
+def quickstart(
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Both stages, from a sentence encoder.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME of the recipe.")] = None,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Tune the shipped model to the bundled collection: a table, a plot, and one query reranked."""
+    from prorank.pipeline.run import run_recipe
+    from prorank.pipeline.showcase import showcase
+    from prorank.recipe.loading import load_recipe
+
+    one_of(resume, force)
+    recipe = load_recipe("from-scratch" if from_scratch else "quickstart")
+    folder = output or Path("runs") / recipe.name
+    with working(folder, resume=True):
+        run_recipe(recipe, folder, force=force, resume=resume, console=out)
+    showcase(folder, out)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. warmup.steps=50")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    force: Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases beside TensorBoard.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the backbone's own Python code. You vouch for its authors.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe from data to report."""
+    from prorank.pipeline.run import run_recipe
+    from prorank.recipe.loading import load_recipe
+    from prorank.training.distributed import is_main
+
+    one_of(resume, force)
+    loaded = load_recipe(recipe, overrides or [])
+    folder = output or Path("runs") / loaded.name
+    log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
+    console = err if as_json else out
+    with working(folder, resume=True):
+        results = run_recipe(
+            loaded,
+            folder,
+            force=force,
+            resume=resume,
+            console=console,
+            log_to=log_to,
+            trust_remote_code=trust_remote_code,
+        )
+    if not is_main():
+        return
+    if as_json:
+        print_json(results)
+    else:
+        model = escape(str(folder / "checkpoint"))
+        out.print(f"Results in [bold]{escape(str(folder))}[/bold], the model in [bold]{model}[/bold]")
+
+
+@app.command()
+def evaluate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    collection: CollectionArgument,
+    split: Annotated[str, typer.Option(help="Split whose queries are measured.")] = "test",
+    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
+    run: Annotated[Path | None, typer.Option(help="First-stage TREC run; default BM25.")] = None,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Rerank the collection's own lists.")] = False,
+    dense: Annotated[str | None, typer.Option(help="A bi-encoder that reranks the same lists too.")] = None,
+    hybrid: Annotated[float | None, typer.Option(help="Also join with this first-stage share.", min=0, max=1)] = None,
+    hybrid_scale: Annotated[
+        Literal["z-score", "min-max"], typer.Option(help="How a query's two scores are made comparable.")
+    ] = "z-score",
+    relevant_from: Annotated[int, typer.Option(help="Least relevant grade in metrics without grades.", min=1)] = 1,
+    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
+    max_length: MaxLength = None,
+    passages: Passages = None,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    exclude_query_document: ExcludeQueryDocument = False,
+    seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
+    output: Annotated[Path | None, typer.Option(help="Folder for run, per-query file and summary.")] = None,
+    force: Force = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Doubtful data are errors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rerank the true first stage of a split and compare with it."""
+    from prorank.evaluation.evaluator import evaluate_model
+    from prorank.evaluation.rerank import carved_sentence, few_queries
+    from prorank.evaluation.rerank_file import interrupted
+    from prorank.evaluation.tables import results_table
+    from prorank.util.files import refuse_overwrite
+
+    if run is not None:
+        refuse(context, "the first stage is the run", "candidates")
+    if hybrid is None:
+        refuse(context, "only with --hybrid", "hybrid_scale")
+    if output is None:
+        refuse(context, "only with --output", "force")
+    elif force or not interrupted(output):
+        refuse_overwrite(output, force)
+    summary = evaluate_model(
+        model,
+        collection,
+        split=split,
+        depth=depth,
+        run_file=run,
+        candidates=candidates,
+        dense=dense,
+        hybrid=hybrid,
+        hybrid_scale=hybrid_scale,
+        relevant_from=relevant_from,
+        max_queries=max_queries,
+        prompt=prompt,
+        max_length=max_length,
+        passages=passages,
+        device=device,
+        precision=precision,
+        seed=seed,
+        output=output,
+        strict=strict,
+        exclude_query_document=exclude_query_document,
+        force=force,
+    )
+    if as_json:
+        print_json(summary)
+    else:
+        out.print(results_table(summary["rows"]))
+        for row in summary["rows"]:
+            if "p_mrr" in row:
+                out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
+        for note in filter(None, (few_queries(summary["queries"]), carved_sentence(summary["carved_splits"]))):
+            out.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
+    if output:
+        written(output)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the tables of finished runs again."""
+    from prorank.evaluation.tables import markdown_report, print_rows
+    from prorank.util.files import read_json
+
+    results = [read_json(path / "results.json" if path.is_dir() else path) for path in runs]
+    if as_json:
+        refuse(context, "not with --json", "markdown")
+        print_json(results)
+        return
+    if markdown:
+        print(visible(markdown_report(results)))
+        return
+    for result in results:
+        out.print(
+            f"\n[bold]{escape(result['collection'])}[/bold], recipe {result['recipe']}, {result['queries']} queries"
+        )
+        print_rows(out, result["rows"])
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")]) -> None:
+    """Draw a run's training curves, and its stages once it is finished, to PNG files in its folder."""
+    from prorank.evaluation.plots import plot_run
+
+    for file in plot_run(run):
+        out.print(f"wrote {escape(str(file))}", soft_wrap=True)
+
+
+for command in (rerank, index, search, info, export):
+    app.command()(command)
+
+
+def _run_app() -> None:
+    """Run the command and write its output to the end."""
+    if sys.stdout is None:
+        raise ProrankError("standard output is closed")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that knows no Chinese is no reason to fail
+    try:
+        app()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise ProrankError("cannot write: no space left on the device") from error
+    finally:
+        flush_output()
+
+
+def main() -> None:
+    """Entry point: run the command; print errors on one line; exit with 2 for bad input."""
+    try:
+        _run_app()
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+    except BrokenPipeError:  # who reads has read enough
+        sys.exit(1)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        expected = isinstance(error, (ProrankError, OSError))
+        title = "error" if expected else "unexpected error (--debug shows more)"
+        text = " ".join(str(error).split()) or type(error).__name__
+        err.print(f"[bold red]{title}:[/bold red] {escape(text)}", soft_wrap=True, highlight=False)
+        sys.exit(2 if expected else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Runs: what is done with their lists without knowing a model.
+
+Ties go by document id everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from prorank.util.errors import DataError
+
+Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
+Run = dict[str, dict[str, float]]  # query id -> document id -> score
+
+
+def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """(document id, score), best first, ties by document id.
+
+    >>> ranked({"b": 1.0, "a": 1.0, "c": 2.0})
+    [('c', 2.0), ('a', 1.0), ('b', 1.0)]
+    """
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
+    for document, score in scores.items():
+        if not math.isfinite(score):
+            raise DataError(f"the score of query '{query}', document '{document}' is {score}")
+
+
+def top(run: Run, count: int) -> Run:
+    """The first `count` documents of each query, ties by document id.
+
+    >>> top({"q": {"a": 1.0, "b": 2.0}}, 1)
+    {'q': {'b': 2.0}}
+    """
+    return {query: dict(ranked(scores)[:count]) for query, scores in run.items()}
+
+
+def scored_lists(lists: Run, scored: Iterable[tuple[tuple[str, str], float]]) -> Run:
+    """Scores of (query id, document id) pairs as a run over the queries of `lists`.
+
+    >>> scored_lists({"q": {"a": 1.0}, "r": {}}, [(("q", "a"), 0.5)])
+    {'q': {'a': 0.5}, 'r': {}}
+    """
+    run: Run = {query: {} for query in lists}
+    for (query, document), score in scored:
+        run[query][document] = float(score)
+    return run
+
+
+def with_tail(head: Mapping[str, float], tail: Sequence[str]) -> dict[str, float]:
+    """Scores of a reordered head, and below them the tail in its own order, in equal steps.
+
+    The step is 1, or larger where 1 would be lost in rounding next to a huge score.
+
+    >>> with_tail({"a": 0.5, "b": -2.0}, ["c", "d"])
+    {'a': 0.5, 'b': -2.0, 'c': -3.0, 'd': -4.0}
+    """
+    lowest = min(head.values(), default=0.0)
+    step = max(1.0, abs(lowest) * 1e-12)
+    return {**head, **{document: lowest - i * step for i, document in enumerate(tail, start=1)}}
+
+
+def split_head(
+    query: str, listed: Mapping[str, float], scores: Mapping[str, Mapping[str, float]], top_k: int
+) -> tuple[dict[str, float], list[str]]:
+    """The first `top_k` documents of a query with their scores, in first-stage order, and the ids below them.
+
+    Raises:
+        DataError: a head document has no score, or one that is not finite; or `top_k` is negative.
+
+    >>> split_head("q", {"a": 3.0, "b": 2.0}, {"q": {"a": 0.5}}, top_k=1)
+    ({'a': 0.5}, ['b'])
+    """
+    if top_k < 0:
+        raise DataError(f"the head holds 0 or more documents, not {top_k}")
+    order = [document for document, _ in ranked(listed)]
+    given = scores.get(query, {})
+    missing = [document for document in order[:top_k] if document not in given]
+    if missing:
+        raise DataError(f"no reranker score for query '{query}', document '{missing[0]}'")
+    head = {document: float(given[document]) for document in order[:top_k]}
+    refuse_non_finite(query, head)
+    return head, order[top_k:]
+
+
+def rerank_run(first_stage: Run, scores: Mapping[str, Mapping[str, float]], top_k: int) -> Run:
+    """The first `top_k` documents of the first stage in the order of `scores`; the rest stay below as they were.
+
+    Args:
+        first_stage: the true first-stage run.
+        scores: query id -> document id -> reranker score, for every document of the head.
+        top_k: size of the head.
+
+    Raises:
+        DataError: a head document has no score, or one that is not finite; or `top_k` is negative.
+
+    >>> rerank_run({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"a": 0.0, "b": 1.0}}, top_k=2)
+    {'q': {'a': 0.0, 'b': 1.0, 'c': -1.0}}
+    """
+    return {query: with_tail(*split_head(query, listed, scores, top_k)) for query, listed in first_stage.items()}

@@ -1,0 +1,164 @@
+"""Exported checkpoints: ONNX Runtime and OpenVINO behind the face of a backbone.
+
+An export holds one graph, (input_ids, attention_mask) -> answer logits (B, K), beside the tokenizer and
+`prorank.json`. This module runs such graphs; it knows nothing of prompts, scores or how they were made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prorank.model.backbone import Backbone
+from prorank.model.device import resolve_device
+from prorank.model.packing import Pack
+from prorank.model.weights import load_tokenizer, reading
+from prorank.types import Family, Precision
+from prorank.util.errors import CheckpointError, require
+
+ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
+INT8_GROUP = 128  # activations that share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
+Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # any number of threads may call it
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder holds an exported graph."""
+    return any((Path(folder) / name).is_file() for name in (ONNX_FILE, OPENVINO_FILE))
+
+
+def onnx_graph(file: Path) -> Graph:
+    """A graph run by ONNX Runtime on the CPU, with as many threads as torch uses."""
+    runtime = require("onnxruntime", "export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def openvino_graph(file: Path, precision: str = "auto") -> Graph:
+    """A graph run by OpenVINO on the CPU; `fp32` keeps it from computing in bf16 where that is fast."""
+    openvino = require("openvino", "export")
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": INT8_GROUP,
+    }
+    if precision == "fp32":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(str(file)), "CPU", settings)
+    own = threading.local()  # a request holds its inputs and outputs: each thread has one of its own
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        return own.request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+
+    return run
+
+
+def scores_only(path_or_name: str | Path, *, device: str, compile_layers: bool, for_training: bool) -> None:
+    """Refuse what an exported graph cannot do.
+
+    Raises:
+        CheckpointError: training, compiled layers, or another device than the CPU.
+    """
+    if for_training:
+        raise CheckpointError(f"{path_or_name} is an export: it can score, but not be trained")
+    if compile_layers:
+        raise CheckpointError(f"{path_or_name} is an export without layers", hint="leave out `compile_layers`")
+    if device != "auto" and resolve_device(device).type != "cpu":
+        raise CheckpointError(
+            f"{path_or_name} is an export: it runs on the CPU, not on '{device}'", hint="leave out `device`"
+        )
+
+
+class RuntimeBackbone(Backbone):
+    """A backbone whose forward pass is an exported graph: it scores, and does nothing else.
+
+    Threads run it side by side. A copied or unpickled one opens the graph in its folder again.
+
+    Args:
+        folder: what `prorank export --to onnx` or `openvino` wrote.
+        family: of the model that was exported.
+        precision: `auto` or `fp32`.
+
+    Raises:
+        CheckpointError: bf16 was asked for (a graph has the precision it was written with), or a damaged file.
+    """
+
+    supports_packing = False  # the graph takes padded batches
+
+    def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
+        from transformers import AutoConfig
+
+        folder = Path(folder).resolve()
+        if precision == "bf16":
+            raise CheckpointError(f"{folder} is an exported graph", hint="use precision auto or fp32")
+        super().__init__(torch.nn.Identity(), load_tokenizer(folder), family)
+        file = folder / ONNX_FILE
+        with reading(file if file.is_file() else folder / OPENVINO_FILE):
+            self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
+        with reading(folder / "config.json"):
+            self.settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        self.opened_as = folder, family, precision
+        self.eval()
+
+    def __reduce__(self) -> Any:
+        return _opened_again, (*self.opened_as, self.token_budget)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Graphs have no modes, and take any number of threads; only a forked process is refused."""
+        self.lock.check_process()
+        yield
+
+    @property
+    def config(self) -> Any:
+        """The Hugging Face config of the model that was exported."""
+        return self.settings
+
+    @property
+    def device(self) -> torch.device:
+        """Graphs run on the CPU."""
+        return torch.device("cpu")
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        slot: torch.Tensor,
+        rows: Sequence[int] | None = None,
+        type_ids: torch.Tensor | None = None,
+        *,
+        pack: Pack | None = None,
+    ) -> torch.Tensor:
+        """Answer logits (B, K), float32; the graph knows slot and answers."""
+        self.lock.check_process()
+        return torch.from_numpy(np.asarray(self.graph(input_ids.numpy(), attention_mask.numpy()), dtype=np.float32))
+
+    def save(self, folder: str | Path) -> None:
+        """Exported graphs are copied as folders, not saved again."""
+        raise CheckpointError("an exported graph cannot be saved again", hint="copy its folder")
+
+
+def _opened_again(folder: Path, family: Family, precision: Precision, token_budget: int | None) -> RuntimeBackbone:
+    """What a copy or a pickle of a graph becomes.
+
+    Raises:
+        CheckpointError: the folder is not there any more.
+    """
+    if not is_exported(folder):
+        raise CheckpointError(
+            f"{folder} holds no exported graph any more; a pickled reranker reads it from there",
+            hint="pickle the folder's path, and load a Reranker from it where it is used",
+        )
+    backbone = RuntimeBackbone(folder, family, precision)
+    backbone.token_budget = token_budget
+    return backbone

@@ -1,0 +1,347 @@
+"""Teachers that grade pairs 0..10: a chat endpoint, a local model, a reranker's scores, or the judgments themselves.
+
+All answer the same question, `ask`: tasks in, generations out, in any order. Knows texts and models; nothing of files
+or training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from ipaddress import ip_address
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from prorank.engine.reasoning import parse_grade, reason
+from prorank.prompts.builtin import PROMPTS
+from prorank.reranker import Reranker
+from prorank.training.inputs import model_files_fingerprint
+from prorank.util.errors import DataError, InputError, ProrankError, require
+
+logger = logging.getLogger(__name__)
+HIGHEST = 10
+BEST_NEGATIVE = 8  # a scorer's best document that is not judged relevant
+RETRIED = (408, 409, 429, 500, 502, 503, 504)  # statuses that may pass
+
+
+class Task(NamedTuple):
+    """One pair to be graded, and which of its generations this is."""
+
+    query_id: str
+    document_id: str
+    query: str
+    document: str
+    label: int  # judged grade, 0 where nothing is judged
+    generation: int = 0
+
+
+class Generation(NamedTuple):
+    """A grade 0..10, or None where the answer held none; what was said, and its length in tokens."""
+
+    grade: int | None
+    text: str = ""
+    tokens: int = 0
+
+
+class Teacher(Protocol):
+    """Grades pairs."""
+
+    name: str
+    key: str  # all that its answers depend on besides the task: model and its files, prompt, settings
+    generations: int  # that a pair gets; 1 where asking again gives the same
+    whole_lists: bool  # whether a grade depends on the query's other documents, which are then asked for together
+
+    def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
+        """Generations as they come; a task that finally failed raises."""
+
+
+def asked_text(query: str, document: str) -> str:
+    """What a generating teacher is asked."""
+    return PROMPTS["erank-think"].render(query, document)
+
+
+class QrelsTeacher:
+    """The judgments as grades: the highest grade of the query's list is 10."""
+
+    name, key, generations, whole_lists = "qrels", "qrels", 1, True
+
+    def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
+        """One grade a task."""
+        top: dict[str, int] = {}
+        for task in tasks:
+            top[task.query_id] = max(top.get(task.query_id, 1), task.label)
+        for task in tasks:
+            yield task, Generation(round(HIGHEST * max(0, task.label) / top[task.query_id]))
+
+
+class ScorerTeacher:
+    """A reranker's scores spread over each query's list: judged relevant 10, the others 0..8 from worst to best.
+
+    Args:
+        model: name or folder of a reranker with one score a pair.
+    """
+
+    generations, whole_lists = 1, True
+
+    def __init__(self, model: str) -> None:
+        self.name, self.reranker = f"scorer:{model}", Reranker(model)
+        settings = self.reranker.settings.model_dump(mode="json")
+        self.key = json.dumps([self.name, model_files_fingerprint(model), settings])
+
+    def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
+        """One grade a task; all tasks of a query belong together."""
+        scores = self.reranker.score([(task.query, task.document) for task in tasks])
+        for query in dict.fromkeys(task.query_id for task in tasks):
+            places = [i for i, task in enumerate(tasks) if task.query_id == query]
+            below = [scores[i] for i in places if tasks[i].label <= 0]
+            for i in places:
+                grade = HIGHEST if tasks[i].label > 0 else spread(scores[i], below, BEST_NEGATIVE)
+                yield tasks[i], Generation(grade)
+
+
+def spread(score: float, scores: Sequence[float], highest: int) -> int:
+    """Place of a score between the least and the greatest, as a whole number 0..highest.
+
+    >>> spread(2.0, [1.0, 2.0, 3.0], 8)
+    4
+    """
+    low, width = min(scores), float(np.ptp(scores))
+    return round(highest * (score - low) / width) if width > 0 else 0
+
+
+class LocalTeacher:
+    """A causal model on this machine, asked as the published ERank checkpoints are.
+
+    Args:
+        model: name or folder.
+        generations: of each pair.
+        max_new_tokens: of each generation.
+        temperature: 0 gives the same answer every time.
+    """
+
+    whole_lists = False
+
+    def __init__(self, model: str, generations: int, max_new_tokens: int, temperature: float) -> None:
+        self.name, self.generations = f"local:{model}", generations if temperature > 0 else 1
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.reranker = Reranker(model, prompt=PROMPTS["erank-think"])
+        files = model_files_fingerprint(model)
+        self.key = json.dumps([self.name, files, asked_text("{query}", "{document}"), max_new_tokens, temperature])
+
+    def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
+        """Generations, a batch at a time."""
+        tokenizer = self.reranker.pair_tokenizer
+        sequences, _ = tokenizer.encode([(task.query, task.document) for task in tasks])
+        found = reason(
+            self.reranker.backbone,
+            tokenizer,
+            sequences,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+        )
+        for task, grade, text in zip(tasks, found.grades, found.texts):
+            yield task, Generation(grade, text, len(tokenizer.tokenizer(text)["input_ids"]))
+
+
+class ChatTeacher:
+    """An OpenAI-compatible chat endpoint, several requests at a time, each tried again when it fails.
+
+    Args:
+        base_url: such as `http://localhost:8000/v1`.
+        model: as the endpoint calls it.
+        generations: of each pair.
+        max_new_tokens: of each generation.
+        temperature: of sampling.
+        key_variable: environment variable that holds the key; none is sent where it is not set, or where others
+            could read it on the way: it goes to https and to this machine only, and follows no redirect.
+        concurrency: requests at a time.
+        attempts: tries of a request.
+        timeout: seconds of one try.
+        pause: seconds before the second try; doubles each time, up to a minute.
+
+    Raises:
+        MissingExtraError: httpx is not installed.
+        InputError: `base_url` is no http or https address.
+    """
+
+    whole_lists = False
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        generations: int,
+        max_new_tokens: int,
+        temperature: float,
+        *,
+        key_variable: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        attempts: int = 6,
+        timeout: float = 120.0,
+        pause: float = 1.0,
+    ) -> None:
+        self.name, self.generations = f"chat:{model}", generations
+        self.attempts, self.pause, self.concurrency = attempts, pause, concurrency
+        self.body = {"model": model, "max_tokens": max_new_tokens, "temperature": temperature}
+        self.key = json.dumps([self.name, base_url.rstrip("/"), asked_text("{query}", "{document}"), self.body])
+        self.httpx = require("httpx", "train")
+        loopback = is_loopback(base_url)
+        self.client = self.httpx.Client(
+            base_url=base_url.rstrip("/"),
+            timeout=timeout,
+            headers=key_headers(base_url, key_variable),
+            follow_redirects=False,  # the key is for this address only
+            trust_env=not loopback,  # what stays on this machine goes through no proxy
+        )
+
+    def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
+        """Generations as they arrive.
+
+        Raises:
+            ProrankError: the endpoint refused a request, or failed as often as it may; what arrived before is out.
+        """
+        pool = ThreadPoolExecutor(self.concurrency)
+        waiting = {pool.submit(self.request, task): task for task in tasks}
+        left = set(waiting)
+        try:
+            for done in as_completed(waiting):
+                generation = done.result()
+                left.remove(done)
+                yield waiting[done], generation
+        except ProrankError:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future in left:  # what was on its way has been paid for
+                if not future.cancelled() and future.exception() is None:
+                    yield waiting[future], future.result()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def request(self, task: Task) -> Generation:
+        """One answer, after as many tries as it takes."""
+        text = asked_text(task.query, task.document)
+        body = {**self.body, "messages": [{"role": "user", "content": text}], "seed": task.generation}
+        problem = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(min(60.0, self.pause * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
+            try:
+                response = self.client.post("/chat/completions", json=body)
+                if response.status_code in RETRIED:
+                    problem = f"status {response.status_code}"
+                    continue
+                if response.is_redirect:
+                    raise ProrankError(
+                        f"{self.client.base_url} redirects to {response.headers.get('location')}",
+                        hint="give that address as base_url, if you trust it with the key",
+                    )
+                if response.status_code >= 400:
+                    raise ProrankError(
+                        f"{self.client.base_url}: status {response.status_code}: {response.text[:200]}",
+                        hint="check the address, the model's name and the key",
+                    )
+                return answer(response.json())
+            except (self.httpx.TransportError, json.JSONDecodeError, DataError, UnicodeDecodeError) as error:
+                problem = f"{type(error).__name__}: {error}"
+        raise ProrankError(f"{self.client.base_url}: no answer after {self.attempts} tries, last {problem}")
+
+
+def is_loopback(base_url: str) -> bool:
+    """Whether an address is on this machine, so that nobody else hears what is sent there.
+
+    Raises:
+        InputError: not an http or https address.
+
+    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://localhost@example.org/v1")
+    (True, False)
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise InputError(f"'{base_url}' is no address", hint="write it as http://localhost:8000/v1 or https://...")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def key_headers(base_url: str, key_variable: str) -> dict[str, str]:
+    """The header with the key, for https and for this machine; said aloud where the key is kept back."""
+    key = os.environ.get(key_variable, "").strip()
+    if not key:
+        return {}
+    if not base_url.lower().startswith("https:") and not is_loopback(base_url):
+        logger.warning("%s is not sent to %s: others could read it on the way. Use https.", key_variable, base_url)
+        return {}
+    return {"Authorization": f"Bearer {key}"}
+
+
+def answer(body: object) -> Generation:
+    """The generation in a chat completion.
+
+    Raises:
+        DataError: the body is not one.
+
+    >>> answer({"choices": [{"message": {"content": "<answer>3</answer>"}}], "usage": {"completion_tokens": 5}})
+    Generation(grade=3, text='<answer>3</answer>', tokens=5)
+    """
+    try:
+        message = body["choices"][0]["message"]  # type: ignore[index]
+        text = message["content"]
+        thought = message.get("reasoning_content")  # some servers take the thinking out of the text
+        text = f"<think>{thought}</think>{text}" if thought else text
+        tokens = int(body["usage"]["completion_tokens"])  # type: ignore[index]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"not a chat completion: {json.dumps(body)[:200]}") from error
+    if not isinstance(text, str):
+        raise DataError(f"not a chat completion: {json.dumps(body)[:200]}")
+    return Generation(parse_grade(text), text, tokens)
+
+
+def load_teacher(
+    name: str,
+    generations: int,
+    max_new_tokens: int,
+    temperature: float,
+    base_url: str = "http://localhost:8000/v1",
+    key_variable: str = "OPENAI_API_KEY",
+    concurrency: int = 8,
+) -> Teacher:
+    """The teacher that a name stands for: `qrels`, `scorer:MODEL`, `local:MODEL` or `chat:MODEL`.
+
+    Raises:
+        ProrankError: none of these.
+
+    >>> load_teacher("qrels", 3, 100, 0.6).generations
+    1
+    """
+    kind, _, model = name.partition(":")
+    if name == "qrels":
+        return QrelsTeacher()
+    if kind == "scorer" and model:
+        return ScorerTeacher(model)
+    if kind == "local" and model:
+        return LocalTeacher(model, generations, max_new_tokens, temperature)
+    if kind == "chat" and model:
+        return ChatTeacher(
+            base_url,
+            model,
+            generations,
+            max_new_tokens,
+            temperature,
+            key_variable=key_variable,
+            concurrency=concurrency,
+        )
+    raise ProrankError(f"unknown teacher '{name}'", hint="qrels, scorer:MODEL, local:MODEL or chat:MODEL")

@@ -1,0 +1,94 @@
+"""Measure a reranker on a collection: rerank the true first stage, make a row with intervals and a test.
+
+Shared by training runs and the command line. Knows a reranker only by its `score_detailed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prorank.data.collection import Collection
+from prorank.data.runs import Qrels, Run
+from prorank.evaluation.metrics import Evaluation
+from prorank.evaluation.significance import bootstrap_interval, compare
+from prorank.evaluation.streaming import Scorer, rerank_blocks
+from prorank.util.provenance import fingerprint
+
+PRIMARY = "ndcg@10"
+FEWEST = 10  # queries from which an interval can be taken for something
+
+
+def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qrels:
+    """At most `count` queries with a relevant document, chosen by a hash of seed and id; order kept.
+
+    >>> sample_queries({"a": {"d": 1}, "b": {"d": 0}})
+    {'a': {'d': 1}}
+    """
+    ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
+    chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
+    return {query: qrels[query] for query in ids if query in chosen}
+
+
+def carved_sentence(carved: Mapping[str, str]) -> str:
+    """What to say of splits that prorank made itself; empty where there are none.
+
+    >>> carved_sentence({"test": "4 of the 10 queries of train, seed 13"})
+    'made splits, not comparable with published metrics: test is 4 of the 10 queries of train, seed 13'
+    """
+    parts = "; ".join(f"{split} is {text}" for split, text in carved.items())
+    return f"made splits, not comparable with published metrics: {parts}" if carved else ""
+
+
+def few_queries(count: int) -> str:
+    """What to say of metrics over very few queries; empty where there are enough.
+
+    >>> few_queries(3)
+    '3 test queries: the intervals say nothing'
+    """
+    return "" if count >= FEWEST else f"{count} test quer{'y' if count == 1 else 'ies'}: the intervals say nothing"
+
+
+def lists_of(run: Run, qrels: Qrels) -> Run:
+    """First-stage lists of the judged queries; a query that found nothing has an empty list."""
+    return {query: run.get(query, {}) for query in qrels}
+
+
+def rerank_collection(
+    scorer: Scorer, collection: Collection, lists: Run, depth: int, progress: str | None = None
+) -> Run:
+    """First-stage lists with their first `depth` documents reordered by the scorer.
+
+    Args:
+        scorer: the reranker.
+        collection: texts of queries and documents.
+        lists: true first-stage run.
+        depth: documents a query that are reranked.
+        progress: text of a progress bar, or None.
+    """
+    total = sum(min(depth, len(listed)) for listed in lists.values())
+    run: Run = {}
+    for block in rerank_blocks(scorer, collection, lists.items(), depth, progress, total):
+        run |= block
+    return run
+
+
+def row_of(stage: str, evaluation: Evaluation, baseline: Evaluation | None = None) -> dict[str, Any]:
+    """One row of a report: means, 95 % intervals, and the paired test against the first stage.
+
+    Args:
+        stage: name of the row.
+        evaluation: metrics of this stage.
+        baseline: metrics of the first stage, or None for the first stage itself.
+    """
+    row: dict[str, Any] = {"stage": stage}
+    for metric in evaluation.metrics:
+        row[metric] = evaluation.mean(metric)
+        row[f"{metric}_interval"] = list(bootstrap_interval(list(evaluation.per_query[metric].values())))
+    if baseline is not None:
+        comparison = compare(evaluation, baseline, PRIMARY)
+        row["p_value"] = comparison.p_value
+        row["difference"] = comparison.difference
+        row["difference_interval"] = [comparison.low, comparison.high]
+        row["wins_ties_losses"] = [comparison.wins, comparison.ties, comparison.losses]
+    return row

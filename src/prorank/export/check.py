@@ -1,0 +1,37 @@
+"""Whether an export gives the checkpoint's own scores. Knows a reranker's public face."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from prorank.reranker import Reranker
+from prorank.util.errors import CheckpointError
+
+TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
+ROWS8_TOLERANCE = 0.1  # the same for 8-bit rows, as a share of the scores' spread (or of 1, where that is larger)
+PROBES = [
+    ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
+    ("river", ""),
+    ("käse 🧀", "Der Käse kommt aus der Schweiz. " * 12),
+    ("what is a stone?", "Rivers flow."),
+]
+
+
+def expected_scores(reranker: Reranker) -> np.ndarray:
+    sequences, _ = reranker.tokenizer.encode(PROBES)  # whole, also where the model reads by passages
+    return reranker.score_sequences(sequences)[0].numpy()
+
+
+def compare_scores(found: np.ndarray, expected: np.ndarray, runtime: str) -> None:
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE:  # also when it is not a number
+        raise CheckpointError(f"{runtime} gives scores that differ by {difference:.2g}", hint="the export is not kept")
+
+
+def causal_only(reranker: Reranker, what: str) -> None:
+    if reranker.settings.family != "causal":
+        raise CheckpointError(
+            f"{what} reads a model's last token; this one answers at its mask token", hint="export to onnx or openvino"
+        )
+    if reranker.settings.score != "logit_difference":
+        raise CheckpointError(f"{what} knows no '{reranker.settings.score}' scores", hint="export to onnx or openvino")

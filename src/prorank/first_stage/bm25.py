@@ -1,0 +1,224 @@
+"""BM25 over a collection: build, search, save, load. Knows terms and documents; nothing of models."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from prorank.data.collection import Collection, Document
+from prorank.data.runs import Run, ranked
+from prorank.first_stage.terms import detect_language, tokenize
+from prorank.types import Language
+from prorank.util.errors import DataError, require
+from prorank.util.files import read_json, refuse_overwrite, write_json
+
+_SETTINGS = "prorank_index.json"
+HEADING = 100  # characters of a document that an index keeps to show what was found
+
+
+def _bm25s() -> Any:
+    library = require("bm25s", "eval")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it switches its own debugging lines on
+    return library
+
+
+def best_documents(ids: list[str], scores: np.ndarray, top_k: int, above: float = -np.inf) -> dict[str, float]:
+    """The `top_k` highest of scores (N,), best first, ties by id also where the cut falls.
+
+    The work beyond one look at every score grows with `top_k` and with the documents that tie where the cut falls.
+
+    Args:
+        ids: (N,) document ids.
+        scores: (N,).
+        top_k: documents wanted.
+        above: scores that are not higher than this are no hits.
+
+    >>> best_documents(["c", "b", "a"], np.array([1.0, 2.0, 1.0]), 2)
+    {'b': 2.0, 'a': 1.0}
+    >>> best_documents(["b", "a"], np.array([0.0, 1.0]), 2, above=0.0)
+    {'a': 1.0}
+    """
+    hits = np.flatnonzero(scores > above)
+    count = min(top_k, len(hits))
+    if count == 0:
+        return {}
+    bar = np.partition(scores[hits], -count)[-count]
+    found = {ids[i]: float(scores[i]) for i in np.flatnonzero(scores > bar)}
+    tied = heapq.nsmallest(count - len(found), (ids[i] for i in np.flatnonzero(scores == bar)))
+    return dict(ranked(found | dict.fromkeys(tied, float(bar))))
+
+
+def _heading(text: str) -> str:
+    """A title, or how a text begins, with an ellipsis where it is cut."""
+    return text if len(text) <= HEADING else f"{text[: HEADING - 1].rstrip()}…"
+
+
+class BM25Index:
+    """A BM25 index over documents (Lucene's variant, as bm25s computes it).
+
+    Make one with `build` or `load`.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        ids: list[str],
+        vocabulary: dict[str, int],
+        language: Language,
+        headings: dict[str, str] | None = None,
+    ) -> None:
+        self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
+        self.headings = headings or {}  # document id -> its title or first words; indexes of old have none
+        self._rows = {document: i for i, document in enumerate(ids)}
+
+    @classmethod
+    def build(
+        cls,
+        documents: Mapping[str, Document],
+        language: Language | Literal["auto"] = "auto",
+        k1: float = 0.9,
+        b: float = 0.4,
+    ) -> BM25Index:
+        """Index title and text of all documents.
+
+        Args:
+            documents: by id.
+            language: tokenisation; `auto` looks at the scripts.
+            k1, b: BM25's parameters; .9 and .4 are those of the published BEIR baselines (Anserini).
+
+        Raises:
+            DataError: no document has a single term.
+            MissingExtraError: bm25s or PyStemmer is not installed.
+        """
+        bm25s = _bm25s()
+        chosen = detect_language(d.content for d in documents.values()) if language == "auto" else language
+        vocabulary: dict[str, int] = {}
+        corpus = [
+            [vocabulary.setdefault(term, len(vocabulary)) for term in tokenize(document.content, chosen)]
+            for document in documents.values()
+        ]
+        if not vocabulary:
+            raise DataError("the documents hold no words to index")
+        engine = bm25s.BM25(method="lucene", k1=k1, b=b)
+        engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
+        headings = {d.id: _heading(d.title or d.text) for d in documents.values()}
+        return cls(engine, list(documents), vocabulary, chosen, headings)
+
+    def search(self, queries: Mapping[str, str], top_k: int = 100, progress: bool = False) -> Run:
+        """Best documents of each query, score above 0 only, ties by document id.
+
+        Args:
+            queries: id -> text.
+            top_k: documents a query.
+            progress: show a bar.
+
+        Returns:
+            Run in the order of `queries`; a query that shares no term with any document has an empty list.
+        """
+        from rich.console import Console
+        from rich.progress import track
+
+        run: Run = {}
+        for query, text in track(
+            queries.items(), "first stage", disable=not progress, transient=True, console=Console(stderr=True)
+        ):
+            run[query] = self._search_one(text, top_k)
+        return run
+
+    def _search_one(self, text: str, top_k: int) -> dict[str, float]:
+        terms = [self._vocabulary[t] for t in tokenize(text, self.language) if t in self._vocabulary]
+        if not terms:
+            return {}
+        scores = np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32)  # (N,)
+        return best_documents(self._ids, scores, top_k, above=0.0)
+
+    def scores(self, query: str, document_ids: Sequence[str]) -> dict[str, float]:
+        """BM25 scores of given documents, 0 where no term is shared.
+
+        Raises:
+            DataError: a document is not in the index.
+        """
+        unknown = next((document for document in document_ids if document not in self._rows), None)
+        if unknown is not None:
+            raise DataError(f"document '{unknown}' is not in the index")
+        terms = [self._vocabulary[t] for t in tokenize(query, self.language) if t in self._vocabulary]
+        if not terms:
+            return dict.fromkeys(document_ids, 0.0)
+        scores = self._engine.get_scores_from_ids(terms)
+        return {document: float(scores[self._rows[document]]) for document in document_ids}
+
+    def save(self, folder: str | Path, force: bool = False) -> None:
+        """Write the index to a folder.
+
+        Raises:
+            ProrankError: the folder is taken and `force` is not set.
+        """
+        refuse_overwrite(folder, force)
+        (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
+        self._engine.save(str(folder))
+        settings = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
+        settings["headings"] = [self.headings.get(document, "") for document in self._ids]
+        write_json(Path(folder) / _SETTINGS, settings)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25Index:
+        """Read an index that `save` wrote.
+
+        Raises:
+            DataError: the folder holds no such index, or a damaged one. Nothing is ever unpickled.
+        """
+        bm25s = _bm25s()
+        if not (Path(folder) / _SETTINGS).is_file():
+            raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
+        settings = read_json(Path(folder) / _SETTINGS)
+        try:
+            engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
+            vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}
+            ids, language = settings["ids"], settings["language"]
+            if len(ids) != engine.scores["num_docs"]:
+                raise ValueError(f"{len(ids)} ids for {engine.scores['num_docs']} documents")
+            headings = dict(zip(ids, settings.get("headings", [])))
+        except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{folder}: the index is damaged: {error}", hint="make it again") from error
+        return cls(engine, ids, vocabulary, language, headings)
+
+
+def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str], top_k: int) -> Run:
+    """BM25's first `top_k` documents of each query, those that the collection excludes for it left out."""
+    found = index.search(queries, top_k=top_k + most_excluded(collection, queries), progress=True)
+    return without_excluded(found, collection, top_k)
+
+
+def most_excluded(collection: Collection, queries: Iterable[str]) -> int:
+    return max((len(collection.excluded.get(query, [])) for query in queries), default=0)
+
+
+def without_excluded(run: Run, collection: Collection, top_k: int | None = None) -> Run:
+    """The run without what the collection excludes for a query, at most `top_k` documents each."""
+    left: Run = {}
+    for query, listed in run.items():
+        excluded = set(collection.excluded.get(query, []))
+        kept = [document for document in listed if document not in excluded]
+        left[query] = {document: listed[document] for document in kept[:top_k]}
+    return left
+
+
+def candidate_run(collection: Collection, split: str) -> Run:
+    """The collection's own candidate lists, scored by BM25 over its corpus (0 where no term is shared).
+
+    Raises:
+        DataError: the collection has no candidates for this split.
+    """
+    if split not in collection.candidates:
+        raise DataError(f"{collection.name} has no candidates for split '{split}'", hint="use first_stage bm25")
+    index = BM25Index.build(collection.documents)
+    run = {
+        query: index.scores(collection.queries[query], documents)
+        for query, documents in collection.candidates[split].items()
+    }
+    return without_excluded(run, collection)

@@ -1,0 +1,222 @@
+"""Attention inside the spans of a pack, through the attention interface of transformers.
+
+The model's own layers run unchanged; only the attention function between them knows the spans. This module knows
+tensors and packs, nothing of prompts, queries, answers or scores.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from prorank.model.last_layer import narrowed_feed_forward, only_at
+from prorank.model.packing import Pack
+
+logger = logging.getLogger(__name__)
+ATTENTION = "prorank_packed"  # our name among transformers' attention functions
+QUERY_BLOCK = 512  # queries that share a mask
+MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
+WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
+VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
+
+
+@lru_cache(maxsize=8)
+def _mask(tokens: int, prefix: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
+    """(tokens, prefix + tokens), True where a token may look; the last tokens of a row are the span itself."""
+    query = torch.arange(tokens, device=device)[:, None] + prefix
+    key = torch.arange(prefix + tokens, device=device)[None, :]
+    allowed = key <= query if causal else torch.ones(tokens, prefix + tokens, dtype=torch.bool, device=device)
+    if window is None:
+        return allowed
+    return allowed & ((query - key).abs() < window)  # the window counts the token itself
+
+
+@torch.compiler.disable
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    pack: Pack,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention inside the spans of a pack; the signature is transformers' attention interface.
+
+    Args:
+        query: (1, Hq, N, D).
+        key, value: (1, Hkv, N, D).
+        pack: the row's spans.
+
+    Returns:
+        ((1, N, Hq, D), None).
+
+    Raises:
+        NotImplementedError: soft-capped scores or attention sinks, which torch's kernels do not offer.
+    """
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("packed attention has no soft cap and no sinks")
+    if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout and varlen_kernel() is not None:
+        return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
+    lengths = [span.stop - span.start for span in pack.spans]
+    own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
+    pieces = []
+    for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
+        tokens, prefix = stop - start, prefix_stop - prefix_start
+        if prefix:
+            keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
+            values = torch.cat([value[:, :, prefix_start:prefix_stop], values], 2)
+        windowed = sliding_window is not None and prefix + tokens > sliding_window
+        masked = (prefix and pack.causal and tokens > 1) or windowed
+        block = QUERY_BLOCK if masked and pack.causal else tokens  # what lies behind a block is not even looked at
+        for first in range(0, tokens, block):
+            last = min(first + block, tokens)
+            seen = prefix + (last if masked and pack.causal else tokens)
+            mask = None
+            if masked:
+                window = sliding_window if windowed else None
+                mask = _mask(pack.longest_spans[prefix], prefix, pack.causal, window, query.device)[first:last, :seen]
+            whole = first == 0 and last == tokens and seen == prefix + tokens
+            pieces.append(
+                _attention(
+                    *(
+                        (queries, keys, values)
+                        if whole
+                        else (queries[:, :, first:last], keys[:, :, :seen], values[:, :, :seen])
+                    ),
+                    mask,
+                    dropout,
+                    pack.causal and mask is None and not prefix,
+                    scaling,
+                )
+            )
+    return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    causal: bool,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of one span, (1, H, T, D).
+
+    On CPUs the gradient of torch's bf16 kernel takes several times as long as that of the formula written out.
+    """
+    tokens, seen = query.shape[2], key.shape[2]
+    slow = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
+    if not slow or dropout or tokens * seen > WRITTEN_OUT**2:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    logits = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (1, H, T, S)
+    if causal:
+        mask = _mask(tokens, 0, True, None, query.device)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+@cache
+def varlen_kernel() -> Callable[..., Any] | None:
+    """torch's variable-length attention, where it takes all that a pack needs; said once where it does not.
+
+    torch has it since 2.10, sliding windows since 2.11, grouped queries and fixed sums (`num_splits`) since 2.12.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        known = set()
+    else:
+        known = set(inspect.signature(varlen_attn).parameters)
+        if known >= VARLEN_ARGUMENTS:
+            return varlen_attn
+    logger.warning(
+        "torch %s lacks what packed attention on a GPU needs (%s): texts attend one by one, which is slower; "
+        "install torch 2.12 or newer",
+        torch.__version__,
+        ", ".join(sorted(VARLEN_ARGUMENTS - known)),
+    )
+    return None
+
+
+def _varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pack: Pack,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """All spans in one call of torch's variable-length flash attention (CUDA)."""
+    kernel = varlen_kernel()
+    assert kernel is not None
+    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (N, H, D)
+    if pack.key_index is not None:
+        keys, values = keys[pack.key_index], values[pack.key_index]
+    cumulative_queries, cumulative_keys, longest_query, longest_key = pack.bounds
+    reach = -1 if sliding_window is None else sliding_window - 1  # -1: no limit
+    window = (reach, 0 if pack.causal else reach)
+    output: Any = kernel(
+        queries.contiguous(),
+        keys.contiguous(),
+        values.contiguous(),
+        cumulative_queries,
+        cumulative_keys,
+        longest_query,
+        longest_key,
+        scale=scaling,
+        window_size=window,
+        enable_gqa=query.shape[1] != key.shape[1],
+        num_splits=1,  # the same sums whatever the neighbours
+    )
+    return output[None]  # (1, N, H, D)
+
+
+@contextmanager
+def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
+    """Let `model` (a transformers base model) attend by packs, for as long as the context is open.
+
+    This switches the model itself over: the caller keeps other threads from it meanwhile.
+
+    Args:
+        model: the layers, without a head.
+        slots: (B,) positions whose last hidden state is wanted; the last layer's feed-forward part then runs there
+            only and the other positions' states are meaningless. None keeps them all.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        with nullcontext() if slots is None else narrowed_feed_forward(model, partial(only_at, slots)):
+            yield
+    finally:
+        model.config._attn_implementation = before

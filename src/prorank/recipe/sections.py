@@ -1,0 +1,313 @@
+"""The sections of a recipe: every field of a training run, with its default and its limits.
+
+A recipe knows names and numbers; it loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prorank.types import Precision, Scale, ScoreKind
+
+CURRICULUM_DEPTH = 1000  # its easy negatives stand at ranks 101 to 1000
+
+
+class Section(BaseModel):
+    """Common ground of all sections: unknown keys are errors, numbers are finite, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    """LoRA adapters on all linear layers; the published ERank setting is rank 32, alpha 64."""
+
+    rank: int = Field(32, ge=1, le=1024)
+    alpha: int = Field(64, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class BackboneSection(Section):
+    """The model and how a pair is shown to it."""
+
+    model: str = "embedded"
+    family: Literal["causal", "masked"] | None = None
+    precision: Precision = "auto"
+    lora: Lora | None = None
+    dropout: bool = Field(
+        True, description="the model's own dropout in training; without it a CPU trains half as fast again"
+    )
+    trust_remote_code: bool = Field(False, description="always false: only the command line may allow foreign code")
+    prompt: str | None = Field(None, description="None: the checkpoint's own, else `prorank`")
+    instruction: str | None = None
+    max_length: int | None = Field(
+        None, ge=32, le=131_072, description="tokens of a pair, template included; None: the checkpoint's own, else 512"
+    )
+    score: ScoreKind | None = Field(None, description="None: the checkpoint's own, else by the answer set")
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _only_the_command_line_trusts(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("a recipe may not allow a model's own code; say it yourself: train --trust-remote-code")
+        return value
+
+
+class Part(Section):
+    """One collection of a union."""
+
+    collection: str
+    weight: float = Field(1.0, gt=0, description="how often its queries come, beside the others'")
+
+
+class DataSection(Section):
+    """The collection, or several that are trained on as one, and their splits."""
+
+    collection: str = "cosqa"
+    union: tuple[Part, ...] = Field((), description="in place of one collection")
+    folder: str = Field("", description="where the union's collections lie")
+    hold_out_documents: bool = Field(False, description="dev's and test's relevant documents are never trained on")
+    train: str = "train"
+    dev: str = "dev"
+    test: str = "test"
+    strict: bool = False
+    leakage: Literal["refuse", "drop", "allow"] = Field(
+        "refuse", description="training queries that dev or test hold too, by id or text; hold_out_documents drops them"
+    )
+    exclude_query_document: bool = Field(
+        False, description="a document of the query's own id is never retrieved for it nor trained on, as in BEIR"
+    )
+
+
+class FirstStageSection(Section):
+    """Where the candidate lists come from."""
+
+    method: Literal["bm25", "dense", "candidates"] = "bm25"
+    language: Literal["auto", "en", "zh", "ja", "th", "other"] = "auto"
+    dense_model: str = "embedded"
+    depth: int = Field(100, ge=1, le=1000, description="documents kept a query")
+
+
+class Quotas(Section):
+    """Negatives a query, by first-stage rank tier (1-10, 11-100, 101-1000) and at random."""
+
+    hard: int = Field(4, ge=0)
+    medium: int = Field(2, ge=0)
+    easy: int = Field(0, ge=0)
+    random: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Quotas:
+        if self.total == 0:
+            raise ValueError("at least one negative a query is needed")
+        return self
+
+    @property
+    def total(self) -> int:
+        """Negatives a query."""
+        return self.hard + self.medium + self.easy + self.random
+
+
+# `exchanged`: no document is relevant or not by itself, see `groups.exchanged_pairs`
+Negatives = Quotas | Literal["exchanged"]
+
+
+class Optimisation(Section):
+    """What both stages' trainers share."""
+
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    lr_warmup_ratio: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    steps: int = Field(100, ge=1)
+    evaluate_every: int = Field(25, ge=1, description="steps between held-out evaluations and checkpoints")
+    patience: int = Field(0, ge=0, description="evaluations without gain before stopping; 0 never stops")
+
+
+class RankingSection(Optimisation):
+    """What the stages share whose checkpoints are chosen by dev NDCG@10."""
+
+    dev_queries: int = Field(100, ge=1, description="of each collection, for that choice")
+    average_with: list[str] = Field(
+        [], description="checkpoints, `start` for the stage's own: their mean with the final weights competes as well"
+    )
+
+
+class WarmupSection(Optimisation):
+    """Stage 1: GRPO teaches the answer set and the verdict."""
+
+    pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
+    negatives: Negatives = Field("exchanged", description="exchanged: positives of other queries; or quotas")
+    num_generations: int | Literal["exact"] = Field(
+        "exact", description="G verdicts a prompt, or the exact expectation"
+    )
+    scale_advantages: Scale = Field("mean", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
+    separate_rewards: bool = Field(True, description="format and relevance are scaled apart, then added (GDPO)")
+    epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; None is epsilon")
+    end_of_turn: bool = Field(True, description="causal models: a verdict counts only if the turn ends after it")
+    kl: float = Field(0.0, ge=0, description="weight of KL to the starting model")
+    entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
+    format_weight: float = Field(1.0, ge=0)
+    fade_format: bool = Field(True, description="format reward fades as format is met")
+    balance_verdicts: bool = Field(False, description="a verdict given less often earns more")
+    policy_weight: float = Field(1.0, ge=0, description="weight of the GRPO loss; 0 leaves supervised training")
+    supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
+    supervised_share: float | None = Field(0.3, gt=0, le=1, description="part in which it anneals; None: never")
+    epochs: int = Field(1, ge=1, description="passes over a set of drawn verdicts")
+    rollout_batches: int = Field(1, ge=1, description="batches in such a set")
+    max_staleness: int | None = Field(None, ge=0, description="steps after which verdicts are drawn anew")
+    curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
+    held_out_pairs: int = Field(200, ge=10)
+
+    @field_validator("samples")
+    @classmethod
+    def _groups_have_a_spread(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 2:
+            raise ValueError("a group of fewer than 2 verdicts has nothing to compare; set 2 or more, or exact")
+        return value
+
+    @model_validator(mode="after")
+    def _only_drawn_verdicts_are_kept(self) -> WarmupSection:
+        if self.num_generations == "exact" and (self.epochs > 1 or self.rollout_batches > 1):
+            raise ValueError(
+                "the exact expectation draws nothing that could be used again; set num_generations, e.g. 16"
+            )
+        if self.policy_weight == 0 and self.supervised_weight == 0:
+            raise ValueError("policy_weight and supervised_weight are both 0: nothing would be trained")
+        if self.policy_weight == 0 and self.supervised_share is not None and self.supervised_share < 1:
+            raise ValueError("policy_weight is 0: after supervised_share nothing would be trained; set it to null")
+        return self
+
+    @property
+    def batches(self) -> int:
+        """Distinct batches of the run."""
+        return -(-self.steps // (self.epochs * self.rollout_batches)) * self.rollout_batches
+
+
+class TeacherSection(Section):
+    """A bi-encoder whose similarities are distilled."""
+
+    model: str = "embedded"
+    temperature: float = Field(0.05, gt=0, description="cosine similarity is divided by this")
+    loss: Literal["kl", "margin_mse"] = "kl"
+    weight: float = Field(1.0, gt=0)
+    margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
+    batch_size: int = Field(64, ge=1)
+    first_stage: Annotated[float, Field(ge=0, lt=1)] | Literal["dev"] = Field(
+        0.0, description="its share, joined by z-scores; dev: tuned there"
+    )
+    reranker: str | None = Field(None, description="a checkpoint that joins bi-encoder and first stage")
+    reranker_share: float = Field(0.5, gt=0, lt=1, description="its share, by z-scores of each list")
+
+
+class ScoreLearningSection(RankingSection):
+    """Stage 2: the logit difference itself is trained."""
+
+    queries_per_step: int = Field(4, ge=1)
+    negatives: Quotas = Quotas()
+    mined: str | None = Field(
+        None, description="file of `prorank data mine`: its queries are trained on, its negatives fill the lists first"
+    )
+    loss: Literal["pointwise", "pairwise", "margin", "listwise"] = "listwise"
+    label_weight: float = Field(1.0, ge=0)
+    teacher: TeacherSection | None = None
+    pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
+
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> ScoreLearningSection:
+        if self.label_weight == 0 and self.teacher is None:
+            raise ValueError("label_weight is 0 and there is no teacher: nothing would be trained")
+        return self
+
+
+class GradesSection(Section):
+    """Whose grades 0..10 ERank's stages learn from, and of which documents."""
+
+    teacher: str = Field("qrels", description="qrels; scorer:MODEL; local:MODEL; chat:MODEL")
+    file: str | None = Field(None, description="of `prorank data synthesize`, in place of a teacher")
+    base_url: str = "http://localhost:8000/v1"
+    generations: int = Field(3, ge=1, description="of each pair; the one nearest their mean counts")
+    temperature: float = Field(0.6, ge=0)
+    max_new_tokens: int = Field(2_048, ge=8)
+    documents: Quotas = Field(Quotas(hard=10, medium=5, easy=4, random=0), description="besides the relevant one")
+    queries: int | None = Field(None, ge=1, description="a seeded sample of the training queries; None = all")
+
+
+class SftSection(RankingSection):
+    """ERank's first stage: language modelling of the grade, and of the reasoning before it where there is one."""
+
+    pairs_per_step: int = Field(16, ge=1)
+
+
+class ListwiseSection(RankingSection):
+    """ERank's second stage: GRPO with rewards from the whole candidate list."""
+
+    queries_per_step: int = Field(2, ge=1)
+    lora: bool = Field(True, description="train the backbone's adapters, if it has any; false: every weight")
+    reward: Literal["rr", "ndcg", "se"] = Field("rr", description="r_RR, r_nDCG or, pointwise, r_SE")
+    num_generations: int = Field(5, ge=2, description="G grades a document")
+    scale_advantages: Scale = Field("std", description="as for warmup")
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    kl: float = Field(0.001, ge=0, description="weight of KL to the starting model")
+    entropy_bonus: float = Field(0.0, ge=0, description="weight of the grades' entropy")
+    format_weight: float = Field(1.0, ge=0, description="one-token grades: weight of giving a grade at all")
+    max_new_tokens: int = Field(1_024, ge=4, description="of a generated answer")
+
+    @model_validator(mode="after")
+    def _rewards_may_be_negative(self) -> ListwiseSection:
+        if self.scale_advantages == "mean":
+            raise ValueError("scale_advantages: mean needs rewards that are not negative; use std or none")
+        return self
+
+
+class EvaluationSection(Section):
+    """What is measured after each stage."""
+
+    rerank_depth: int = Field(20, ge=1, le=1000, description="depth of the first stage that is reranked")
+    max_queries: int | None = Field(None, ge=1, description="a seeded sample of the test queries; None = all")
+    max_length: int | None = Field(
+        None,
+        ge=32,
+        le=131_072,
+        description="tokens of a pair here, in dev lists and in the checkpoint; None: as in training",
+    )
+    hybrid_weight: Annotated[float, Field(ge=0, le=1)] | Literal["dev"] = Field(
+        "dev", description="first stage's share; dev = tuned there"
+    )
+
+
+class Recipe(Section):
+    """A whole training run, from collection to report."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(13, ge=0, lt=2**32)
+    backbone: BackboneSection = BackboneSection()
+    data: DataSection = DataSection()
+    first_stage: FirstStageSection = FirstStageSection()
+    warmup: WarmupSection | None = WarmupSection()
+    score_learning: ScoreLearningSection | None = ScoreLearningSection()
+    grades: GradesSection = GradesSection()
+    sft: SftSection | None = None
+    listwise: ListwiseSection | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @model_validator(mode="after")
+    def _curriculum_has_its_ranks(self) -> Recipe:
+        if self.warmup is not None and self.warmup.curriculum and self.first_stage.depth < CURRICULUM_DEPTH:
+            raise ValueError(f"warmup.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
+        return self
+
+    @model_validator(mode="after")
+    def _mined_ids_are_of_one_collection(self) -> Recipe:
+        if self.score_learning is not None and self.score_learning.mined and self.data.union:
+            raise ValueError("score_learning.mined names ids of one collection; it does not go with data.union")
+        return self
+
+    @model_validator(mode="after")
+    def _easy_documents_have_their_ranks(self) -> Recipe:
+        graded = self.sft is not None or self.listwise is not None
+        if graded and self.grades.documents.easy and self.first_stage.depth < CURRICULUM_DEPTH:
+            raise ValueError(f"grades.documents.easy needs first_stage.depth of {CURRICULUM_DEPTH}")
+        return self

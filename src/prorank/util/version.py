@@ -1,0 +1,3 @@
+"""The version of prorank; packaging reads it here."""
+
+VERSION = "0.1.0"
