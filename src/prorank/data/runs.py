@@ -24,6 +24,7 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
+    """Refuse a list with a score that is NaN or infinite (DataError)."""
     for document, score in scores.items():
         if not math.isfinite(score):
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")

@@ -121,9 +121,9 @@ def check_ids(ids: Iterable[str], place: str) -> None:
     Raises:
         DataError: an id is empty or holds blanks or control characters; the message names it.
 
-    >>> check_ids(["d1", "my doc"], "corpus")
+    >>> check_ids(["d1", "my doc"], "c")
     Traceback (most recent call last):
-    prorank.util.errors.DataError: corpus: the id 'my doc' holds a blank: ids in a TREC run hold no whitespace (rename it)
+    prorank.util.errors.DataError: c: the id 'my doc' holds a blank: ids in a TREC run hold no whitespace (rename it)
     """
     for identifier in ids:
         if flaw := id_flaw(identifier):

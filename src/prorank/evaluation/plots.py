@@ -17,6 +17,7 @@ CHANCE = {"balanced_accuracy": 0.5, "verdict_balance": 0.5}
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure to a PNG file, whole or not at all, and close it."""
     part = Path(f"{path}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -15,11 +15,13 @@ COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
 
 
 def interval_cell(row: Mapping[str, Any], metric: str) -> str:
+    """A metric with its 95 % interval."""
     low, high = row[f"{metric}_interval"]
     return f"{row[metric]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def p_value_cell(row: Mapping[str, Any]) -> str:
+    """A row's p-value, empty where there is none."""
     p = row.get("p_value")
     return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 

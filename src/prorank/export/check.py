@@ -18,17 +18,20 @@ PROBES = [
 
 
 def expected_scores(reranker: Reranker) -> np.ndarray:
+    """The checkpoint's own scores of the probe pairs."""
     sequences, _ = reranker.tokenizer.encode(PROBES)  # whole, also where the model reads by passages
     return reranker.score_sequences(sequences)[0].numpy()
 
 
 def compare_scores(found: np.ndarray, expected: np.ndarray, runtime: str) -> None:
+    """Refuse an export whose scores are further from the checkpoint's than `TOLERANCE` (CheckpointError)."""
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # also when it is not a number
         raise CheckpointError(f"{runtime} gives scores that differ by {difference:.2g}", hint="the export is not kept")
 
 
 def causal_only(reranker: Reranker, what: str) -> None:
+    """Refuse to export what is no causal language model (CheckpointError)."""
     if reranker.settings.family != "causal":
         raise CheckpointError(
             f"{what} reads a model's last token; this one answers at its mask token", hint="export to onnx or openvino"

@@ -86,6 +86,7 @@ def _to_rows8(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
 
 
 def export_card(reranker: Reranker, folder: Path, what: str) -> None:
+    """Write the model card of an export."""
     prompt = reranker.pair_tokenizer.prompt
     with atomic_writer(folder / "README.md") as file:
         file.write(

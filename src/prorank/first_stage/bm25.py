@@ -195,6 +195,7 @@ def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str
 
 
 def most_excluded(collection: Collection, queries: Iterable[str]) -> int:
+    """The most documents that the collection excludes for one of these queries."""
     return max((len(collection.excluded.get(query, [])) for query in queries), default=0)
 
 
