@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def prorank(*arguments, text=None):
     """Run the command in a process of its own."""
-    command = [sys.executable, "-m", "prorank.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "prorank.cli", *map(str, arguments)]
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 

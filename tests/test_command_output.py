@@ -211,7 +211,7 @@ def test_errors_of_a_recipe_name_its_file_beside_a_good_override(tmp_path, call)
 
 
 def shell(command):
-    python = f"{sys.executable} -m prorank.cli.main"
+    python = f"{sys.executable} -m prorank.cli"
     return subprocess.run(["bash", "-c", command.replace("prorank", python, 1)], capture_output=True, text=True)
 
 

@@ -78,7 +78,7 @@ def test_it_is_the_shipped_recipes_model(mini):
 
 def test_it_is_the_default_of_the_command(tmp_path):
     query, answer, other = CLEAR[0]
-    command = [sys.executable, "-m", "prorank.cli.main", "rerank", query, other, answer, "--json"]
+    command = [sys.executable, "-m", "prorank.cli", "rerank", query, other, answer, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["text"] == answer

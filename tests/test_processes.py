@@ -16,8 +16,8 @@ import prorank
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import dump_recipe
 
-SINGLE = (sys.executable, "-m", "prorank.cli.main")
-TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli.main")
+SINGLE = (sys.executable, "-m", "prorank.cli")
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli")
 # accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
 SHARDER = """
 from accelerate import PartialState

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import prorank.first_stage.bm25  # FIXME
+import prorank.first_stage.dense
 from prorank.data.collection import Collection, Document
 from prorank.first_stage.bm25 import BM25Index, candidate_run
 from prorank.first_stage.dense import dense_run
@@ -195,7 +195,7 @@ def test_dense_run_ranks_by_cosine(monkeypatch):
         assert (model, batch_size) == ("m", 2)
         return np.array([vectors[text] for text in texts], dtype=np.float32)
 
-    monkeypatch.setattr(prorank.first_stage.bm25, "encode_texts", encode_texts)
+    monkeypatch.setattr(prorank.first_stage.dense, "encode_texts", encode_texts)
     collection = Collection("c", documents(e="east", n="north", ne="northeast"), {}, {}, {}, (), "")
     run = dense_run("m", collection, {"q": "go east"}, top_k=2, batch_size=2)
     assert list(run["q"]) == ["e", "ne"] and run["q"] == pytest.approx({"e": 1.0, "ne": 0.8})

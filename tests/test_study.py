@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-import prorank.util.study  # FIXME
+import prorank.util.study
 from prorank.bench import quality
 from prorank.data.collection import load_collection
 from prorank.data.splits import load_with_split, with_splits
@@ -60,7 +60,7 @@ def test_what_differs_is_named(study, now, words):
 
 
 def test_another_version_of_prorank_is_said(study, monkeypatch):
-    monkeypatch.setattr(prorank.util.study, "__version__", "9.9.9")
+    monkeypatch.setattr(prorank.util.study, "VERSION", "9.9.9")
     with pytest.raises(ProrankError, match=r"made it, this is 9\.9\.9.*--force"):
         study.check(MADE)
 

@@ -159,7 +159,7 @@ def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_fol
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "prorank.cli.main", "train", str(file), "--output", str(folder)]
+    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (folder / kill_after).exists():  # the checkpoint may be whole or torn at this moment: both must do
@@ -482,7 +482,7 @@ def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_
     shutil.copytree(finished[0], folder)
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
-    command = [sys.executable, "-m", "prorank.cli.main", "train", str(file), "warmup.steps=2", "--output", str(folder)]
+    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "warmup.steps=2", "--output", str(folder)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2 and "--force" in refused.stderr and "Traceback" not in refused.stderr
     done = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, env=os.environ)

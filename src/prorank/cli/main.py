@@ -294,5 +294,3 @@ def main() -> None:
         sys.exit(2 if expected else 1)
 
 
-if __name__ == "__main__":
-    main()
