@@ -14,8 +14,8 @@ from prorank.data.collection import load_collection
 from prorank.engine import scorer as engine
 from prorank.engine.scorer import length_batches, slot_logits
 from prorank.model.checkpoint import describe
-from prorank.reranker import document_text
 from prorank.util.errors import CheckpointError, PromptError
+from prorank.util.inputs import document_text
 
 
 @pytest.fixture(scope="module", params=["causal", "masked", "tied"])

@@ -292,5 +292,3 @@ def main() -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         err.print(f"[bold red]{title}:[/bold red] {escape(text)}", soft_wrap=True, highlight=False)
         sys.exit(2 if expected else 1)
-
-

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
+from prorank.util.files import atomic_writer
 
 TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
 ROWS8_TOLERANCE = 0.1  # the same for 8-bit rows, as a share of the scores' spread (or of 1, where that is larger)
@@ -38,3 +41,15 @@ def causal_only(reranker: Reranker, what: str) -> None:
         )
     if reranker.settings.score != "logit_difference":
         raise CheckpointError(f"{what} knows no '{reranker.settings.score}' scores", hint="export to onnx or openvino")
+
+
+def export_card(reranker: Reranker, folder: Path, what: str) -> None:
+    """Write the model card of an export."""
+    prompt = reranker.pair_tokenizer.prompt
+    with atomic_writer(folder / "README.md") as file:
+        file.write(
+            "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
+            f"# Exported reranker\n\n{what}. Made from `{reranker.settings.base_model}`; the answers of the prompt "
+            f"`{prompt.name}` are {', '.join(prompt.answers)}, worst to best, and the score is "
+            f"`{reranker.settings.score}`.\n"
+        )

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import torch
 
-from prorank.export.check import PROBES, causal_only, compare_scores, expected_scores
-from prorank.export.export import export_card
+from prorank.export.check import PROBES, causal_only, compare_scores, expected_scores, export_card
 from prorank.model.backbone import Backbone
 from prorank.model.weights import MARK
 from prorank.reranker import Reranker

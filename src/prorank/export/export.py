@@ -18,7 +18,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.int8_rowwise import ROWS8_FILE, save_rows8
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
-from prorank.util.files import atomic_writer, refuse_overwrite
+from prorank.util.files import refuse_overwrite
 
 Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"]
 
@@ -83,15 +83,3 @@ def _to_rows8(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
     spread = float(np.ptp(expected))
     if not float(np.abs(np.asarray(found) - expected).max()) <= ROWS8_TOLERANCE * max(spread, 1.0):
         raise CheckpointError("8-bit rows give other scores", hint="keep the checkpoint as it is")
-
-
-def export_card(reranker: Reranker, folder: Path, what: str) -> None:
-    """Write the model card of an export."""
-    prompt = reranker.pair_tokenizer.prompt
-    with atomic_writer(folder / "README.md") as file:
-        file.write(
-            "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
-            f"# Exported reranker\n\n{what}. Made from `{reranker.settings.base_model}`; the answers of the prompt "
-            f"`{prompt.name}` are {', '.join(prompt.answers)}, worst to best, and the score is "
-            f"`{reranker.settings.score}`.\n"
-        )

@@ -15,8 +15,7 @@ import torch
 
 from prorank.engine.runtime import ONNX_FILE, OPENVINO_FILE, Graph, onnx_graph, openvino_graph
 from prorank.engine.scorer import length_batches
-from prorank.export.check import PROBES, compare_scores, expected_scores
-from prorank.export.export import export_card
+from prorank.export.check import PROBES, compare_scores, expected_scores, export_card
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import SETTINGS_FILE, mark_checkpoint
 from prorank.model.last_layer import TokenWise, narrowed_feed_forward

@@ -22,7 +22,6 @@ from prorank.model.packing import Pack
 logger = logging.getLogger(__name__)
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 QUERY_BLOCK = 512  # queries that share a mask
-MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
 VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
 

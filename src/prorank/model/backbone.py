@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from prorank.model.attention import packed_layers
 from prorank.model.heads import classifier_head, masked_transform
 from prorank.model.last_layer import layers_of
-from prorank.model.loading import spell_out_rope
 from prorank.model.packing import Pack, plan_packs, unpadded, whole_pack
 from prorank.model.sharing import ModelLock
 from prorank.model.weights import reason
 from prorank.types import Family
 from prorank.util.errors import CheckpointError, require
+from prorank.util.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 UNPACKED = "texts of a %s model cannot be packed without padding (%s): scores stay the same, but take longer"
@@ -329,3 +329,15 @@ class Backbone(nn.Module):
             core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spell_out_rope(Path(folder) / "config.json")
+
+
+def spell_out_rope(file: Path) -> None:
+    """Add the key `rope_theta` to a config.json that has it under `rope_parameters` only.
+
+    transformers before 5, and engines that read the file themselves, know nothing else and would fall back to another
+    base in silence.
+    """
+    config = read_json(file)
+    theta = (config.get("rope_parameters") or {}).get("rope_theta")
+    if theta is not None and "rope_theta" not in config:
+        write_json(file, config | {"rope_theta": theta})

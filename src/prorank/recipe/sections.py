@@ -161,7 +161,7 @@ class WarmupSection(Optimisation):
     curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
     held_out_pairs: int = Field(200, ge=10)
 
-    @field_validator("samples")
+    @field_validator("num_generations")
     @classmethod
     def _groups_have_a_spread(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 2:

@@ -6,7 +6,9 @@ Knows runs and the models that teach; not the one that learns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, scored_lists
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset
@@ -15,9 +17,17 @@ from prorank.evaluation.rerank import lists_of
 from prorank.first_stage.dense import biencoder_scores
 from prorank.first_stage.fusion import z_score
 from prorank.reranker import Reranker
-from prorank.score_learning.lists import Source
 from prorank.training import distributed
 from prorank.training.context import DEV_QUERIES, RunContext, sampled
+
+
+class Source(NamedTuple):
+    """What one subset's candidate lists are built from."""
+
+    collection: Collection
+    run: Run
+    qrels: Qrels
+    negatives: Mapping[str, Sequence[str]] = {}  # of the recipe's mined file
 
 
 def teacher_scores(

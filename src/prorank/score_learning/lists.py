@@ -8,10 +8,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run
@@ -19,7 +18,7 @@ from prorank.data.union import turns
 from prorank.first_stage.bm25 import BM25Index
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.recipe.sections import Recipe
-from prorank.score_learning.distillation import taught, teacher_scores
+from prorank.score_learning.distillation import Source, taught, teacher_scores
 from prorank.training.context import RunContext, training_subsets
 from prorank.training.lists import ListItem, build_candidate_lists, forever
 from prorank.training.mined import read_mined
@@ -124,15 +123,6 @@ def list_items(context: RunContext, tokenizer: PairTokenizer) -> list[ListItem]:
         scores = None if teacher is None else tuple(teacher[group.query_id][d] for d in group.documents)
         items[group] = ListItem(sequences[i * size : (i + 1) * size], group.labels, scores)
     return [items[group] for group in order]
-
-
-class Source(NamedTuple):
-    """What one subset's candidate lists are built from."""
-
-    collection: Collection
-    run: Run
-    qrels: Qrels
-    negatives: Mapping[str, Sequence[str]] = {}  # of the recipe's mined file
 
 
 def labelled_sources(context: RunContext) -> list[Source]:
