@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: install
 	$(BIN)/prorank quickstart --output runs/quickstart --resume
 
+# Two processes, a test file at a time each, since shared fixtures train small models.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 # The lowest versions promised, in an environment of their own; torch comes from PyPI, with CUDA on Linux.
 test-lowest:
@@ -34,6 +35,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -110,7 +110,7 @@ def test_info(checkpoint, bert_folder, call):
         (["evaluate", "{model}", "{data}", "--run", "{bad_run}"], "bad.run:1: expected 6 columns"),
         (["evaluate", "{model}", "absent-collection"], "bundled collections: cosqa"),
         (["train", "quickstrat"], "no recipe 'quickstrat'"),
-        (["train", "from-scratch", "warmup.stpes=3"], "did you mean 'warmup.steps'"),
+        (["train", "quickstart", "warmup.stpes=3"], "did you mean 'warmup.steps'"),
         (["index", "{data}", "--output", "i", "--language", "klingon"], "unknown language"),
         (["search", "{data}", "q"], "holds no index"),
         (["search", "{data}"], "either a query or --collection"),

@@ -181,7 +181,7 @@ def test_recipes_are_listed_and_shown(call):
     _, out, _ = call("recipes")
     assert "quickstart" in out and "two CPU cores" in out and len([x for x in out.splitlines() if x.strip()]) >= 12
     names = [row["name"] for row in json.loads(call("recipes", "--json")[1])]
-    assert "from-scratch" in names
+    assert {"quickstart", "tune"} <= set(names)
     assert "name: quickstart" in call("recipes", "show", "quickstart")[1]
     code, _, err = call("recipes", "show", "quickstrat")
     assert code == 2 and "no recipe 'quickstrat' ships" in err
@@ -200,8 +200,8 @@ def test_recipes_are_listed_and_shown(call):
     ],
 )
 def test_errors_of_overrides_name_the_override(override, call):
-    code, _, err = call("train", "from-scratch", "evaluation.rerank_depth=5", override)
-    assert code == 2 and f"override '{override}'" in err and "from-scratch.yaml" not in err
+    code, _, err = call("train", "quickstart", "evaluation.rerank_depth=5", override)
+    assert code == 2 and f"override '{override}'" in err and "quickstart.yaml" not in err
 
 
 def test_errors_of_a_recipe_name_its_file_beside_a_good_override(tmp_path, call):
@@ -227,5 +227,5 @@ def test_a_full_disk_or_closed_output_is_an_error_of_one_line():
 
 
 def test_a_reader_that_leaves_is_no_error_to_speak_of():
-    done = shell("prorank recipes show from-scratch | true; exit ${PIPESTATUS[0]}")
+    done = shell("prorank recipes show quickstart | true; exit ${PIPESTATUS[0]}")
     assert done.returncode in (0, 1) and not done.stderr

@@ -27,9 +27,7 @@ def mined(word_collection, tmp_path, call):
 def prepared(word_collection, folder, file, console=None):
     small = ["score_learning.steps=30", "score_learning.pseudo_queries=0", "score_learning.teacher=null"]
     quotas = "score_learning.negatives={hard: 2, medium: 1, easy: 0, random: 1}"
-    recipe = load_recipe(
-        "quickstart", [f"data.collection={word_collection}", f"score_learning.mined={file}", quotas, *small]
-    )
+    recipe = load_recipe("tune", [f"data.collection={word_collection}", f"score_learning.mined={file}", quotas, *small])
     return prepare_data(recipe, folder, console or Console(quiet=True))
 
 

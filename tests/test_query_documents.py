@@ -140,7 +140,7 @@ def test_a_recipe_excludes_them_too(tmp_path):
     from rich.console import Console
 
     for wanted in (False, True):
-        recipe = load_recipe("quickstart", [f"data.collection={folder}", f"data.exclude_query_document={wanted}"])
+        recipe = load_recipe("tune", [f"data.collection={folder}", f"data.exclude_query_document={wanted}"])
         context = prepare_data(recipe, tmp_path / str(wanted), Console(quiet=True))
         assert ("a1" in context.first_stage["a1"]) is not wanted
         assert context.leakage == {"rule": "refuse", "queries": 0}

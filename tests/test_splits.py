@@ -181,7 +181,7 @@ def collection_with_splits():
 
 def test_a_refused_run_leaves_no_folder(tmp_path, call):
     write_collection(tmp_path / "c", DOCUMENTS, QUERIES, LEAKING)
-    arguments = ("train", "quickstart", f"data.collection={tmp_path / 'c'}", "--output", tmp_path / "run")
+    arguments = ("train", "tune", f"data.collection={tmp_path / 'c'}", "--output", tmp_path / "run")
     code, _, err = call(*arguments)
     assert code == 2 and "data.leakage=drop" in err and not (tmp_path / "run").exists()
     code, _, err = call(*arguments, "data.leakage=drop", "score_learning.mined=absent.jsonl")

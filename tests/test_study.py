@@ -300,7 +300,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(study):
     assert again(["bench", "guards", "toy", "--force"]) == "prorank bench guards toy --force"
 
 
-@pytest.mark.parametrize("command", [("train", "quickstart"), ("quickstart",), ("bench", "guards", "from-scratch")])
+@pytest.mark.parametrize("command", [("train", "quickstart"), ("quickstart",), ("bench", "guards", "quickstart")])
 def test_every_long_command_says_how_to_go_on(command, call, monkeypatch, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt

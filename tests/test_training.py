@@ -451,18 +451,18 @@ def test_collapse_is_named(metrics, words):
 
 def test_recipes_refuse_what_they_do_not_know(tmp_path):
     with pytest.raises(RecipeError, match=r"unknown key 'warmup.step' \(did you mean 'warmup.steps'\?\)"):
-        load_recipe("from-scratch", ["warmup.step=3"])
+        load_recipe("quickstart", ["warmup.step=3"])
     with pytest.raises(RecipeError, match="unknown key 'warmpu'"):
-        load_recipe("from-scratch", ["warmpu=null"])
+        load_recipe("quickstart", ["warmpu=null"])
     with pytest.raises(RecipeError, match=r"warmup.steps: .*got -1"):
-        load_recipe("from-scratch", ["warmup.steps=-1"])
+        load_recipe("quickstart", ["warmup.steps=-1"])
     none = "warmup.negatives={hard: 0, medium: 0, easy: 0, random: 0}"
     with pytest.raises(RecipeError, match="at least one negative"):
-        load_recipe("from-scratch", [none])
+        load_recipe("quickstart", [none])
     with pytest.raises(RecipeError, match="write key=value"):
-        load_recipe("from-scratch", ["steps"])
+        load_recipe("quickstart", ["steps"])
     with pytest.raises(RecipeError, match="'seed' is a value"):
-        load_recipe("from-scratch", ["seed.x=1"])
+        load_recipe("quickstart", ["seed.x=1"])
     with pytest.raises(RecipeError, match="no recipe 'nope'"):
         load_recipe("nope")
     file = tmp_path / "bad.yaml"
@@ -470,7 +470,7 @@ def test_recipes_refuse_what_they_do_not_know(tmp_path):
     with pytest.raises(RecipeError, match=r"bad.yaml:2: not valid YAML"):
         load_recipe(file)
     assert (
-        load_recipe("from-scratch", ["warmup.learning_rate=1e-4", "warmup.num_generations=16"]).warmup.num_generations
+        load_recipe("quickstart", ["warmup.learning_rate=1e-4", "warmup.num_generations=16"]).warmup.num_generations
         == 16
     )
     file.write_text(dump_recipe(load_recipe("quickstart")))

@@ -81,18 +81,17 @@ def one_of(resume: bool, force: bool) -> None:
 
 @app.command()
 def quickstart(
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Both stages, from a sentence encoder.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME of the recipe.")] = None,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
-    """Tune the shipped model to the bundled collection: a table, a plot, and one query reranked."""
+    """Both stages of ProRank on the bundled collection: a table, plots, and one query reranked."""
     from prorank.pipeline.run import run_recipe
     from prorank.pipeline.showcase import showcase
     from prorank.recipe.loading import load_recipe
 
     one_of(resume, force)
-    recipe = load_recipe("from-scratch" if from_scratch else "quickstart")
+    recipe = load_recipe("quickstart")
     folder = output or Path("runs") / recipe.name
     with working(folder, resume=True):
         run_recipe(recipe, folder, force=force, resume=resume, console=out)

@@ -14,6 +14,7 @@ from prorank.data.runs import Run, ranked
 from prorank.data.trec import read_run
 from prorank.recipe.loading import load_recipe
 from prorank.reranker import Reranker
+from prorank.util.files import read_json
 from prorank.util.terminal import one_line, visible
 
 SHOWN = 5
@@ -52,6 +53,16 @@ def showcase(folder: str | Path, console: Console) -> None:
     texts = [collection.documents[document].content for document in candidates]
     results = reranker.rank(collection.queries[query], texts)
 
+    warmup = read_json(folder / "results.json")["warmup"]
+    if warmup is not None:
+        start, end = warmup["start"], warmup["test"]
+        console.print(
+            f"\nPrompt warmup: share of answers that are exactly 0 or 1 {start['format_rate']:.2f} -> "
+            f"{end['format_rate']:.2f}, balanced accuracy {start['balanced_accuracy']:.2f} -> "
+            f"{end['balanced_accuracy']:.2f} (pairs of test queries; those at the start of dev queries)",
+            soft_wrap=True,
+            highlight=False,
+        )
     table = Table(box=None, pad_edge=False)
     for column in ("rank", "was", "score", "", "document"):
         table.add_column(column, no_wrap=True, justify="right" if column in ("rank", "was", "score") else "left")
@@ -68,3 +79,10 @@ def showcase(folder: str | Path, console: Console) -> None:
     documents = '"def add(a, b): ..." "def load(path): ..."'
     example = f'prorank rerank --model {shlex.quote(checkpoint)} "read a csv file" {documents}'
     console.print(f"  {example}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        "A trained model ships with prorank: `prorank rerank` uses it. To tune it to your own data: "
+        "prorank train tune data.collection=path/to/collection",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

@@ -1,0 +1,75 @@
+"""The examples do what they say, and README's Python runs."""
+
+import re
+import runpy
+from pathlib import Path
+
+import evaluate_run
+import own_loss
+import own_prompt
+import own_reward
+import pytest
+import rerank_for_rag
+
+from prorank import Reranker
+from prorank.data.collection import load_collection
+from prorank.data.trec import write_run
+from prorank.first_stage.bm25 import BM25Index
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def two_candidates():
+    collection = load_collection("cosqa")
+    texts = {d.id: d.content for d in list(collection.documents.values())[:300]}
+    return BM25Index.build(dict(list(collection.documents.items())[:300])), texts
+
+
+def test_rag_loop_keeps_the_best_passages(two_candidates):
+    index, texts = two_candidates
+    found = rerank_for_rag.context_for("python read a csv file", index, texts, Reranker(), passages=2)
+    scores = [float(score) for score in re.findall(r"^\[([+-][\d.]+)\]", found, re.MULTILINE)]
+    assert len(scores) == 2 and scores == sorted(scores, reverse=True)
+
+
+def test_own_prompt_gives_its_own_answers(bert_folder):
+    reranker = Reranker(bert_folder, prompt=own_prompt.HELPFUL, max_length=48)
+    assert reranker.settings.prompt.answers == ("no", "yes")
+    assert len(reranker.rank("apple", ["apple river", "stone"])) == 2
+
+
+def test_own_reward_rises(encoder_folder):
+    reranker = Reranker(encoder_folder, prompt="prorank-short", max_length=64, precision="fp32", for_training=True)
+    expected = own_reward.warm_up(reranker, steps=40, learning_rate=3e-3)
+    assert expected[-1] > expected[0] + 0.1
+
+
+def test_own_loss_falls(encoder_folder):
+    reranker = Reranker(encoder_folder, prompt="prorank-short", max_length=64, precision="fp32", for_training=True)
+    losses = own_loss.train(reranker, steps=40, learning_rate=3e-3)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_evaluate_run_compares_two_runs(word_collection, tmp_path):
+    qrels = load_collection(word_collection).judgments("test")
+    write_run({q: {"d59": 2.0, **dict.fromkeys(judged, 1.0)} for q, judged in qrels.items()}, tmp_path / "second.run")
+    write_run({q: {"d59": 1.0, **dict.fromkeys(judged, 2.0)} for q, judged in qrels.items()}, tmp_path / "first.run")
+    said = evaluate_run.report(str(word_collection), str(tmp_path / "second.run"), str(tmp_path / "first.run"))
+    assert "first.run: ndcg@10 1.000 [1.000, 1.000]" in said and "second.run: ndcg@10 0.631" in said
+    assert "difference +0.369" in said
+
+
+def test_readme_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["reranker"].rank("read a csv file", names["documents"])[0]["corpus_id"] == 1
+
+
+@pytest.mark.parametrize("script", ["own_loss", "own_reward"])
+def test_scripts_run_as_they_stand(script, capsys):
+    runpy.run_path(str(ROOT / "examples" / f"{script}.py"), run_name="__main__")
+    assert re.search(r"[\d.]+ -> [+\d.]+", capsys.readouterr().out)
