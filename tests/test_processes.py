@@ -91,7 +91,7 @@ def sharded(tmp_path):
     """The shipped FSDP2 settings on two CPU processes."""
     script, config = tmp_path / "sharded.py", tmp_path / "fsdp2.yaml"
     script.write_text(SHARDER)
-    shipped = (Path(prorank.__file__).parent / "training" / "fsdp2.yaml").read_text()
+    shipped = (Path(prorank.__file__).parent / "pipeline" / "fsdp2.yaml").read_text()
     config.write_text(shipped + "use_cpu: true\n")
     return (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), str(script))
 

@@ -13,6 +13,7 @@ from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.data.runs import rerank_run
 from prorank.data.trec import read_run, write_run
@@ -22,15 +23,16 @@ from prorank.evaluation.rerank import rerank_collection
 from prorank.evaluation.rerank_file import JOURNAL
 from prorank.evaluation.streaming import Journal, blocks, lists_of_file, lists_together, rerank_lists, survey
 from prorank.prompts.tokenization import Truncation
-from prorank.util.errors import DataError, ProrankError
+from prorank.util.errors import DataError, InputError, ProrankError
+from prorank.util.live import locked
 
 STUB = '''
 import os, signal, sys
 import numpy as np
-from prorank.collection import load_collection
-from prorank.engine import ScoredPairs
+from prorank.data.collection import load_collection
+from prorank.engine.scorer import ScoredPairs
 from prorank.evaluation.streaming import Journal, lists_of_file, rerank_lists, survey
-from prorank.tokenization import Truncation
+from prorank.prompts.tokenization import Truncation
 
 class Stub:
     """Scores by length; the process is killed when it has scored enough."""
@@ -217,3 +219,36 @@ def test_rerank_on_the_command_line_streams(call, long_run, bert_folder, tmp_pat
     assert list(run) == queries and all(len(listed) == 6 for listed in run.values())
     code, _, err = call(*arguments, *options)
     assert code == 2 and "--force" in err
+
+
+def test_an_interrupt_says_what_is_kept_and_how_to_go_on(call, long_run, tmp_path, monkeypatch, bert_folder):
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (100,))
+    stub = Stub(fail_after=300)
+    face = "prorank.evaluation.rerank_file.Reranker.score_detailed"
+    monkeypatch.setattr(face, lambda _, pairs: stub.score_detailed(pairs))
+    output = tmp_path / "out.run"
+    arguments = ["rerank", "--run", long_run / "bm25.run", "--collection", long_run / "c", "-m", bert_folder]
+    code, _, err = call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)
+    assert code == 130 and f"6 queries in {output}.part" in err and "Go on with: prorank rerank --run" in err
+    stub.fail_after = None
+    assert call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)[0] == 0
+    assert stub.asked == 20_000 + 100  # the block that was cut off came again
+
+
+def test_two_processes_do_not_write_one_run(call, long_run, tmp_path, bert_folder):
+    output = tmp_path / "out.run"
+    arguments = ["rerank", "--run", long_run / "bm25.run", "--collection", long_run / "c", "-m", bert_folder]
+    with locked(tmp_path, "out.run"):
+        code, _, err = call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)
+    assert code == 2 and "in use by a running process" in err
+
+
+def test_a_reranker_is_built_from_parts_in_memory(bert_folder):
+    loaded = Reranker(bert_folder, prompt="prorank-short", max_length=48)
+    built = Reranker(loaded.backbone, loaded.tokenizer, loaded.settings, passages="max")
+    pairs = [("apple river", "apple"), ("stone", "river")]
+    assert built.score(pairs) == loaded.score(pairs) and built.passages == "max"
+    with pytest.raises(InputError, match="goes with its tokenizer and settings"):
+        Reranker(loaded.backbone, prompt="prorank-short")
+    with pytest.raises(InputError, match="brings its own"):
+        Reranker(bert_folder, loaded.tokenizer, loaded.settings)

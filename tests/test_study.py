@@ -254,7 +254,7 @@ def test_folders_of_one_name_get_names_of_their_own(tmp_path):
 
 HOLD = """
 import sys
-from prorank.live import locked
+from prorank.util.live import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

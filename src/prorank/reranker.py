@@ -14,29 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from prorank.engine.load import load_parts
 from prorank.engine.passages import aggregate, split_passages
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
-from prorank.engine.runtime import RuntimeBackbone, is_exported, scores_only
 from prorank.engine.scorer import ScoredPairs, answer_logits, query_numbers
 from prorank.engine.scores import SCORES, probabilities
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import (
     SETTINGS_FILE,
     CheckpointSettings,
-    brings_its_own,
-    fresh_settings,
     mark_checkpoint,
     plain_card,
-    read_settings,
 )
-from prorank.model.loading import load_backbone, resolve_source
 from prorank.model.st_files import write_sentence_transformers_files
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
-from prorank.prompts.prompt import Prompt
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import MINI
-from prorank.types import Aggregation, Family, Precision, ScoreKind
-from prorank.util.errors import CheckpointError
+from prorank.types import Aggregation, ScoreKind
+from prorank.util.errors import CheckpointError, InputError
 from prorank.util.files import atomic_writer, write_json
 from prorank.util.inputs import (
     Document,
@@ -63,22 +58,12 @@ class Reranker:
     classification head (sentence-transformers') loads too, for comparison.
 
     Args:
-        path_or_name: checkpoint folder, model folder, hub name, `embedded`, or the model that ships: `prorank-mini`.
-        prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
-            (default: the published checkpoint's, else `prorank`).
-        max_length: tokens of a pair, template included; default the checkpoint's, else 512.
-        instruction: line for the prompt; default the checkpoint's.
-        score, family: as for `prompt`: a checkpoint brings its own. Scores are logit differences of two answers, and
-            `graded_confidence` of more, unless said otherwise.
-        device: `auto`, `cpu`, `cuda`, ...
-        precision: `auto` (bf16 where fast), `fp32` or `bf16`.
+        model: a name or folder, as for `from_pretrained`; or a backbone in memory, with the next two.
+        tokenizer, settings: of a backbone in memory.
         passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
             `first`; None cuts the document.
         max_new_tokens: of reasoning, for prompts that think before they answer.
-        token_budget: tokens of one forward pass; None chooses by device and free memory.
-        compile_layers: compile the layers with `torch.compile` on first use.
-        for_training: keep float32 weights.
-        trust_remote_code: run the checkpoint's own Python code; off unless you say so.
+        options: of loading, see `from_pretrained`.
 
     Attributes:
         backbone: the model.
@@ -97,62 +82,26 @@ class Reranker:
 
     def __init__(
         self,
-        path_or_name: str | Path = MINI,
+        model: str | Path | Backbone = MINI,
+        tokenizer: PairTokenizer | CrossEncoderTokenizer | None = None,
+        settings: CheckpointSettings | None = None,
         *,
-        prompt: str | Path | Prompt | None = None,
-        max_length: int | None = None,
-        instruction: str | None = None,
-        score: ScoreKind | None = None,
-        family: Family | None = None,
-        device: str = "auto",
-        precision: Precision = "auto",
         passages: Aggregation | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        token_budget: int | None = None,
-        compile_layers: bool = False,
-        for_training: bool = False,
-        trust_remote_code: bool = False,
+        **options: Any,
     ) -> None:
-        whole_numbers(max_length=max_length, max_new_tokens=max_new_tokens, token_budget=token_budget)
-        one_of("score", score, ScoreKind)
-        one_of("family", family, Family)
-        one_of("precision", precision, Precision)
+        whole_numbers(max_new_tokens=max_new_tokens)
         one_of("passages", passages, Aggregation)
-        source = resolve_source(path_or_name)
-        saved = read_settings(source)
-        if saved is not None:
-            brings_its_own(path_or_name, prompt=prompt, score=score, family=family)
-        if saved is not None and is_exported(source):
-            scores_only(path_or_name, device=device, compile_layers=compile_layers, for_training=for_training)
-            backbone: Backbone = RuntimeBackbone(source, saved.family, precision)
-        else:
-            backbone = load_backbone(
-                source,
-                family=saved.family if saved else family,
-                device=device,
-                precision=precision,
-                for_training=for_training,
-                trust_remote_code=trust_remote_code,
+        if not isinstance(model, Backbone):
+            if tokenizer is not None or settings is not None:
+                raise InputError("a model's name brings its own tokenizer and settings", hint="leave them out")
+            model, tokenizer, settings = load_parts(model, **options)
+        elif tokenizer is None or settings is None or options:
+            raise InputError(
+                "a backbone goes with its tokenizer and settings, and with no options of loading",
+                hint="Reranker(backbone, tokenizer, settings), or Reranker.from_pretrained(name, ...)",
             )
-            if compile_layers:
-                backbone.compile_layers()
-        backbone.token_budget = token_budget
-        if saved is None:
-            saved = fresh_settings(path_or_name, backbone, prompt, instruction, score)
-        settings = saved.model_copy(
-            update={
-                "max_length": fitting_length(saved.max_length if max_length is None else max_length, backbone),
-                "instruction": instruction if instruction is not None else saved.instruction,
-            }
-        )
-        tokenizer = _tokenizer(backbone, settings)
-        if settings.answer_tokens and settings.answer_tokens != tokenizer.answer_tokens:
-            raise CheckpointError(
-                f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_tokens} are not those in "
-                f"{SETTINGS_FILE}: {settings.answer_ids}",
-                hint="the folder mixes files of two models",
-            )
-        self.backbone, self.tokenizer, self.passages = backbone, tokenizer, passages
+        self.backbone, self.tokenizer, self.passages = model, tokenizer, passages
         self.max_new_tokens = max_new_tokens
         self.settings = settings.model_copy(
             update={"answer_ids": [t if len(t) > 1 else t[0] for t in tokenizer.answer_tokens]}
@@ -160,7 +109,17 @@ class Reranker:
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Any) -> Reranker:
-        """`Reranker(path_or_name, **options)`, under the name that Hugging Face's libraries use."""
+        """Load a reranker by name or from a folder.
+
+        Args:
+            path_or_name: checkpoint folder, model folder, hub name, `embedded`, or `prorank-mini`, which ships.
+            options: `passages`, `max_new_tokens`, and those of `prorank.engine.load.load_parts`: `prompt`,
+                `max_length`, `instruction`, `score`, `family`, `device`, `precision`, `token_budget`, `compile_layers`,
+                `for_training`, `trust_remote_code`.
+
+        Raises:
+            CheckpointError, PromptError: what does not fit, and how to mend it.
+        """
         return cls(path_or_name, **options)
 
     def score_detailed(
@@ -405,27 +364,3 @@ class Reranker:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload reranker"))
-
-
-def fitting_length(wanted: int, backbone: Backbone) -> int:
-    """The wanted length, or the model's own limit where that is shorter (said aloud)."""
-    limit = getattr(backbone.config, "max_position_embeddings", None)
-    if limit:
-        limit -= backbone.position_offset
-    if limit and wanted > limit:
-        logger.warning("max_length %d is beyond the model's %d positions; using %d.", wanted, limit, limit)
-        return int(limit)
-    return wanted
-
-
-def _tokenizer(backbone: Backbone, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:
-    if settings.prompt is None:
-        return CrossEncoderTokenizer(backbone.tokenizer, settings.max_length)
-    return PairTokenizer(
-        backbone.tokenizer,
-        settings.prompt,
-        backbone.family,
-        settings.frame,
-        settings.max_length,
-        settings.instruction,
-    )

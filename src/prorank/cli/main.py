@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +33,7 @@ from prorank.cli.shared import (
     out,
     print_json,
     refuse,
+    reranking,
     working,
     written,
 )
@@ -171,9 +173,10 @@ def evaluate(
     """Rerank the true first stage of a split and compare with it."""
     from prorank.evaluation.evaluator import evaluate_model
     from prorank.evaluation.rerank import carved_sentence, few_queries
-    from prorank.evaluation.rerank_file import interrupted
+    from prorank.evaluation.rerank_file import JOURNAL, interrupted
     from prorank.evaluation.tables import results_table
     from prorank.util.files import refuse_overwrite
+    from prorank.util.live import locked
 
     if run is not None:
         refuse(context, "the first stage is the run", "candidates")
@@ -183,29 +186,30 @@ def evaluate(
         refuse(context, "only with --output", "force")
     elif force or not interrupted(output):
         refuse_overwrite(output, force)
-    summary = evaluate_model(
-        model,
-        collection,
-        split=split,
-        depth=depth,
-        run_file=run,
-        candidates=candidates,
-        dense=dense,
-        hybrid=hybrid,
-        hybrid_scale=hybrid_scale,
-        relevant_from=relevant_from,
-        max_queries=max_queries,
-        prompt=prompt,
-        max_length=max_length,
-        passages=passages,
-        device=device,
-        precision=precision,
-        seed=seed,
-        output=output,
-        strict=strict,
-        exclude_query_document=exclude_query_document,
-        force=force,
-    )
+    with reranking(output / JOURNAL) if output else nullcontext(), locked(output, JOURNAL) if output else nullcontext():
+        summary = evaluate_model(
+            model,
+            collection,
+            split=split,
+            depth=depth,
+            run_file=run,
+            candidates=candidates,
+            dense=dense,
+            hybrid=hybrid,
+            hybrid_scale=hybrid_scale,
+            relevant_from=relevant_from,
+            max_queries=max_queries,
+            prompt=prompt,
+            max_length=max_length,
+            passages=passages,
+            device=device,
+            precision=precision,
+            seed=seed,
+            output=output,
+            strict=strict,
+            exclude_query_document=exclude_query_document,
+            force=force,
+        )
     if as_json:
         print_json(summary)
     else:

@@ -24,6 +24,7 @@ from prorank.cli.shared import (
     out,
     print_json,
     refuse,
+    reranking,
     written,
 )
 from prorank.shipped import MINI
@@ -74,7 +75,8 @@ def rerank(
         if collection is None or output is None or query is not None:
             raise ProrankError("--run needs --collection and --output, and no query")
         refuse(context, "not with --run, which reranks whole lists", "file", "top_k", "threshold")
-        shape = rerank_file(model, collection, run, output, depth, force=force, **options)
+        with reranking(output):
+            shape = rerank_file(model, collection, run, output, depth, force=force, **options)
         _report_run(shape, output, as_json)
         return
     refuse(context, "only with --run", "collection", "output", "depth", "force")

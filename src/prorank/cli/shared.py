@@ -127,6 +127,16 @@ def working(folder: Path, resume: bool = False) -> AbstractContextManager[None]:
     return interruptible(say, lambda: kept(folder), again(sys.argv[1:], resume))
 
 
+def reranking(output: Path) -> AbstractContextManager[None]:
+    """On Ctrl-C say how many queries of a reranked run are kept, and the command that goes on."""
+    from prorank.evaluation.streaming import Journal
+
+    def say(line: str) -> None:
+        err.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    return interruptible(say, lambda: Journal.kept(output), again([word for word in sys.argv[1:] if word != "--force"]))
+
+
 def flush_output() -> None:
     """Write what is still held back; what cannot be written is dropped, so that Python does not try again at its end.
 

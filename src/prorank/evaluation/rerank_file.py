@@ -15,7 +15,9 @@ from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, reran
 from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker
 from prorank.util.files import refuse_overwrite
-from prorank.util.provenance import file_fingerprint, fingerprint, model_fingerprint
+from prorank.util.live import locked
+from prorank.util.provenance import fingerprint
+from prorank.util.study import file_fingerprint, model_fingerprint
 from prorank.util.version import VERSION
 
 JOURNAL = "reranked.run"  # of an evaluation, inside its folder
@@ -35,7 +37,7 @@ def made_from(reranker: Reranker, model: str, collection: Collection, depth: int
     """What a reranked run depends on besides its first stage, by names that a reader knows."""
     return {
         "prorank": VERSION,
-        "the model's files": model_fingerprint(resolve_source(model)),
+        "the model's files": model_fingerprint(resolve_source(model)) or model,
         "the model's settings": fingerprint(reranker.settings.model_dump_json()),
         "passages": reranker.passages,
         "max_new_tokens": reranker.max_new_tokens,
@@ -80,11 +82,11 @@ def rerank_file(
     resolve_source(model)
     texts = load_collection(collection)
     shape = survey(run, texts, depth)
-    reranker = Reranker.from_pretrained(model, **options)
-    journal = Journal(
-        output, made_from(reranker, model, texts, depth) | {str(run.name): file_fingerprint(run)}, force=force
-    )
-    lists = lists_of_file(run, shape.together)
-    rerank_lists(reranker, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
-    journal.finish()
+    with locked(output.parent, output.name):
+        reranker = Reranker.from_pretrained(model, **options)
+        depends_on = made_from(reranker, model, texts, depth) | {run.name: file_fingerprint(run)}
+        journal = Journal(output, depends_on, force)
+        lists = lists_of_file(run, shape.together)
+        rerank_lists(reranker, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
+        journal.finish()
     return shape

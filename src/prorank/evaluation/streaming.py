@@ -222,6 +222,12 @@ class Journal:
         """Whether an unfinished journal lies there."""
         return output.with_name(f"{output.name}.part.json").is_file()
 
+    @staticmethod
+    def kept(output: Path) -> list[str]:
+        """What an interrupted process left there, in words."""
+        state = output.with_name(f"{output.name}.part.json")
+        return [f"{read_json(state)['queries']} queries in {output}.part"] if state.is_file() else []
+
 
 def rerank_lists(
     scorer: Scorer,

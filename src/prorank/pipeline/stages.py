@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from prorank.data.runs import rerank_run, scored_lists, top
+from prorank.engine.load import fitting_length
 from prorank.engine.scorer import query_numbers
 from prorank.erank.graded import listwise_items, sft_items
 from prorank.erank.listwise import ListwiseTrainer
@@ -25,7 +26,7 @@ from prorank.evaluation.significance import binomial_above_chance
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import public_base
 from prorank.recipe.sections import RankingSection, Recipe
-from prorank.reranker import Reranker, fitting_length
+from prorank.reranker import Reranker
 from prorank.score_learning.lists import list_items
 from prorank.score_learning.trainer import ScoreTrainer
 from prorank.training import distributed

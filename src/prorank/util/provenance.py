@@ -51,24 +51,6 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def file_fingerprint(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def model_fingerprint(source: str | Path) -> str:
-    """SHA-256 over the names and bytes of the files in a model's folder; of the name, where it is no folder."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return fingerprint(str(source))
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return fingerprint(" ".join(f"{path.name}:{file_fingerprint(path)}" for path in files))
-
-
 @cache
 def processor() -> str:
     """The CPU's maker and model: the model name of Linux's /proc/cpuinfo, elsewhere what the platform says.

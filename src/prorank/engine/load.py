@@ -1,0 +1,138 @@
+"""From a name to what a reranker is made of: the backbone, its pair tokenizer, the checkpoint's settings.
+
+Knows checkpoints, exports and any Hugging Face model; nothing of scores or ranking.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from prorank.engine.runtime import RuntimeBackbone, is_exported, scores_only
+from prorank.model.backbone import Backbone
+from prorank.model.checkpoint import (
+    SETTINGS_FILE,
+    CheckpointSettings,
+    brings_its_own,
+    fresh_settings,
+    read_settings,
+)
+from prorank.model.loading import load_backbone, resolve_source
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer
+from prorank.prompts.prompt import Prompt
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.types import Family, Precision, ScoreKind
+from prorank.util.errors import CheckpointError
+from prorank.util.inputs import one_of, whole_numbers
+
+logger = logging.getLogger(__name__)
+
+
+class Parts(NamedTuple):
+    """What a reranker is made of."""
+
+    backbone: Backbone
+    tokenizer: PairTokenizer | CrossEncoderTokenizer
+    settings: CheckpointSettings
+
+
+def load_parts(
+    path_or_name: str | Path,
+    *,
+    prompt: str | Path | Prompt | None = None,
+    max_length: int | None = None,
+    instruction: str | None = None,
+    score: ScoreKind | None = None,
+    family: Family | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    token_budget: int | None = None,
+    compile_layers: bool = False,
+    for_training: bool = False,
+    trust_remote_code: bool = False,
+) -> Parts:
+    """Load what a reranker is made of.
+
+    Args:
+        path_or_name: checkpoint folder, model folder, hub name, `embedded`, or the model that ships: `prorank-mini`.
+        prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
+            (default: the published checkpoint's, else `prorank`).
+        max_length: tokens of a pair, template included; default the checkpoint's, else 512.
+        instruction: line for the prompt; default the checkpoint's.
+        score, family: as for `prompt`: a checkpoint brings its own. Scores are logit differences of two answers, and
+            `graded_confidence` of more, unless said otherwise.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: `auto` (bf16 where fast), `fp32` or `bf16`.
+        token_budget: tokens of one forward pass; None chooses by device and free memory.
+        compile_layers: compile the layers with `torch.compile` on first use.
+        for_training: keep float32 weights.
+        trust_remote_code: run the checkpoint's own Python code; off unless you say so.
+
+    Raises:
+        CheckpointError, PromptError: what does not fit, and how to mend it.
+    """
+    whole_numbers(max_length=max_length, token_budget=token_budget)
+    one_of("score", score, ScoreKind)
+    one_of("family", family, Family)
+    one_of("precision", precision, Precision)
+    source = resolve_source(path_or_name)
+    saved = read_settings(source)
+    if saved is not None:
+        brings_its_own(path_or_name, prompt=prompt, score=score, family=family)
+    if saved is not None and is_exported(source):
+        scores_only(path_or_name, device=device, compile_layers=compile_layers, for_training=for_training)
+        backbone: Backbone = RuntimeBackbone(source, saved.family, precision)
+    else:
+        backbone = load_backbone(
+            source,
+            family=saved.family if saved else family,
+            device=device,
+            precision=precision,
+            for_training=for_training,
+            trust_remote_code=trust_remote_code,
+        )
+        if compile_layers:
+            backbone.compile_layers()
+    backbone.token_budget = token_budget
+    if saved is None:
+        saved = fresh_settings(path_or_name, backbone, prompt, instruction, score)
+    settings = saved.model_copy(
+        update={
+            "max_length": fitting_length(saved.max_length if max_length is None else max_length, backbone),
+            "instruction": instruction if instruction is not None else saved.instruction,
+        }
+    )
+    tokenizer = pair_tokenizer(backbone, settings)
+    if settings.answer_tokens and settings.answer_tokens != tokenizer.answer_tokens:
+        raise CheckpointError(
+            f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_tokens} are not those in "
+            f"{SETTINGS_FILE}: {settings.answer_ids}",
+            hint="the folder mixes files of two models",
+        )
+    return Parts(backbone, tokenizer, settings)
+
+
+def fitting_length(wanted: int, backbone: Backbone) -> int:
+    """The wanted length, or the model's own limit where that is shorter (said aloud)."""
+    limit = getattr(backbone.config, "max_position_embeddings", None)
+    if limit:
+        limit -= backbone.position_offset
+    if limit and wanted > limit:
+        logger.warning("max_length %d is beyond the model's %d positions; using %d.", wanted, limit, limit)
+        return int(limit)
+    return wanted
+
+
+def pair_tokenizer(backbone: Backbone, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:
+    """The tokenizer that the settings describe: of a prompt, or of somebody else's cross-encoder."""
+    if settings.prompt is None:
+        return CrossEncoderTokenizer(backbone.tokenizer, settings.max_length)
+    return PairTokenizer(
+        backbone.tokenizer,
+        settings.prompt,
+        backbone.family,
+        settings.frame,
+        settings.max_length,
+        settings.instruction,
+    )
