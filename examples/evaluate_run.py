@@ -6,7 +6,7 @@ python evaluate_run.py COLLECTION BASELINE.run MINE.run
 import sys
 
 from prorank.data.collection import load_collection
-from prorank.data.runs import read_run
+from prorank.data.trec import read_run
 from prorank.evaluation.metrics import evaluate_run
 from prorank.evaluation.significance import bootstrap_interval, compare
 

@@ -207,7 +207,7 @@ def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"warmup__samples": 8, "warmup__kl": 0.05, "warmup__supervised_weight": 1.0},
+        {"warmup__num_generations": 8, "warmup__kl": 0.05, "warmup__supervised_weight": 1.0},
         {"warmup__kl": 0.05, "warmup__scale_advantages": "none", "warmup__fade_format": False},
         {"backbone__lora": {"rank": 2, "alpha": 4}, "warmup__kl": 0.05},
         {"score_learning__loss": "pointwise", "score_learning__patience": 1},

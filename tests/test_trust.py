@@ -143,13 +143,13 @@ def test_what_stays_on_this_machine_goes_through_no_proxy(monkeypatch):
     assert any(teacher("http://example.org/v1").client._mounts.values())
 
 
-@pytest.mark.parametrize("samples", [1, 0, -3, True])
+@pytest.mark.parametrize("num_generations", [1, 0, -3, True])
 @pytest.mark.parametrize("scale", ["std", "mean", "none"])
-def test_a_group_of_one_is_refused(samples, scale):
-    with pytest.raises(RecipeError, match=r"warmup\.samples: .*2 or more, or exact"):
-        validate_recipe({"name": "a", "warmup": {"num_generations": samples, "scale_advantages": scale}})
+def test_a_group_of_one_is_refused(num_generations, scale):
+    with pytest.raises(RecipeError, match=r"warmup\.num_generations: .*2 or more, or exact"):
+        validate_recipe({"name": "a", "warmup": {"num_generations": num_generations, "scale_advantages": scale}})
     with pytest.raises(ValueError, match="at least 2 rewards"):
         group_advantages(torch.ones(3, 1), scale)
-    with pytest.raises(RecipeError, match=r"listwise\.samples"):
-        validate_recipe({"name": "a", "listwise": {"num_generations": int(samples)}})
+    with pytest.raises(RecipeError, match=r"listwise\.num_generations"):
+        validate_recipe({"name": "a", "listwise": {"num_generations": int(num_generations)}})
     assert group_advantages(torch.ones(3, 2), scale).isfinite().all()
