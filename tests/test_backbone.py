@@ -131,7 +131,7 @@ def test_precision_is_never_half_by_accident(qwen_folder):
     ],
 )
 def test_bf16_is_taken_where_cpus_are_fast_at_it(monkeypatch, name, avx512_bf16, amx, fast):
-    monkeypatch.setattr("prorank.model.backbone.processor", lambda: name)
+    monkeypatch.setattr("prorank.model.device.processor", lambda: name)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert fast_bf16(torch.device("cpu")) is fast

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prorank.data.collection import load_collection
 from prorank.data.runs import ranked, rerank_run, top
 from prorank.engine.scorer import ScoredPairs
-from prorank.evaluation import plots as report
+from prorank.evaluation import plots, tables
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.rerank import rerank_collection, row_of, sample_queries
@@ -139,10 +139,10 @@ def test_randomization_agrees_with_scipy(size):
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.lists(st.floats(0, 1), min_size=20, max_size=20))
 def test_randomization_is_symmetric_and_in_range(a, b):
     b = b[: len(a)]
-    p = paired_randomization_test(a, b, num_generations=200)
+    p = paired_randomization_test(a, b, samples=200)
     assert 0 < p <= 1
     if len(a) <= 12:
-        assert p == pytest.approx(paired_randomization_test(b, a, num_generations=200))
+        assert p == pytest.approx(paired_randomization_test(b, a, samples=200))
     assert paired_randomization_test(a, a) == 1.0
 
 
@@ -211,14 +211,14 @@ def test_reports(tmp_path):
     rows = [row_of("BM25", baseline), row_of("reranked", better, baseline)]
     assert rows[1]["difference"] == pytest.approx(rows[1]["ndcg@10"] - rows[0]["ndcg@10"])
     assert rows[1]["wins_ties_losses"] == [1, 1, 0]
-    text = report.markdown_table(rows)
+    text = tables.markdown_table(rows)
     assert text.count("\n") == 3 and "| reranked | " in text and "+0." in text
-    many = report.markdown_report([{"collection": "c", "rows": rows}])
+    many = tables.markdown_report([{"collection": "c", "rows": rows}])
     assert many.count("| c |") == 2
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "epoch": 1}, {"step": 2, "eval_format_rate": 0.5}]
-    for name, plot in (("s", lambda p: report.plot_stages(rows, p)), ("c", lambda p: report.plot_curves(log, p))):
+    for name, plot in (("s", lambda p: plots.plot_stages(rows, p)), ("c", lambda p: plots.plot_curves(log, p))):
         plot(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {"s.png", "c.png"}
-    report.plot_curves([], tmp_path / "none.png")
+    plots.plot_curves([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()

@@ -14,7 +14,6 @@ from scipy.stats import kendalltau
 from prorank import Reranker
 from prorank.cli.main import app
 from prorank.data.collection import load_collection
-from prorank.export import export as exporting
 from prorank.export.export import export
 from prorank.util.errors import CheckpointError
 
@@ -170,7 +169,9 @@ def test_adapters_are_to_be_merged_first(folders, tmp_path):
 
 
 def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "onnx_graph", lambda file: lambda ids, mask: np.ones((len(ids), 2), np.float32))
+    monkeypatch.setattr(
+        "prorank.export.graph.onnx_graph", lambda file: lambda ids, mask: np.ones((len(ids), 2), np.float32)
+    )
     with pytest.raises(CheckpointError, match="differ by"):
         export(load(folders, "bert"), "onnx", tmp_path / "export")
     assert not (tmp_path / "export").exists()

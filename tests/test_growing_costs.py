@@ -88,13 +88,11 @@ def test_blocks_of_resamples_give_the_interval_of_single_ones(values, seed):
     data = np.asarray(values)
     means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(200)])
     low, high = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_interval(values, num_generations=200, seed=seed) == pytest.approx(
-        (low, high), abs=1e-12
-    )  # order of sums
+    assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)  # order of sums
     before = significance._DRAWS_AT_ONCE
     try:
         significance._DRAWS_AT_ONCE = 7 * len(data)  # blocks do not divide the samples
-        assert bootstrap_interval(values, num_generations=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
+        assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
     finally:
         significance._DRAWS_AT_ONCE = before
 

@@ -69,13 +69,13 @@ def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_stat
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "modernbert with windows"])
 def test_long_spans_are_attended_block_by_block(name, monkeypatch):
-    from prorank.model import packing
+    from prorank.model import attention
 
     backbone = backbone_of(name)
     sequences = [[*range(10, 40), *(5 + (7 * i + j) % 90 for i in range(40))] for j in range(3)]
     with torch.inference_mode():
         expected = packed_hidden(backbone, sequences, [0] * 3, 999, 1)
-        monkeypatch.setattr(packing, "QUERY_BLOCK", 16)
+        monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
         found = packed_hidden(backbone, sequences, [0] * 3, 999, 1)
     torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
 
@@ -150,14 +150,14 @@ def test_a_model_that_packing_does_not_suit_is_recognised(config, model):
 
 
 def test_the_probe_finds_a_wrong_attention(monkeypatch):
-    from prorank.model import packing
+    from prorank.model import attention
 
     def forgets_the_prefix(module, query, key, value, attention_mask=None, *, pack, **rest):
         spans = [span._replace(prefix_start=0, prefix_stop=0) for span in pack.spans]
         wrong = Pack(pack.input_ids, pack.position_ids, spans, pack.slots, pack.sequences, pack.causal)
         return packed_attention(module, query, key, value, attention_mask, pack=wrong, **rest)
 
-    monkeypatch.setattr(packing, "packed_attention", forgets_the_prefix)
+    monkeypatch.setattr(attention, "packed_attention", forgets_the_prefix)
     assert not backbone_of("qwen2").supports_packing
 
 

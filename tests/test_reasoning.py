@@ -97,6 +97,7 @@ def test_generated_grades_are_read_behind_the_tag(thinker, monkeypatch):
 def test_a_random_model_says_nothing_and_that_is_counted(thinker, caplog):
     detailed = thinker.score_detailed([("apple", "river"), ("apple", "stone")])
     assert detailed.malformed == 2 and set(detailed.scores) == {MALFORMED_SCORE}
+    thinker.score([("apple", "river"), ("apple", "stone")])
     assert "2 of 2 answers held no grade" in caplog.text
 
 

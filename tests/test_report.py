@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from prorank.evaluation import plots as report
+from prorank.evaluation import plots, tables
 
 FIRST = {
     "stage": "BM25",
@@ -36,7 +36,7 @@ def saved(monkeypatch):
 
 
 def test_terminal_table_shows_intervals_gains_and_p_values():
-    lines = printed(report.results_table([FIRST, SECOND, THIRD])).splitlines()
+    lines = printed(tables.results_table([FIRST, SECOND, THIRD])).splitlines()
     assert lines[0].split() == "stage NDCG@10 [95 %] MRR@10 [95 %] gain p".split()
     assert lines[1].split() == "BM25 0.386 [0.337, 0.438] 0.500 [0.400, 0.600]".split()
     assert lines[2].split()[-4:] == ["0.600]", "-0.185", "<", "0.001"]
@@ -46,20 +46,20 @@ def test_terminal_table_shows_intervals_gains_and_p_values():
 def test_steps_are_compared_under_the_table():
     versus = {"stage": "a[b]c", "difference": -0.0044, "low": -0.019, "high": 0.0101, "p_value": 0.0001}
     console = Console(file=io.StringIO(), width=200)
-    report.print_rows(console, [FIRST, SECOND | {"versus_before": versus}])
+    tables.print_rows(console, [FIRST, SECOND | {"versus_before": versus}])
     lines = console.file.getvalue().splitlines()
     assert lines[3:] == ["warmup over a[b]c: NDCG@10 -0.004 [-0.019, +0.010], p < 0.001"]
 
 
 def test_names_are_shown_as_they_are():
     odd = FIRST | {"stage": "a|b [bold]c[/bold]"}
-    assert "a|b [bold]c[/bold]" in printed(report.results_table([odd]))
-    assert report.markdown_table([odd]).splitlines()[2].startswith(r"| a\|b [bold]c[/bold] | 0.386")
+    assert "a|b [bold]c[/bold]" in printed(tables.results_table([odd]))
+    assert tables.markdown_table([odd]).splitlines()[2].startswith(r"| a\|b [bold]c[/bold] | 0.386")
 
 
 def test_markdown_tables_have_one_width():
-    one = report.markdown_table([FIRST, SECOND]).splitlines()
-    many = report.markdown_report(
+    one = tables.markdown_table([FIRST, SECOND]).splitlines()
+    many = tables.markdown_report(
         [{"collection": "x", "rows": [FIRST, THIRD]}, {"collection": "y", "rows": [FIRST]}]
     ).splitlines()
     assert len(one) == 4 and {line.count("|") for line in one} == {6}
@@ -69,7 +69,7 @@ def test_markdown_tables_have_one_width():
 
 
 def test_stage_plot_shows_points_intervals_and_the_first_stage(tmp_path, saved):
-    report.plot_stages([FIRST, SECOND, THIRD], tmp_path / "new" / "stages.png")
+    plots.plot_stages([FIRST, SECOND, THIRD], tmp_path / "new" / "stages.png")
     axis = saved[0].axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["BM25", "warmup", "hybrid"]
     heights = dict(zip(["BM25", "warmup", "hybrid"], axis.get_yticks()))
@@ -84,7 +84,7 @@ def test_stage_plot_shows_points_intervals_and_the_first_stage(tmp_path, saved):
 
 
 def test_another_metric_can_be_drawn(tmp_path, saved):
-    report.plot_stages([FIRST], tmp_path / "s.png", metric="mrr@10")
+    plots.plot_stages([FIRST], tmp_path / "s.png", metric="mrr@10")
     assert saved[0].axes[0].get_xlabel().startswith("MRR@10") and saved[0].axes[0].texts[0].get_text() == "0.500"
 
 
@@ -96,7 +96,7 @@ def test_curves_draw_each_series_over_its_own_steps(tmp_path, saved):
         {"step": 20, "train_runtime": 5.0, "total_flos": 1.0},
         {"loss": 99.0},
     ]
-    report.plot_curves(log, tmp_path / "curves.png")
+    plots.plot_curves(log, tmp_path / "curves.png")
     shown = {axis.get_title(): axis for axis in saved[0].axes if axis.get_visible()}
     assert set(shown) == {
         "loss",
@@ -117,13 +117,13 @@ def test_curves_draw_each_series_over_its_own_steps(tmp_path, saved):
 
 
 def test_a_lone_point_is_visible(tmp_path, saved):
-    report.plot_curves([{"step": 10, "loss": 2.0}], tmp_path / "curves.png")
+    plots.plot_curves([{"step": 10, "loss": 2.0}], tmp_path / "curves.png")
     assert saved[0].axes[0].lines[0].get_marker() == "o"
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path):
-    report.plot_stages([], tmp_path / "s.png")
-    report.plot_curves([{"step": 1, "epoch": 1.0}], tmp_path / "c.png")
+    plots.plot_stages([], tmp_path / "s.png")
+    plots.plot_curves([{"step": 1, "epoch": 1.0}], tmp_path / "c.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,5 +137,5 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_part(tmp_path, monkeypa
 
     monkeypatch.setattr(Figure, "savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.plot_stages([FIRST], path)
+        plots.plot_stages([FIRST], path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

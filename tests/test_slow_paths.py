@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from prorank.model import packing
+from prorank.model import attention
 from prorank.model.loading import load_backbone
 
 ROOT = Path(__file__).parents[1]
@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def fresh_kernel():
-    packing.varlen_kernel.cache_clear()
+    attention.varlen_kernel.cache_clear()
     yield
-    packing.varlen_kernel.cache_clear()
+    attention.varlen_kernel.cache_clear()
 
 
 def before_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None, scale=None): ...
@@ -42,14 +42,14 @@ def test_an_older_torch_attends_text_by_text_and_says_so_once(kernel, lacks, fre
         module.varlen_attn = kernel
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
     with caplog.at_level(logging.WARNING):
-        assert packing.varlen_kernel() is None and packing.varlen_kernel() is None
+        assert attention.varlen_kernel() is None and attention.varlen_kernel() is None
     (record,) = caplog.records
     assert f"({lacks})" in record.getMessage() and "install torch 2.12 or newer" in record.getMessage()
 
 
 def test_the_kernel_of_this_torch_is_taken_where_it_has_all_arguments(fresh_kernel, caplog):
     torch_has_it = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12)
-    assert (packing.varlen_kernel() is not None) == torch_has_it
+    assert (attention.varlen_kernel() is not None) == torch_has_it
     assert bool(caplog.records) != torch_has_it
 
 

@@ -21,4 +21,4 @@ def test_both_stages_teach_what_they_should(tmp_path):
         assert metrics["format_rate"] >= 0.99
         assert metrics["balanced_accuracy"] >= 0.90
     assert results["warmup"]["diagnosis"] == ""
-    assert rows["score-learning"]["ndcg@10"] > rows["warmup"]["ndcg@10"] + 0.02
+    assert rows["score-learning"]["ndcg@10"] > max(0.95, rows["warmup"]["ndcg@10"])

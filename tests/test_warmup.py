@@ -309,7 +309,7 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
     prepare_folder(recipe, tmp_path / "run", force=False, resume=False)
     context = prepare_data(recipe, tmp_path / "run", Console(quiet=True))
     seen = {}
-    import prorank.score_learning.distillation as items_module
+    import prorank.warmup.pairs as items_module
 
     original = items_module.encoded
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ HEADING = 100  # characters of a document that an index keeps to show what was f
 
 
 def _bm25s() -> Any:
+    # bm25s imports jax where it is installed, and jax takes three quarters of a GPU unless told otherwise.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     library = require("bm25s", "eval")
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it switches its own debugging lines on
     return library

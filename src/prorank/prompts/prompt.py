@@ -30,6 +30,7 @@ class Prompt(BaseModel):
             and a document's tokens then depend on each other a little.
         thinks: the answer comes after reasoning, inside `<answer>` tags; scores need generation.
 
+    >>> from prorank.prompts.builtin import PROMPTS
     >>> PROMPTS["prorank"].answers
     ('0', '1')
     >>> PROMPTS["prorank"].render("a", "b").splitlines()[:2]

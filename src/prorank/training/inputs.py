@@ -29,6 +29,7 @@ def load_collections(recipe: Recipe) -> list[Collection]:
 def collection_files(collection: Collection) -> dict[str, str]:
     """Fingerprint of what each of a collection's files holds, the same for plain and gzipped ones.
 
+    >>> from prorank.data.collection import load_collection
     >>> sorted(collection_files(load_collection("cosqa")))
     ['corpus.jsonl', 'qrels/test.tsv', 'queries.jsonl']
     """

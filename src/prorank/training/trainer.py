@@ -176,7 +176,7 @@ class SlotTrainer(transformers.Trainer):
     def note(self, **values: torch.Tensor | float) -> None:
         """Remember metrics of this step; their means since the last log line are logged with the loss."""
         for name, value in values.items():
-            self.notes.setdefault(name, []).append(torch.as_tensor(value).detach().float())
+            self.notes.setdefault(name, []).append(torch.as_tensor(value, device=self.backbone.device).detach().float())
 
     def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
         """Add the means of the notes, over steps and processes, to a line about training."""
