@@ -159,12 +159,12 @@ def synthesize(
     force: Force = False,
 ) -> None:
     """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
-    from prorank.files import refuse_overwrite
+    from prorank.files import refuse_file_overwrite
     from prorank.training.grade_teachers import load_teacher
     from prorank.training.synthesis import graded_groups, kept_answers, synthesize
 
     refuse_unused(context, teacher)
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
     quotas = {"hard": hard, "medium": medium, "easy": easy}
     loaded, groups = graded_groups(collection, split, queries, quotas, seed)

@@ -53,7 +53,7 @@ def search(
 ) -> None:
     """Search a BM25 index: one query to the screen, or a collection's queries to a TREC run."""
     from prorank.collection import load_collection, write_run
-    from prorank.files import refuse_overwrite
+    from prorank.files import refuse_file_overwrite
     from prorank.overlap import without_query_documents
     from prorank.retrieval import BM25Index, bm25_run
     from prorank.trec import check_ids
@@ -70,7 +70,7 @@ def search(
         return
     if output is None:
         raise ProrankError("--collection needs --output")
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     built, loaded = BM25Index.load(index_folder), load_collection(str(collection))
     if exclude_query_document:
         loaded = without_query_documents(loaded)

@@ -19,6 +19,7 @@ from prorank.evaluation.significance import compare
 from prorank.evaluation.stages import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
 from prorank.evaluation.streaming import Journal
 from prorank.files import write_json
+from prorank.live import locked
 from prorank.overlap import without_query_documents
 from prorank.passages import Aggregation
 from prorank.provenance import hardware, versions
@@ -117,8 +118,9 @@ def evaluate_model(
         reranked = rerank_collection(reranker, loaded, lists, depth, title)
     else:
         depends_on = made_from(reranker, model, loaded, depth) | {"the first stage": run_fingerprint(lists)}
-        journal = Journal(output / JOURNAL, depends_on, force)
-        reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
+        with locked(output, JOURNAL):
+            journal = Journal(output / JOURNAL, depends_on, force)
+            reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
