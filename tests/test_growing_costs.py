@@ -3,20 +3,21 @@
 import itertools
 import random
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.data.collection import Document
+from prorank.data.collection import Document, load_collection
 from prorank.data.runs import ranked
 from prorank.evaluation import significance
 from prorank.evaluation.significance import bootstrap_interval
-from prorank.first_stage.bm25 import BM25Index, best_documents
+from prorank.first_stage.bm25 import BM25Index, best_documents, candidate_run
 from prorank.training.context import Texts
 from prorank.training.lists import forever, relevant_pairs
-from prorank.warmup.pairs import LabelledPair, exchanged_pairs
+from prorank.warmup.pairs import LabelledPair, _exchanged, exchanged_pairs
 
 IDS = st.text(string.ascii_lowercase, min_size=1, max_size=3)
 
@@ -75,6 +76,25 @@ def test_exchanged_pairs_are_those_of_the_plain_form(qrels, count, seed):
     assert exchanged_pairs(qrels, count, seed) == pairs_by_popping(qrels, count, seed)
 
 
+@pytest.mark.parametrize("shared", [1, 9])
+def test_documents_that_all_queries_share_are_passed_over_together(shared):
+    looks = 0
+
+    class Watched(frozenset):
+        def __contains__(self, document):
+            nonlocal looks
+            looks += 1
+            return super().__contains__(document)
+
+    common = [f"s{j}" for j in range(shared)]
+    qrels = {f"q{i}": dict.fromkeys([*common, f"d{i}"], 1) for i in range(60)}
+    positives = relevant_pairs(qrels)
+    random.Random(0).shuffle(positives)
+    pairs = list(_exchanged(positives, {query: Watched(judged) for query, judged in qrels.items()}))
+    assert len(pairs) == 60  # each query's own document once; nobody can take a shared one
+    assert looks < len(positives) * (shared + 2)
+
+
 def test_exchanged_pairs_draw_no_more_than_is_asked_for(monkeypatch):
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(1000)}
     made = []
@@ -87,19 +107,27 @@ def test_blocks_of_resamples_give_the_interval_of_single_ones(values, seed):
     generator = np.random.default_rng(seed)
     data = np.asarray(values)
     means = np.array([data[generator.integers(0, len(data), len(data))].mean() for _ in range(200)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)  # order of sums
+    low, high = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    assert bootstrap_interval(values, samples=200, seed=seed) == (low, high)
     before = significance._DRAWS_AT_ONCE
     try:
         significance._DRAWS_AT_ONCE = 7 * len(data)  # blocks do not divide the samples
-        assert bootstrap_interval(values, samples=200, seed=seed) == pytest.approx((low, high), abs=1e-12)
+        assert bootstrap_interval(values, samples=200, seed=seed) == (low, high)
     finally:
         significance._DRAWS_AT_ONCE = before
 
 
-def test_texts_of_a_run_are_not_copied(word_collection):
-    from prorank.data.collection import load_collection
+def test_candidates_of_all_splits_are_scored_by_one_index(word_collection, monkeypatch):
+    collection = load_collection(word_collection)
+    lists = {"dev": {"q24": ["d1", "d24"]}, "test": {"q30": ["d30", "d2"], "q31": []}}
+    collection = replace(collection, candidates=lists)
+    apart = candidate_run(collection, "dev") | candidate_run(collection, "test")
+    built, build = [], BM25Index.build
+    monkeypatch.setattr(BM25Index, "build", lambda *rest, **more: built.append(1) or build(*rest, **more))
+    assert candidate_run(collection, "dev", "test") == apart and len(built) == 1
 
+
+def test_texts_of_a_run_are_not_copied(word_collection):
     collection = load_collection(word_collection)
     texts = Texts(collection)
     assert dict(texts) == {d.id: d.content for d in collection.documents.values()} and "d0" in texts

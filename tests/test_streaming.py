@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -138,6 +139,35 @@ def test_what_was_made_from_something_else_is_refused_and_named(long_run, tmp_pa
     assert len(read_run(tmp_path / "r")) == 400
 
 
+@pytest.mark.parametrize("harm", ["shorter", "edited", "no object", "no counts", "no numbers", "no JSON"])
+def test_a_damaged_journal_is_refused_and_named(long_run, tmp_path, harm):
+    lists = list(lists_together(long_run / "bm25.run"))
+    with pytest.raises(KeyboardInterrupt):
+        reranked(long_run, tmp_path / "r", lists, {"depth": 5}, Stub(fail_after=5_000))
+    part, state = tmp_path / "r.part", tmp_path / "r.part.json"
+    known = json.loads(state.read_text())
+    if harm == "shorter":  # must not be filled up with zeros
+        part.write_bytes(part.read_bytes()[: known["bytes"] - 1])
+    elif harm == "edited":
+        part.write_bytes(part.read_bytes().replace(b"d1 ", b"d2 ", 1))
+    else:
+        wrong = {"no object": [], "no counts": {"made_from": {"depth": 5}}, "no numbers": known | {"bytes": None}}
+        state.write_text(json.dumps(wrong[harm]) if harm in wrong else "{")
+    with pytest.raises(DataError, match=r"r\.part"):
+        Journal(tmp_path / "r", {"depth": 5})
+    reranked(long_run, tmp_path / "r", lists, {"depth": 5}, Stub(), force=True)
+    assert len(read_run(tmp_path / "r")) == 400
+
+
+def test_going_on_is_said_aloud(long_run, tmp_path, caplog):
+    lists = list(lists_together(long_run / "bm25.run"))
+    with pytest.raises(KeyboardInterrupt):
+        reranked(long_run, tmp_path / "r", lists, {}, Stub(fail_after=5_000))
+    with caplog.at_level(logging.WARNING):
+        reranked(long_run, tmp_path / "r", lists, {}, Stub())
+    assert "r.part: 80 queries are done" in caplog.text
+
+
 def test_scattered_rows_are_read_whole_and_said_aloud(tmp_path, word_collection, caplog):
     collection = load_collection(word_collection)
     (tmp_path / "r").write_text("q1 Q0 d1 1 2.0 x\nq2 Q0 d1 1 2.0 x\nq1 Q0 d2 2 1.0 x\n")
@@ -160,7 +190,22 @@ def test_a_run_that_does_not_fit_is_refused_with_the_line(rows, message, tmp_pat
     (tmp_path / "r").write_text(rows)
     with pytest.raises(DataError, match=message):
         survey(tmp_path / "r", load_collection(word_collection), 5)
-        list(lists_together(tmp_path / "r"))
+
+
+def test_a_list_longer_than_a_block_is_scored_in_parts(long_run, monkeypatch):
+    collection, asked = load_collection(long_run / "c"), []
+    lists = {"q0": {f"d{i}": float(-i) for i in range(60)}, "q1": {"d0": 1.0}}
+    whole = rerank_collection(Stub(), collection, lists, 60)
+
+    class Watched(Stub):
+        def score_detailed(self, pairs, progress=None):
+            asked.append(len(pairs))
+            return super().score_detailed(pairs)
+
+    monkeypatch.setattr(streaming, "MOST", 25)
+    scorer = Watched()
+    assert rerank_collection(scorer, collection, lists, 60) == whole
+    assert asked == [25, 25, 11] and scorer.warned[0].read == 61
 
 
 IDS = st.text("abc", min_size=1, max_size=3)
@@ -252,3 +297,31 @@ def test_a_reranker_is_built_from_parts_in_memory(bert_folder):
         Reranker(loaded.backbone, prompt="prorank-short")
     with pytest.raises(InputError, match="brings its own"):
         Reranker(bert_folder, loaded.tokenizer, loaded.settings)
+
+
+@pytest.fixture
+def small_run(word_collection, tmp_path):
+    """Arguments of `rerank --run` without an output."""
+    queries = list(load_collection(word_collection).judgments("test"))[:2]
+    write_run({q: {f"d{i}": 9.0 - i for i in range(3)} for q in queries}, tmp_path / "in.run")
+    return ["rerank", "--run", tmp_path / "in.run", "--collection", word_collection, "--prompt", "prorank-short"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_an_output_that_no_file_can_take_is_refused_before_the_model_runs(kind, call, small_run, bert_folder, tmp_path):
+    output = tmp_path / "taken"
+    output.mkdir() if kind == "folder" else os.mkfifo(output)
+    code, _, err = call(*small_run, "-m", bert_folder, "--output", output, "--force")
+    assert code == 2 and f"is a {'folder' if kind == 'folder' else 'device or pipe'}" in err
+    assert output.exists() and not output.is_file() and not list(tmp_path.glob("taken.part*"))
+
+
+def test_two_processes_do_not_write_one_output(call, small_run, bert_folder, word_collection, tmp_path):
+    with locked(tmp_path, "out.run"):
+        code, _, err = call(*small_run, "-m", bert_folder, "--output", tmp_path / "out.run")
+    assert code == 2 and f"out.run is in use by a running process (pid {os.getpid()})" in err
+    assert not list(tmp_path.glob("out.run*"))
+    with locked(tmp_path / "e", JOURNAL), pytest.raises(ProrankError, match="in use"):
+        evaluator.evaluate_model(
+            str(bert_folder), str(word_collection), output=tmp_path / "e", prompt="prorank-short", depth=2
+        )

@@ -161,10 +161,10 @@ def synthesize(
     """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
     from prorank.erank.graders import load_teacher
     from prorank.erank.synthesis import graded_candidates, kept_answers, synthesize
-    from prorank.util.files import refuse_overwrite
+    from prorank.util.files import refuse_file_overwrite
 
     refuse_unused(context, teacher)
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
     quotas = {"hard": hard, "medium": medium, "easy": easy}
     loaded, groups = graded_candidates(collection, split, queries, quotas, seed)

@@ -176,7 +176,6 @@ def evaluate(
     from prorank.evaluation.rerank_file import JOURNAL, interrupted
     from prorank.evaluation.tables import results_table
     from prorank.util.files import refuse_overwrite
-    from prorank.util.live import locked
 
     if run is not None:
         refuse(context, "the first stage is the run", "candidates")
@@ -186,7 +185,7 @@ def evaluate(
         refuse(context, "only with --output", "force")
     elif force or not interrupted(output):
         refuse_overwrite(output, force)
-    with reranking(output / JOURNAL) if output else nullcontext(), locked(output, JOURNAL) if output else nullcontext():
+    with reranking(output / JOURNAL) if output else nullcontext():
         summary = evaluate_model(
             model,
             collection,

@@ -57,7 +57,7 @@ def search(
     from prorank.data.overlap import without_query_documents
     from prorank.data.trec import check_ids, write_run
     from prorank.first_stage.bm25 import BM25Index, bm25_run
-    from prorank.util.files import refuse_overwrite
+    from prorank.util.files import refuse_file_overwrite
 
     if (query is None) == (collection is None):
         raise ProrankError("give either a query or --collection")
@@ -71,7 +71,7 @@ def search(
         return
     if output is None:
         raise ProrankError("--collection needs --output")
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     built, loaded = BM25Index.load(index_folder), load_collection(str(collection))
     if exclude_query_document:
         loaded = without_query_documents(loaded)

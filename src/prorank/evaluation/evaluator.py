@@ -27,6 +27,7 @@ from prorank.reranker import Reranker
 from prorank.types import Aggregation, Precision
 from prorank.util.errors import DataError
 from prorank.util.files import write_json
+from prorank.util.live import locked
 from prorank.util.provenance import hardware, versions
 
 
@@ -120,8 +121,9 @@ def evaluate_model(
         reranked = rerank_collection(reranker, loaded, lists, depth, title)
     else:
         depends_on = made_from(reranker, model, loaded, depth) | {"the first stage": run_fingerprint(lists)}
-        journal = Journal(output / JOURNAL, depends_on, force)
-        reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
+        with locked(output, JOURNAL):
+            journal = Journal(output / JOURNAL, depends_on, force)
+            reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)

@@ -14,7 +14,7 @@ from prorank.data.trec import read_run, run_lines
 from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, rerank_lists, survey
 from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker
-from prorank.util.files import refuse_overwrite
+from prorank.util.files import refuse_file_overwrite
 from prorank.util.live import locked
 from prorank.util.provenance import fingerprint
 from prorank.util.study import file_fingerprint, model_fingerprint
@@ -76,17 +76,18 @@ def rerank_file(
 
     Raises:
         DataError: a malformed row or an unknown id, before the model is loaded.
-        ProrankError: the output is taken, or what is there was made from something else.
+        ProrankError: the output is taken, is no file, or what is there was made from something else or is being made.
     """
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     resolve_source(model)
     texts = load_collection(collection)
     shape = survey(run, texts, depth)
+    lists = lists_of_file(run, shape.together)
+    reranker = Reranker.from_pretrained(model, **options)
+    depends_on = made_from(reranker, model, texts, depth) | {str(run.name): file_fingerprint(run)}
     with locked(output.parent, output.name):
-        reranker = Reranker.from_pretrained(model, **options)
-        depends_on = made_from(reranker, model, texts, depth) | {run.name: file_fingerprint(run)}
+        refuse_file_overwrite(output, force)  # another process may have finished it meanwhile
         journal = Journal(output, depends_on, force)
-        lists = lists_of_file(run, shape.together)
         rerank_lists(reranker, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
         journal.finish()
     return shape

@@ -6,9 +6,10 @@ collection's texts and a scorer's face; nothing of models.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,9 @@ from prorank.util.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 BLOCK = 2_000  # pairs that are scored together: enough to fill many passes, few enough to lose little by a kill
+MOST = 2 * BLOCK  # pairs of one call: a single list may be longer than a block
+
+_START_OVER = "--force starts over"
 
 Lists = Iterable[tuple[str, Mapping[str, float]]]  # query id, its first-stage list
 
@@ -55,20 +59,29 @@ def survey(path: str | Path, collection: Collection, depth: int) -> RunShape:
     """Read a run once, keeping nothing but query ids, and check that the collection has all its texts.
 
     Raises:
-        DataError: a malformed row, or an id that the collection lacks; with the line.
+        DataError: a malformed row, an id that the collection lacks, or a document twice in the rows of a query that
+            stand together; with the line.
     """
     sizes: dict[str, int] = {}
-    last, together = "", True
+    last, together, listed = "", True, set[str]()
     for place, query, document, _ in run_rows(path):
         check_ids((query, document), place)
         if query not in collection.queries:
             raise DataError(f"{place}: query '{query}' is not in {collection.name}")
         if document not in collection.documents:
             raise DataError(f"{place}: document '{document}' is not in {collection.name}")
-        together = together and (query == last or query not in sizes)
-        last = query
+        if query != last:
+            together = together and query not in sizes
+            last, listed = query, set()
+        _refuse_twice(listed, query, document, place)
+        listed.add(document)
         sizes[query] = sizes.get(query, 0) + 1
     return RunShape(len(sizes), sum(min(depth, size) for size in sizes.values()), together)
+
+
+def _refuse_twice(listed: Container[str], query: str, document: str, place: str) -> None:
+    if document in listed:
+        raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
 
 
 def lists_of_file(path: str | Path, together: bool) -> Lists:
@@ -91,8 +104,7 @@ def lists_together(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
             if listed:
                 yield current, listed
             current, listed = query, {}
-        if document in listed:
-            raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
+        _refuse_twice(listed, query, document, place)
         listed[document] = score
     if listed:
         yield current, listed
@@ -136,13 +148,14 @@ def rerank_blocks(
             ids = [(query, document) for query, documents in top(block, depth).items() for document in documents]
             pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
             try:
-                found = scorer.score_detailed(pairs)
+                parts = [scorer.score_detailed(pairs[i : i + MOST]) for i in range(0, len(pairs), MOST)]
             except InputError as error:  # its number is a place in this block
                 first, last = next(iter(block)), next(reversed(block))
                 raise InputError(f"queries '{first}' to '{last}': {error.message}", hint=error.hint) from error
-            seen = _joined([found] if seen is None else [seen, found])
+            seen = _joined(parts if seen is None else [seen, *parts])
             bar.advance(task, len(pairs))
-            yield rerank_run(block, scored_lists(block, zip(ids, found.scores)), depth)
+            scores = (score for part in parts for score in part.scores)
+            yield rerank_run(block, scored_lists(block, zip(ids, scores)), depth)
     if seen is not None:
         scorer.warn(seen)
 
@@ -160,8 +173,8 @@ def _joined(parts: Sequence[ScoredPairs]) -> ScoredPairs:
 class Journal:
     """A run that is written block by block beside its final place, and how far it goes.
 
-    `FILE.part` holds the lines, `FILE.part.json` what they were made from and how many queries and bytes count. A
-    process that was killed left at most one block behind these bytes, which is cut off.
+    `FILE.part` holds the lines, `FILE.part.json` what they were made from and how many queries and bytes count, with
+    the fingerprint of these bytes. A process that was killed left at most one block behind them, which is cut off.
 
     Args:
         output: the run's final place.
@@ -169,7 +182,7 @@ class Journal:
         force: start over.
 
     Raises:
-        ProrankError: a journal lies there that was made from something else; what differs is named.
+        ProrankError: a journal lies there that was made from something else (what differs is named), or a damaged one.
     """
 
     def __init__(self, output: str | Path, made_from: Mapping[str, Any], force: bool = False) -> None:
@@ -177,33 +190,54 @@ class Journal:
         self.part = self.output.with_name(f"{self.output.name}.part")
         self.state = self.output.with_name(f"{self.output.name}.part.json")
         self.made_from, self.queries, self.bytes = dict(made_from), 0, 0
-        if self.state.is_file() and self.part.is_file():
-            known = read_json(self.state)
-            then = known.get("made_from", {})
-            changed = [key for key in {**then, **self.made_from} if then.get(key) != self.made_from.get(key)]
-            if changed and not force:
-                raise ProrankError(
-                    f"{self.part} was made from something else: {', '.join(changed)} changed",
-                    hint="--force starts over",
-                )
-            if not force:
-                self.queries, self.bytes = int(known["queries"]), int(known["bytes"])
+        self._digest = hashlib.sha256()  # of the bytes that count
+        if self.state.is_file() and self.part.is_file() and not force:
+            self._take_up()
         self.part.parent.mkdir(parents=True, exist_ok=True)
         with self.part.open("ab") as file:
             file.truncate(self.bytes)
         self._write_state()
 
+    def _take_up(self) -> None:
+        """Go on with what lies there."""
+        known = read_json(self.state)
+        try:
+            then, sha256 = dict(known["made_from"]), str(known["sha256"])
+            queries, left = int(known["queries"]), int(known["bytes"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.state}: not the state of a reranked run", hint=_START_OVER) from error
+        changed = [key for key in {**then, **self.made_from} if then.get(key) != self.made_from.get(key)]
+        if changed:
+            raise ProrankError(
+                f"{self.part} was made from something else: {', '.join(changed)} changed", hint=_START_OVER
+            )
+        self.queries, self.bytes = queries, left
+        with self.part.open("rb") as file:
+            while left > 0 and (piece := file.read(min(left, 1 << 20))):
+                self._digest.update(piece)
+                left -= len(piece)
+        if self._digest.hexdigest() != sha256:
+            raise DataError(f"{self.part}: not what was written there", hint=_START_OVER)
+        if queries:
+            logger.warning("going on with %s: %d queries are done", self.part, queries)
+
     def _write_state(self) -> None:
-        write_json(self.state, {"made_from": self.made_from, "queries": self.queries, "bytes": self.bytes})
+        counts = {"queries": self.queries, "bytes": self.bytes, "sha256": self._digest.hexdigest()}
+        write_json(self.state, {"made_from": self.made_from, **counts})
 
     def append(self, run: Run) -> None:
         """Write a block down; it counts when this returns."""
-        with self.part.open("ab") as file:
-            for query, scores in run.items():
-                file.write(run_lines(query, scores, "prorank").encode())
-            file.flush()
-            os.fsync(file.fileno())
-            self.bytes = file.tell()
+        lines = "".join(run_lines(query, scores, "prorank") for query, scores in run.items()).encode()
+        try:
+            with self.part.open("ab") as file:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(self.part)  # a full disk does not say which file
+            raise
+        self._digest.update(lines)
+        self.bytes += len(lines)
         self.queries += len(run)
         self._write_state()
 
@@ -214,8 +248,8 @@ class Journal:
 
     def discard(self) -> None:
         """Delete what was written: its results stand elsewhere now."""
-        self.part.unlink()
-        self.state.unlink()
+        for file in (self.part, self.state):
+            file.unlink(missing_ok=True)
 
     @staticmethod
     def lies_at(output: Path) -> bool:
@@ -244,6 +278,7 @@ def rerank_lists(
         scorer, collection, lists, depth, progress, total: see `rerank_blocks`.
         journal: of these lists, in this order; it is not finished here.
     """
-    left = islice(iter(lists), journal.queries, None)
-    for block in rerank_blocks(scorer, collection, left, depth, progress, total):
+    left = iter(lists)
+    done = sum(min(depth, len(listed)) for _, listed in islice(left, journal.queries))
+    for block in rerank_blocks(scorer, collection, left, depth, progress, max(0, total - done)):
         journal.append(block)

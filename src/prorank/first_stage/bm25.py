@@ -212,17 +212,19 @@ def without_excluded(run: Run, collection: Collection, top_k: int | None = None)
     return left
 
 
-def candidate_run(collection: Collection, split: str) -> Run:
-    """The collection's own candidate lists, scored by BM25 over its corpus (0 where no term is shared).
+def candidate_run(collection: Collection, *splits: str) -> Run:
+    """The collection's own candidate lists of some splits, scored by BM25 over its corpus (0: no term is shared).
 
     Raises:
-        DataError: the collection has no candidates for this split.
+        DataError: the collection has no candidates for a split.
     """
-    if split not in collection.candidates:
-        raise DataError(f"{collection.name} has no candidates for split '{split}'", hint="use first_stage bm25")
+    missing = next((split for split in splits if split not in collection.candidates), None)
+    if missing is not None:
+        raise DataError(f"{collection.name} has no candidates for split '{missing}'", hint="use first_stage bm25")
     index = BM25Index.build(collection.documents)
     run = {
         query: index.scores(collection.queries[query], documents)
+        for split in splits
         for query, documents in collection.candidates[split].items()
     }
     return without_excluded(run, collection)

@@ -141,9 +141,7 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
     index = BM25Index.build(collection.documents, language=section.language)
     run = bm25_run(index, collection, wanted, section.depth)
     if section.method == "candidates":
-        for split in splits:
-            if split in collection.candidates:
-                run |= candidate_run(collection, split)
+        run |= candidate_run(collection, *(split for split in splits if split in collection.candidates))
     return run
 
 

@@ -21,7 +21,7 @@ from prorank.first_stage.dense import biencoder_scores
 from prorank.first_stage.mining import Mined, mine_negatives
 from prorank.recipe.sections import Quotas
 from prorank.util.errors import DataError
-from prorank.util.files import atomic_writer, json_line, refuse_overwrite
+from prorank.util.files import atomic_writer, json_line, refuse_file_overwrite
 
 T = TypeVar("T")
 
@@ -152,7 +152,7 @@ def mine_to_file(
         exclude_query_document: a document of the query's own id is no negative, whatever its text.
         with_texts: ids and texts: `positives` and `negatives` hold objects of `id`, `title`, `text`.
     """
-    refuse_overwrite(output, force)
+    refuse_file_overwrite(output, force)
     loaded = load_with_split(collection, split, seed=seed)
     if exclude_query_document:
         loaded = without_query_documents(loaded)

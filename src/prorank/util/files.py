@@ -168,8 +168,7 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
     'whole'
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ProrankError(f"{path} is a device or pipe, not a file", hint="give a file that can be replaced")
+    refuse_no_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -227,6 +226,18 @@ def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     return names
 
 
+def refuse_no_file(path: str | Path) -> None:
+    """Raise where a file cannot take the name `path`, whatever may be replaced.
+
+    Raises:
+        ProrankError: it is a folder, a device or a pipe.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a device or pipe"
+        raise ProrankError(f"{path} is {what}, not a file", hint="give a file that can be replaced")
+
+
 def refuse_overwrite(path: str | Path, force: bool) -> None:
     """Raise unless `path` is free (absent, or an empty folder) or `force` is set.
 
@@ -237,3 +248,13 @@ def refuse_overwrite(path: str | Path, force: bool) -> None:
     taken = any(path.iterdir()) if path.is_dir() else path.exists()
     if taken and not force:
         raise ProrankError(f"{path} already exists", hint="choose another output or add --force")
+
+
+def refuse_file_overwrite(path: str | Path, force: bool) -> None:
+    """`refuse_overwrite` for an output that is one file: not even `force` puts it in a folder's place.
+
+    Raises:
+        ProrankError: the path is taken, or no file can take it.
+    """
+    refuse_no_file(path)
+    refuse_overwrite(path, force)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def exchanged_pairs(
     """
     positives = relevant_pairs(qrels)
     used = {document for _, document, _ in positives}
-    own = {query: {*qrels[query], *barred.get(query, ())} for query, _, _ in positives}
+    own = {query: {*qrels[query], *barred.get(query, ())} for query in {query for query, _, _ in positives}}
     if all(used <= documents for documents in own.values()):
         raise DataError("no query has a negative among the positives of the others", hint="set warmup.negatives")
     pairs: list[LabelledPair] = []
@@ -93,22 +94,29 @@ def _exchanged(
     """Each positive with the first document in the row of its neighbours' that is free and not its query's own.
 
     The row starts one place further, so that the neighbour is nearly always in the same batch. Documents that a query
-    cannot take stay in front for the next one: there are never more of them than one query has judgments.
+    cannot take stay in front for the next one: never more different ones than one query cannot take.
     """
-    row = (document for _, document, _ in [*order[1:], *order[:1]])
-    passed: list[str] = []  # the front of the row: documents that the queries so far could not take
+    row = enumerate(document for _, document, _ in itertools.chain(order[1:], order[:1]))
+    passed: dict[str, deque[int]] = {}  # the front of the row: documents that were not taken, and their places
+    without: set[str] = set()  # queries that found nothing in the whole row, and will find nothing in what is left
     for query, document, _ in order:
-        place = next((i for i, other in enumerate(passed) if other not in own[query]), None)
-        if place is not None:
-            negative: str | None = passed.pop(place)
+        if query in without:
+            continue
+        free = [(places[0], other) for other, places in passed.items() if other not in own[query]]
+        negative = min(free)[1] if free else None
+        if negative is not None:
+            passed[negative].popleft()
+            if not passed[negative]:
+                del passed[negative]
         else:
-            negative = None
-            for other in row:
+            for place, other in row:
                 if other not in own[query]:
                     negative = other
                     break
-                passed.append(other)
-        if negative is not None:
+                passed.setdefault(other, deque()).append(place)
+        if negative is None:
+            without.add(query)
+        else:
             yield LabelledPair(query, document, True), LabelledPair(query, negative, False)
 
 
