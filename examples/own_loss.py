@@ -30,7 +30,7 @@ def train(reranker: Reranker, steps: int = 20, learning_rate: float = 1e-4) -> l
     for _ in range(steps):
         logits = backbone(batch.input_ids, batch.attention_mask, batch.slot, rows=tokenizer.answer_ids)  # (Q * N, 2)
         loss = smooth_hinge(logit_difference(logits).view(len(LISTS), -1))
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -31,7 +31,7 @@ def warm_up(reranker: Reranker, steps: int = 20, learning_rate: float = 1e-4) ->
         logits = backbone(batch.input_ids, batch.attention_mask, batch.slot, rows=tokenizer.answer_ids)  # (B, 2)
         log_probs = logits.log_softmax(-1)
         reward = careful_reward(verdict, label)
-        expected.append(float((log_probs.exp() * reward).sum(-1).mean()))
+        expected.append(float((log_probs.detach().exp() * reward).sum(-1).mean()))
         optimizer.zero_grad()
         grpo.exact_loss(log_probs, reward, scale="std").backward()
         optimizer.step()

@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_packed_says_so_once(bert_folder, refuses, monkey
 
 def test_a_model_that_is_packed_says_nothing(bert_folder, caplog):
     with caplog.at_level(logging.WARNING):
-        assert load_backbone(bert_folder, precision="fp32", device="cpu").packs
+        assert load_backbone(bert_folder, precision="fp32", device="cpu").supports_packing
     assert not caplog.records
 
 
