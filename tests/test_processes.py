@@ -22,7 +22,7 @@ TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-p
 SHARDER = """
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from prorank.cli import main
+from prorank.cli.main import main
 usual = PartialState.__init__
 
 def init(self, *arguments, **others):
@@ -36,7 +36,7 @@ main()
 # Kills itself before the training step whose number is the first argument.
 KILLER = """
 import os, signal, sys
-from prorank.cli import main
+from prorank.cli.main import main
 from prorank.training.trainer import SlotTrainer
 left, usual = int(sys.argv.pop(1)), SlotTrainer.training_step
 

@@ -31,7 +31,7 @@ def collection_files(collection: Collection) -> dict[str, str]:
 
     >>> from prorank.data.collection import load_collection
     >>> sorted(collection_files(load_collection("cosqa")))
-    ['corpus.jsonl', 'qrels/test.tsv', 'queries.jsonl']
+    ['corpus.jsonl', 'qrels/test.tsv', 'qrels/train.tsv', 'queries.jsonl']
     """
 
     def of(value: Any) -> str:
