@@ -176,7 +176,7 @@ def bench_variance(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")] = "toy",
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. data.collection=FOLDER")] = None,
     work: Annotated[Path, typer.Option(help="Folder of the warmup whose model is looked at.")] = Path("runs/variance"),
-    groups: Annotated[str, typer.Option(help="CandidateList sizes with commas between.")] = "8,16,64",
+    groups: Annotated[str, typer.Option(help="Group sizes with commas between.")] = "8,16,64",
     draws: Annotated[int, typer.Option(help="Gradients drawn for each.", min=2)] = 50,
     output: Output = None,
     as_json: AsJson = False,

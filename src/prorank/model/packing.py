@@ -144,11 +144,11 @@ def plan_packs(
     >>> pack.spans[2], pack.slots.tolist()
     (Span(start=9, stop=10, prefix_start=0, prefix_stop=8), [8, 9, 10])
     """
-    subsets: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):  # longest first: memory peaks early
-        subsets.setdefault(groups[i], []).append(i)
+        members.setdefault(groups[i], []).append(i)
     builder = _Builder(sequences, type_ids, causal, slot_from_end, slots, position_offset)
-    for indices in subsets.values():
+    for indices in members.values():
         sharing = [i for i in indices if len(sequences[i]) <= MAX_MASK] if causal else []
         shared = shared_length([sequences[i] for i in sharing], slots) if len(sharing) > 1 else 0
         for i in indices:
@@ -218,7 +218,7 @@ class _Builder:
         self.positions: list[int] = []
         self.spans: list[Span] = []
         self.slots: list[int] = []
-        self.subsets: list[int] = []
+        self.members: list[int] = []
         self.prefixes: dict[tuple[int, ...], tuple[int, int]] = {}
 
     @property
@@ -252,7 +252,7 @@ class _Builder:
         start, stop = self._append(index, prefix, len(self.source[index]), bounds)
         slot = stop - self.slot_from_end if self.slot_from_end else start
         self.slots += range(slot - self.count + 1, slot + 1)
-        self.subsets.append(index)
+        self.members.append(index)
 
     def finish(self) -> Pack:
         pack = Pack(
@@ -260,7 +260,7 @@ class _Builder:
             torch.tensor([self.positions]),
             self.spans,
             torch.tensor(self.slots),
-            self.subsets,
+            self.members,
             self.causal,
             torch.tensor([self.type_ids]) if self.types is not None else None,
         )

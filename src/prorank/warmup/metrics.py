@@ -34,7 +34,7 @@ class VerdictMetrics(NamedTuple):
     """Held-out behaviour of the greedy verdict (the likeliest token of the whole vocabulary).
 
     Attributes:
-        format_rate: share of pairs answered with a subset of the answer set, and nothing after it.
+        format_rate: share of pairs answered with a member of the answer set, and nothing after it.
         balanced_accuracy: mean over the two classes of the share answered rightly; a malformed answer is wrong.
         verdict_balance: share of best-answer verdicts among the well-formed (0 if there is none).
         entropy: mean entropy of the answers' distribution, in nats (at most ln K).

@@ -26,7 +26,7 @@ def verdicts(tokens: torch.Tensor, answer_ids: torch.Tensor) -> torch.Tensor:
 
 
 def format_reward(verdict: torch.Tensor, ended: torch.Tensor | None = None) -> torch.Tensor:
-    """1 for exactly one subset of the answer set and then the end of the turn, else 0 (ProRank, prompt warmup).
+    """1 for exactly one member of the answer set and then the end of the turn, else 0 (ProRank, prompt warmup).
 
     Half of it is for the answer and half for ending after it, so that a model that does neither can learn one after
     the other. Metrics on held-out pairs ask for both.

@@ -1,4 +1,4 @@
-"""Stage 1, prompt warmup: GRPO teaches the model to answer with exactly one subset of the answer set.
+"""Stage 1, prompt warmup: GRPO teaches the model to answer with exactly one member of the answer set.
 
 The verdict is one token, so one forward pass gives the distribution of all samples. The loss is either GRPO over G
 sampled verdicts or its exact expectation (see `grpo`). For causal models the turn must end after the answer: what
