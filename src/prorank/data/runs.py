@@ -6,7 +6,7 @@ Ties go by document id everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 
 from prorank.util.errors import DataError
 
@@ -37,6 +37,15 @@ def top(run: Run, count: int) -> Run:
     {'q': {'b': 2.0}}
     """
     return {query: dict(ranked(scores)[:count]) for query, scores in run.items()}
+
+
+def pairs_within(lists: Iterable[Sized], depth: int) -> int:
+    """How many pairs the first `depth` documents of all lists make.
+
+    >>> pairs_within([{"a": 1.0, "b": 0.5}, {"c": 1.0}], 1)
+    2
+    """
+    return sum(min(depth, len(listed)) for listed in lists)
 
 
 def scored_lists(lists: Run, scored: Iterable[tuple[tuple[str, str], float]]) -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prorank.data.runs import Qrels, Run, ranked
@@ -64,10 +64,15 @@ def read_run(path: str | Path) -> Run:
     """
     run: Run = {}
     for place, query, document, score in run_rows(path):
-        if document in run.setdefault(query, {}):
-            raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
+        refuse_twice(run.setdefault(query, {}), query, document, place)
         run[query][document] = score
     return run
+
+
+def refuse_twice(listed: Container[str], query: str, document: str, place: str) -> None:
+    """Refuse a document that a query's list holds already (DataError, with the place)."""
+    if document in listed:
+        raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
 
 
 def run_rows(path: str | Path) -> Iterator[tuple[str, str, str, float]]:

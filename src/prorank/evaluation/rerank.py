@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run
+from prorank.data.runs import Qrels, Run, pairs_within
 from prorank.evaluation.metrics import Evaluation
 from prorank.evaluation.significance import bootstrap_interval, compare
 from prorank.evaluation.streaming import Scorer, rerank_blocks
@@ -66,7 +66,7 @@ def rerank_collection(
         depth: documents a query that are reranked.
         progress: text of a progress bar, or None.
     """
-    total = sum(min(depth, len(listed)) for listed in lists.values())
+    total = pairs_within(lists.values(), depth)
     run: Run = {}
     for block in rerank_blocks(scorer, collection, lists.items(), depth, progress, total):
         run |= block

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank.data.collection import Collection, load_collection
-from prorank.data.runs import Run
+from prorank.data.runs import Run, pairs_within
 from prorank.data.trec import read_run, run_lines
 from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, rerank_lists, survey
 from prorank.model.loading import resolve_source
@@ -51,7 +51,7 @@ def rerank_through(
     journal: Journal, reranker: Reranker, collection: Collection, lists: Run, depth: int, progress: str
 ) -> Run:
     """`rerank_collection` by way of a journal, behind what that holds already."""
-    total = sum(min(depth, len(listed)) for listed in lists.values())
+    total = pairs_within(lists.values(), depth)
     rerank_lists(reranker, collection, lists.items(), depth, journal, progress, total)
     found = read_run(journal.part) if journal.bytes else {}
     return {query: found.get(query, {}) for query in lists}

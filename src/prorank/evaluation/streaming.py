@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Run, rerank_run, scored_lists, top
-from prorank.data.trec import check_ids, read_run, run_lines, run_rows
+from prorank.data.runs import Run, pairs_within, rerank_run, scored_lists, top
+from prorank.data.trec import check_ids, read_run, refuse_twice, run_lines, run_rows
 from prorank.engine.scorer import ScoredPairs
 from prorank.prompts.tokenization import all_cuts
 from prorank.util.errors import DataError, InputError, ProrankError
@@ -73,15 +73,10 @@ def survey(path: str | Path, collection: Collection, depth: int) -> RunShape:
         if query != last:
             together = together and query not in sizes
             last, listed = query, set()
-        _refuse_twice(listed, query, document, place)
+        refuse_twice(listed, query, document, place)
         listed.add(document)
         sizes[query] = sizes.get(query, 0) + 1
     return RunShape(len(sizes), sum(min(depth, size) for size in sizes.values()), together)
-
-
-def _refuse_twice(listed: Container[str], query: str, document: str, place: str) -> None:
-    if document in listed:
-        raise DataError(f"{place}: document '{document}' stands twice for query '{query}'")
 
 
 def lists_of_file(path: str | Path, together: bool) -> Lists:
@@ -104,7 +99,7 @@ def lists_together(path: str | Path) -> Iterator[tuple[str, dict[str, float]]]:
             if listed:
                 yield current, listed
             current, listed = query, {}
-        _refuse_twice(listed, query, document, place)
+        refuse_twice(listed, query, document, place)
         listed[document] = score
     if listed:
         yield current, listed
@@ -188,7 +183,7 @@ class Journal:
     def __init__(self, output: str | Path, made_from: Mapping[str, Any], force: bool = False) -> None:
         self.output = Path(output)
         self.part = self.output.with_name(f"{self.output.name}.part")
-        self.state = self.output.with_name(f"{self.output.name}.part.json")
+        self.state = self._state_of(self.output)
         self.made_from, self.queries, self.bytes = dict(made_from), 0, 0
         self._digest = hashlib.sha256()  # of the bytes that count
         if self.state.is_file() and self.part.is_file() and not force:
@@ -252,14 +247,18 @@ class Journal:
             file.unlink(missing_ok=True)
 
     @staticmethod
-    def lies_at(output: Path) -> bool:
-        """Whether an unfinished journal lies there."""
-        return output.with_name(f"{output.name}.part.json").is_file()
+    def _state_of(output: Path) -> Path:
+        return output.with_name(f"{output.name}.part.json")
 
-    @staticmethod
-    def kept(output: Path) -> list[str]:
+    @classmethod
+    def lies_at(cls, output: Path) -> bool:
+        """Whether an unfinished journal lies there."""
+        return cls._state_of(output).is_file()
+
+    @classmethod
+    def kept(cls, output: Path) -> list[str]:
         """What an interrupted process left there, in words."""
-        state = output.with_name(f"{output.name}.part.json")
+        state = cls._state_of(output)
         return [f"{read_json(state)['queries']} queries in {output}.part"] if state.is_file() else []
 
 
@@ -279,6 +278,6 @@ def rerank_lists(
         journal: of these lists, in this order; it is not finished here.
     """
     left = iter(lists)
-    done = sum(min(depth, len(listed)) for _, listed in islice(left, journal.queries))
+    done = pairs_within((listed for _, listed in islice(left, journal.queries)), depth)
     for block in rerank_blocks(scorer, collection, left, depth, progress, max(0, total - done)):
         journal.append(block)
