@@ -155,6 +155,7 @@ def test_a_config_that_describes_no_model_is_named(copied, values):
 def test_weights_that_config_does_not_describe_are_refused(copied, kind, values, says):
     folder = copied(kind)
     changed(folder / "config.json", **values)
+    changed(folder / SETTINGS, config_fingerprint=None)
     with pytest.raises(CheckpointError, match=says):
         Reranker(folder, precision="fp32")
 
@@ -284,3 +285,18 @@ def test_lack_of_memory_is_not_blamed_on_the_folder(copied, monkeypatch):
     monkeypatch.setattr("transformers.AutoModelForMaskedLM.from_pretrained", no_room)
     with pytest.raises(torch.OutOfMemoryError):
         Reranker(copied(), precision="fp32")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "rows8", "onnx", "openvino"])
+def test_a_config_that_was_changed_is_refused(copied, kind):
+    folder = copied(kind)
+    heads = json.loads((folder / "config.json").read_text())["num_attention_heads"]
+    changed(folder / "config.json", num_attention_heads=heads // 2)
+    with pytest.raises(CheckpointError, match=r"config.json is not the one that was saved"):
+        Reranker(folder)
+
+
+def test_a_config_that_another_version_wrote_is_the_same(copied):
+    folder = copied()
+    changed(folder / "config.json", transformers_version="4.0", dtype="bfloat16")
+    assert Reranker(folder).score([("apple", "river")])

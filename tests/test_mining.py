@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,14 @@ def test_queries_draw_apart():
     run = {f"q{i}": LONG["q"] for i in range(5)}
     mined = mine_negatives(run, {query: {} for query in run}, {"easy": 5})
     assert len({tuple(chosen) for chosen in mined.negatives.values()}) == 5
+
+
+@pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])
+def test_a_margin_that_is_no_number_is_refused(margin):
+    with pytest.raises(ProrankError, match="margin must be a number"):
+        mine_negatives({}, {"q": {"a": 1}}, {"hard": 1}, teacher={}, margin=margin)
+
+
+def test_quotas_that_are_all_zero_are_refused():
+    with pytest.raises(ProrankError, match="every quota is 0"):
+        mine_negatives({}, {"q": {"a": 1}}, {"hard": 0, "easy": 0}, random=0)

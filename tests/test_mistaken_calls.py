@@ -217,3 +217,32 @@ def test_json_for_programs_never_holds_nan(capsys):
     assert capsys.readouterr().out == ""
     print_json({"score": 0.5})
     assert json.loads(capsys.readouterr().out) == {"score": 0.5}
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"instruction": 3}, "instruction must be a text, got 3"),
+        ({"compile_layers": "no"}, "compile_layers must be True or False, got 'no'"),
+        ({"for_training": 1}, "for_training must be True or False"),
+        ({"trust_remote_code": "yes"}, "trust_remote_code must be True or False"),
+        ({"prompt": 7}, "prompt must be a name"),
+        ({"batch_size": 0}, "no option 'batch_size'.*token_budget"),
+        ({"model": None}, "a model is a name or a folder, got None"),
+        ({"model": 3}, "a model is a name or a folder, got 3"),
+    ],
+)
+def test_options_of_another_type_are_refused(options, says):
+    with pytest.raises(InputTypeError, match=says):
+        Reranker(**options)
+
+
+def test_a_damaged_weight_is_not_taken_for_a_model_that_cannot_be_packed(checkpoint, tmp_path, caplog):
+    folder = shutil.copytree(checkpoint, tmp_path / "nan")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    weights[name][:] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="nan"):
+        Reranker(folder, precision="fp32").score([("apple", "river")])
+    assert "packed" not in caplog.text

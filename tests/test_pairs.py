@@ -86,3 +86,18 @@ def test_what_is_there_stays(tmp_path, call):
     assert code == 0 and "1 queries, 1 documents, 1 relevant" in out
     with pytest.raises(ProrankError, match="already exists"):
         from_pairs(tmp_path / "a.csv", tmp_path / "o", "train", force=False)
+
+
+@pytest.mark.parametrize("header", ["question,answer", "answer,question", "Document,Query", "my notes,QUERY", ""])
+def test_a_table_is_read_by_its_headers_names(tmp_path, header):
+    swapped = header.lower().endswith(("question", "query"))
+    cells = ["At night.", "when do owls hunt"] if swapped else ["when do owls hunt", "At night."]
+    made(tmp_path, "a.csv", f"{header}\n{','.join(cells)}\n")
+    loaded = load_collection(tmp_path / "o")
+    assert loaded.queries == {"q1": "when do owls hunt"}
+    assert [document.text for document in loaded.documents.values()] == ["At night."]
+
+
+def test_a_header_that_does_not_name_the_question_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"a.csv:1: the header names 'answer'.*not 'frage'"):
+        made(tmp_path, "a.csv", "answer,frage\nAt night.,when do owls hunt\n")

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -220,3 +221,14 @@ def test_the_embedded_bi_encoder_finds_meaning_not_words():
     run = dense_run("embedded", collection, {"q": "cat", "w": "weather"}, top_k=3, batch_size=2)
     assert [max(run[q], key=run[q].get) for q in ("q", "w")] == ["c", "r"]
     assert all(-1.01 <= score <= 1.01 for scores in run.values() for score in scores.values())
+
+
+def test_an_index_of_other_documents_is_refused(word_collection, tmp_path, call):
+    assert call("index", word_collection, "--output", tmp_path / "index")[0] == 0
+    search = ("search", tmp_path / "index", "--output", tmp_path / "run", "--collection")
+    assert call(*search, word_collection)[0] == 0
+    changed = shutil.copytree(word_collection, tmp_path / "changed")
+    lines = (changed / "corpus.jsonl").read_text().replace("apple", "pear", 1)
+    (changed / "corpus.jsonl").write_text(lines)
+    code, _, said = call(*search, changed, "--force")
+    assert code == 2 and "other documents than changed holds now" in said and "index the collection again" in said

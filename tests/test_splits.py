@@ -186,3 +186,16 @@ def test_a_refused_run_leaves_no_folder(tmp_path, call):
     assert code == 2 and "data.leakage=drop" in err and not (tmp_path / "run").exists()
     code, _, err = call(*arguments, "data.leakage=drop", "score_learning.mined=absent.jsonl")
     assert code == 2 and "absent.jsonl" in err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["  WHEN do owls   hunt ?", "“When do owls hunt”", "when, do owls hunt...", "when do owls hunt？"]
+)
+def test_queries_that_differ_in_marks_and_case_are_the_same(text):
+    assert shared_queries({"a": "when do owls hunt", "b": text}, ["a"], ["b"]) == {"a": "b"}
+
+
+def test_queries_that_differ_in_a_sign_are_not_the_same():
+    texts = dict(enumerate(["what is c++", "what is c#", "what is c", "???", "!"]))
+    for one in texts:
+        assert shared_queries(texts, [one], [other for other in texts if other != one]) == {}

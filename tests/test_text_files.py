@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 
 import pytest
 from hypothesis import given
@@ -256,3 +257,18 @@ def test_a_full_disk_is_named_with_the_file(tmp_path):
 
 def test_json_lines_hold_no_line_feed_inside():
     assert json_line({"a": "b\nc"}).count("\n") == 1
+
+
+@pytest.mark.parametrize("read", [read_text, read_run, read_qrels, read_json, lambda path: list(text_lines(path))])
+def test_lines_that_end_in_carriage_returns_alone_are_refused(tmp_path, read):
+    (tmp_path / "a").write_bytes(b"query-id\tcorpus-id\tscore\rq1\td1\t1\rq1\td2\t1\r")
+    with pytest.raises(DataError, match=r"carriage returns without line feeds.*tr "):
+        read(tmp_path / "a")
+
+
+def test_judgments_with_old_line_ends_are_no_empty_split(word_collection, tmp_path):
+    folder = shutil.copytree(word_collection, tmp_path / "c")
+    file = next((folder / "qrels").iterdir())
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r"))
+    with pytest.raises(DataError, match=f"{file.name}.*carriage returns"):
+        load_collection(folder)

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from prorank.engine.load import load_parts
+from prorank.engine.load import known_options, load_parts
 from prorank.engine.passages import aggregate, split_passages
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
 from prorank.engine.scorer import ScoredPairs, answer_logits, query_numbers
 from prorank.engine.scores import SCORES, probabilities
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import (
-    SETTINGS_FILE,
     CheckpointSettings,
     mark_checkpoint,
     plain_card,
+    write_settings,
 )
 from prorank.model.st_files import write_sentence_transformers_files
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
@@ -32,7 +32,7 @@ from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import MINI
 from prorank.types import Aggregation, ScoreKind
 from prorank.util.errors import CheckpointError, InputError
-from prorank.util.files import atomic_writer, write_json
+from prorank.util.files import atomic_writer
 from prorank.util.inputs import (
     Document,
     checked_pairs,
@@ -95,6 +95,7 @@ class Reranker:
         if not isinstance(model, Backbone):
             if tokenizer is not None or settings is not None:
                 raise InputError("a model's name brings its own tokenizer and settings", hint="leave them out")
+            known_options(options)
             model, tokenizer, settings = load_parts(model, **options)
         elif tokenizer is None or settings is None or options:
             raise InputError(
@@ -342,7 +343,7 @@ class Reranker:
                 logger.warning("%s", error)
         with atomic_writer(folder / "README.md") as file:
             file.write(card or plain_card(self.settings))
-        write_json(folder / SETTINGS_FILE, self.settings.model_dump(mode="json"))  # last: marks the folder whole
+        write_settings(folder, self.settings)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the Hugging Face hub.

@@ -73,6 +73,7 @@ def search(
         raise ProrankError("--collection needs --output")
     refuse_file_overwrite(output, force)
     built, loaded = BM25Index.load(index_folder), load_collection(str(collection))
+    built.check_collection(loaded)
     if exclude_query_document:
         loaded = without_query_documents(loaded)
     queries = {q: loaded.queries[q] for q in loaded.judgments(split)} if split else loaded.queries

@@ -21,6 +21,7 @@ from prorank.data.overlap import own_documents, shared_queries
 from prorank.data.runs import Qrels
 from prorank.data.trec import judgment
 from prorank.util.errors import DataError
+from prorank.util.provenance import fingerprint
 from prorank.util.sources import did_you_mean, expanded, is_path, on_hub
 from prorank.util.texts import id_flaw
 
@@ -134,6 +135,16 @@ def load_collection(source: str | Path, *, strict: bool = False) -> Collection:
         hint = did_you_mean(path) or f"bundled collections: {', '.join(bundled())}"
         raise DataError(f"{source}: no such folder", hint=hint)
     return _build(name, files, strict)
+
+
+def documents_fingerprint(documents: Mapping[str, Document]) -> str:
+    """Fingerprint of documents in their order: ids, titles and texts.
+
+    >>> owls, moon = Document("1", "", "Owls"), Document("1", "", "Moon")
+    >>> documents_fingerprint({"1": owls}) == documents_fingerprint({"1": moon})
+    False
+    """
+    return fingerprint(json.dumps(list(documents.values()), ensure_ascii=False))
 
 
 def _build(name: str, files: Files, strict: bool) -> Collection:

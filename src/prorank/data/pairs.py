@@ -1,7 +1,8 @@
 """Question and answer pairs, as training data is often kept, written as a collection in BEIR layout.
 
 JSON Lines of `{"query": ..., "pos": ..., "neg": ...}` (`pos` and `neg` one text or a list, `neg` may be missing), or a
-table of two columns, question and answer (CSV, or TSV by the file's name). Texts that are equal get one id.
+table of two columns, question and answer (CSV, or TSV by the file's name); a header may name them in the other order.
+Texts that are equal get one id.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from prorank.util.files import parse_json, read_text, text_lines
 from prorank.util.texts import SURROGATE_HINT, surrogate
 
 _JSON_LINES = (".jsonl", ".ndjson")
-_QUESTIONS = ("query", "question", "anchor", "prompt", "q")  # first cell of a header
+# Cells of a header; a first line without one of each is a pair like the others.
+_QUESTIONS = frozenset({"query", "queries", "question", "questions", "anchor", "prompt", "q", "sentence1", "text1"})
+_ANSWERS = frozenset(
+    {"answer", "answers", "document", "documents", "doc", "passage", "positive", "pos", "response", "text", "context"}
+    | {"reply", "completion", "sentence2", "text2"}
+)
 _HINT = 'a line is {"query": "...", "pos": "..." or [...], "neg": "..." or [...]}'
 
 
@@ -141,9 +147,33 @@ def _usable(text: str, name: str, place: str) -> str:
     return text
 
 
+def _question_column(cells: list[str], place: str) -> int | None:
+    """Which of two cells of a header names the question; None for a line that is no header.
+
+    Raises:
+        DataError: a header whose second column could be anything.
+
+    >>> _question_column(["Answer", "Question"], ""), _question_column(["query", "my text"], "")
+    (1, 0)
+    >>> _question_column(["When do owls hunt?", "At night."], "")
+    """
+    first, second = (cell.strip().lower() for cell in cells)
+    if first in _QUESTIONS:
+        return 0
+    if second in _QUESTIONS:
+        return 1
+    if first in _ANSWERS:
+        raise DataError(
+            f"{place}: the header names '{cells[0].strip()}', but which column is the question?",
+            hint=f"name the columns question and answer, not '{cells[1].strip()}'",
+        )
+    return None
+
+
 def _table_pairs(source: Path, delimiter: str) -> Iterator[Pairs]:
     limit = csv.field_size_limit(sys.maxsize)
     rows = csv.reader(io.StringIO(read_text(source), newline="\n"), delimiter=delimiter, strict=True)
+    column = 0  # where the question stands
     try:
         for number, cells in enumerate(rows, start=1):
             place = f"{source}:{rows.line_num}"
@@ -154,9 +184,11 @@ def _table_pairs(source: Path, delimiter: str) -> Iterator[Pairs]:
                     f"{place}: expected 2 columns, question and answer, got {len(cells)}",
                     hint='a cell with commas or line ends stands in "quotes"',
                 )
-            if number > 1 or cells[0].strip().lower() not in _QUESTIONS:
-                question, answer = (_usable(cell, "a cell", place) for cell in cells)
-                yield Pairs(place, question, [answer], [])
+            if number == 1 and (named := _question_column(cells, place)) is not None:
+                column = named
+                continue
+            question, answer = (_usable(cells[i], "a cell", place) for i in (column, 1 - column))
+            yield Pairs(place, question, [answer], [])
     except csv.Error as error:
         raise DataError(f"{source}:{rows.line_num}: {error}", hint='a cell with quotes stands in "quotes"') from error
     finally:

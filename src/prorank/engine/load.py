@@ -6,6 +6,7 @@ Knows checkpoints, exports and any Hugging Face model; nothing of scores or rank
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.types import Family, Precision, ScoreKind
-from prorank.util.errors import CheckpointError
-from prorank.util.inputs import one_of, whole_numbers
+from prorank.util.errors import CheckpointError, InputTypeError
+from prorank.util.inputs import of_type, one_of, whole_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,18 @@ class Parts(NamedTuple):
     backbone: Backbone
     tokenizer: PairTokenizer | CrossEncoderTokenizer
     settings: CheckpointSettings
+
+
+def known_options(options: Mapping[str, object]) -> None:
+    """Refuse options that `load_parts` does not have.
+
+    Raises:
+        InputTypeError: the message lists those that there are.
+    """
+    known = load_parts.__kwdefaults__ or {}
+    for name in options:
+        if name not in known:
+            raise InputTypeError(f"there is no option '{name}'", hint=f"passages, max_new_tokens, {', '.join(known)}")
 
 
 def load_parts(
@@ -73,6 +86,17 @@ def load_parts(
         CheckpointError, PromptError: what does not fit, and how to mend it.
     """
     whole_numbers(max_length=max_length, token_budget=token_budget)
+    of_type(str, "a text", instruction=instruction)
+    of_type(
+        bool,
+        "True or False",
+        compile_layers=compile_layers,
+        for_training=for_training,
+        trust_remote_code=trust_remote_code,
+    )
+    if not isinstance(path_or_name, (str, Path)):
+        raise InputTypeError(f"a model is a name or a folder, got {path_or_name!r}")
+    of_type((str, Path, Prompt), "a name, a YAML file or a Prompt", prompt=prompt)
     one_of("score", score, ScoreKind)
     one_of("family", family, Family)
     one_of("precision", precision, Precision)

@@ -17,12 +17,11 @@ from prorank.engine.runtime import ONNX_FILE, OPENVINO_FILE, Graph, onnx_graph, 
 from prorank.engine.scorer import length_batches
 from prorank.export.check import PROBES, compare_scores, expected_scores, export_card
 from prorank.model.backbone import Backbone
-from prorank.model.checkpoint import SETTINGS_FILE, mark_checkpoint
+from prorank.model.checkpoint import mark_checkpoint, write_settings
 from prorank.model.last_layer import TokenWise, narrowed_feed_forward
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError, require
-from prorank.util.files import write_json
 
 INT8_BLOCK = 128  # weights that share a scale in ONNX int8
 PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of an ONNX file that holds its weights itself
@@ -104,7 +103,7 @@ def to_graph(
     export_card(
         reranker, folder, f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K)"
     )
-    write_json(folder / SETTINGS_FILE, reranker.settings.model_dump(mode="json"))
+    write_settings(folder, reranker.settings)
 
 
 def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prorank.data.collection import Collection, Document
+from prorank.data.collection import Collection, Document, documents_fingerprint
 from prorank.data.runs import Run, ranked
 from prorank.first_stage.terms import detect_language, tokenize
 from prorank.types import Language
@@ -73,10 +73,12 @@ class BM25Index:
         ids: list[str],
         vocabulary: dict[str, int],
         language: Language,
-        headings: dict[str, str] | None = None,
+        headings: dict[str, str],
+        fingerprint: str,
     ) -> None:
         self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
-        self.headings = headings or {}  # document id -> its title or first words; indexes of old have none
+        self.headings = headings  # document id -> its title or first words
+        self.fingerprint = fingerprint  # of the documents
         self._rows = {document: i for i, document in enumerate(ids)}
 
     @classmethod
@@ -110,7 +112,7 @@ class BM25Index:
         engine = bm25s.BM25(method="lucene", k1=k1, b=b)
         engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
         headings = {d.id: _heading(d.title or d.text) for d in documents.values()}
-        return cls(engine, list(documents), vocabulary, chosen, headings)
+        return cls(engine, list(documents), vocabulary, chosen, headings, documents_fingerprint(documents))
 
     def search(self, queries: Mapping[str, str], top_k: int = 100, progress: bool = False) -> Run:
         """Best documents of each query, score above 0 only, ties by document id.
@@ -164,8 +166,8 @@ class BM25Index:
         refuse_overwrite(folder, force)
         (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
         self._engine.save(str(folder))
-        settings = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
-        settings["headings"] = [self.headings.get(document, "") for document in self._ids]
+        settings: dict[str, Any] = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
+        settings |= {"headings": [self.headings[d] for d in self._ids], "fingerprint": self.fingerprint}
         write_json(Path(folder) / _SETTINGS, settings)
 
     @classmethod
@@ -185,10 +187,23 @@ class BM25Index:
             ids, language = settings["ids"], settings["language"]
             if len(ids) != engine.scores["num_docs"]:
                 raise ValueError(f"{len(ids)} ids for {engine.scores['num_docs']} documents")
-            headings = dict(zip(ids, settings.get("headings", [])))
+            headings, fingerprint = dict(zip(ids, settings["headings"])), str(settings["fingerprint"])
         except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{folder}: the index is damaged: {error}", hint="make it again") from error
-        return cls(engine, ids, vocabulary, language, headings)
+        return cls(engine, ids, vocabulary, language, headings, fingerprint)
+
+    def check_collection(self, collection: Collection) -> None:
+        """Refuse a collection whose documents are not those that were indexed.
+
+        Raises:
+            DataError: a text or id differs, or the order.
+        """
+        if documents_fingerprint(collection.documents) != self.fingerprint:
+            raise DataError(
+                f"the index was made of {len(self._ids)} other documents than {collection.name} holds now "
+                f"({len(collection.documents)})",
+                hint="index the collection again: prorank index COLLECTION --output DIR",
+            )
 
 
 def bm25_run(index: BM25Index, collection: Collection, queries: Mapping[str, str], top_k: int) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random as randomness
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -52,7 +53,7 @@ def mine_negatives(
         seed: seed of the draw.
 
     Raises:
-        ProrankError: an unknown tier, or a number below 0.
+        ProrankError: an unknown tier, a number below 0, no negative wanted at all, or a margin that is not finite.
 
     >>> mine_negatives({"q": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q": {"b": 1}}, {"hard": 2}).negatives
     {'q': ['a', 'c']}
@@ -63,6 +64,10 @@ def mine_negatives(
     for source, wanted in {**quotas, "random": random}.items():
         if wanted < 0:
             raise ProrankError(f"cannot draw {wanted} '{source}' negatives", hint="give 0 or more")
+    if not any([*quotas.values(), random]):
+        raise ProrankError("every quota is 0: no negative would be drawn", hint="give one tier, or random, 1 or more")
+    if margin is not None and not math.isfinite(margin):
+        raise ProrankError(f"the margin must be a number, got {margin}", hint="0 keeps the filter without a margin")
     negatives: dict[str, list[str]] = {}
     shortfall = dict.fromkeys([*quotas, "random"] if random else quotas, 0)
     filtered = 0

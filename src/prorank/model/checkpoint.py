@@ -29,12 +29,14 @@ from prorank.shipped import FOLDER, MINI
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
 from prorank.util.files import read_json, read_text, write_json
+from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded
 from prorank.util.version import VERSION
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "prorank.json"
 EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone is called on the hub
+_UNIMPORTANT = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype"})
 DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
 
 
@@ -55,6 +57,7 @@ class CheckpointSettings(BaseModel):
     base_model: str = ""
     recipe: dict[str, Any] | None = None
     data_fingerprint: str | None = None
+    config_fingerprint: str | None = Field(None, description="of config.json, which is written beside it")
 
     @field_validator("calibration")
     @classmethod
@@ -101,12 +104,39 @@ def read_settings(source: str) -> CheckpointSettings | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "as a whole"
         raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+    config = _file(source, "config.json")
+    if settings.config_fingerprint is not None and config is not None:
+        with reading(config):
+            found = config_fingerprint(json.loads(config.read_bytes()))
+        if found != settings.config_fingerprint:
+            raise CheckpointError(
+                f"{config} is not the one that was saved with this checkpoint: the scores would be others",
+                hint="copy config.json again from where the checkpoint came from",
+            )
     if settings.prompt is not None and len(settings.answer_ids) != len(settings.prompt.answers):
         raise CheckpointError(
             f"{path}: answer_ids: {len(settings.answer_ids)} for {len(settings.prompt.answers)} answers",
             hint="copy the folder again",
         )
     return settings
+
+
+def config_fingerprint(config: dict[str, Any]) -> str:
+    """Fingerprint of what a config.json says of the model, whichever library wrote it.
+
+    >>> one, two = {"hidden_size": 64, "transformers_version": "5.0"}, {"hidden_size": 64}
+    >>> config_fingerprint(one) == config_fingerprint(two)
+    True
+    """
+    told = {key: value for key, value in config.items() if key not in _UNIMPORTANT}
+    return fingerprint(json.dumps(told, sort_keys=True))
+
+
+def write_settings(folder: Path, settings: CheckpointSettings) -> None:
+    """Write `prorank.json` beside a config.json; the last of a checkpoint's files, it marks the folder whole."""
+    saved = settings.model_dump(mode="json")
+    saved["config_fingerprint"] = config_fingerprint(read_json(folder / "config.json"))
+    write_json(folder / SETTINGS_FILE, saved)
 
 
 def mark_checkpoint(folder: Path) -> None:
@@ -263,11 +293,17 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
             "instruction": settings.instruction,
             "recipe": recipe.get("name"),
             "seed": recipe.get("seed"),
-            "collection": (recipe.get("data") or {}).get("collection"),
+            "collection": _trained_on(recipe.get("data") or {}),
             "data fingerprint": settings.data_fingerprint,
             "made with prorank": settings.prorank_version,
         }
     return description
+
+
+def _trained_on(data: dict[str, Any]) -> str | None:
+    """The recipe's collection, or those of its union."""
+    names = [part.get("collection") for part in data.get("union") or ()]
+    return ", ".join(map(str, names)) or data.get("collection")
 
 
 def plain_card(settings: CheckpointSettings) -> str:

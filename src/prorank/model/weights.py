@@ -37,7 +37,9 @@ def reason(error: BaseException) -> str:
     >>> reason(ValueError("first\\nsecond")), reason(KeyError())
     ('first second', 'KeyError')
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if not text or not isinstance(error, (OSError, ValueError)):  # others speak to programmers: a bare key, a bare fact
+        text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prorank.data.collection import Collection, load_collection
+from prorank.data.collection import Collection, documents_fingerprint, load_collection
 from prorank.model.loading import EMBEDDED, resolve_source
 from prorank.recipe.sections import Recipe
 from prorank.shipped import MINI
@@ -37,7 +37,7 @@ def collection_files(collection: Collection) -> dict[str, str]:
     def of(value: Any) -> str:
         return fingerprint(json.dumps(value, ensure_ascii=False))
 
-    found = {"corpus.jsonl": of(list(collection.documents.values())), "queries.jsonl": of(collection.queries)}
+    found = {"corpus.jsonl": documents_fingerprint(collection.documents), "queries.jsonl": of(collection.queries)}
     for kind, splits in (("qrels", collection.qrels), ("candidates", collection.candidates)):
         found |= {f"{kind}/{split}.tsv": of(rows) for split, rows in splits.items()}
     return found | ({"excluded.tsv": of(collection.excluded)} if collection.excluded else {})

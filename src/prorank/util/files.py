@@ -57,6 +57,7 @@ def decode(data: bytes, name: str) -> str:
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{name}: cannot be read: damaged gzip file: {error}") from error
     _refuse_wide(data, name)
+    _refuse_carriage_returns(data, name)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,6 +82,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if number == 1:
                     _refuse_wide(line, str(path))
+                    _refuse_carriage_returns(line, str(path))
                     line = line.removeprefix(codecs.BOM_UTF8)
                 yield number, line.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
@@ -96,10 +98,17 @@ def _refuse_wide(data: bytes, name: str) -> None:
     """Refuse UTF-16 and UTF-32, known by their marks, and bytes that are no text."""
     wide = next((encoding for mark, encoding in _WIDE.items() if data.startswith(mark)), None)
     if wide is None and b"\0" in data[:1024]:
-        wide = "UTF-16 without a byte-order mark, or not text at all"
+        wide = "null bytes in it: compressed or binary data, or UTF-16 without a byte-order mark"
     if wide is not None:
         hint = "save the file as UTF-8 (iconv -f utf-16 -t utf-8)"
         raise DataError(f"{name}: cannot be read: {wide}, not UTF-8", hint=hint)
+
+
+def _refuse_carriage_returns(data: bytes, name: str) -> None:
+    """Refuse lines that end in carriage returns alone, as old Macs wrote them: they would be read as one line."""
+    if b"\n" not in data and b"\r" in data.rstrip(b"\r"):
+        hint = "save the file with line feeds (tr '\\r' '\\n')"
+        raise DataError(f"{name}: the lines end in carriage returns without line feeds", hint=hint)
 
 
 def _unreadable(path: str | Path, error: OSError) -> DataError:

@@ -130,6 +130,26 @@ def whole_numbers(**options: object) -> None:
             raise InputError(f"{name} must be at least 1, got {value}")
 
 
+def of_type(kinds: type | tuple[type, ...], what: str, **options: object) -> None:
+    """Refuse options of another type; None, which stands for a default, passes.
+
+    Args:
+        kinds: the types wanted.
+        what: these, in words.
+        options: name -> value.
+
+    Raises:
+        InputTypeError: another type.
+
+    >>> of_type(bool, "True or False", compile_layers="no")
+    Traceback (most recent call last):
+    prorank.util.errors.InputTypeError: compile_layers must be True or False, got 'no'
+    """
+    for name, value in options.items():
+        if value is not None and not isinstance(value, kinds):
+            raise InputTypeError(f"{name} must be {what}, got {value!r}")
+
+
 def one_of(name: str, value: object, literal: Any) -> None:
     """Refuse a value that is none of a `Literal`'s; None, which stands for a default, passes.
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+PUNCTUATION = ".,;:!?¿¡…\"'`´‘’“”„«»()[]{}。，、；：！？「」『』《》（）・-–—"
 SURROGATE_HINT = "write the whole pair, or leave the character out; bytes are read as UTF-8"
 
 
@@ -50,9 +51,13 @@ def id_flaw(identifier: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Lower case, single spaces: equal for texts that a reader would call the same.
+    """A text without case, repeated blanks, and marks of punctuation around its words.
 
-    >>> plain("When do  Owls hunt")
-    'when do owls hunt'
+    Equal for texts that a reader would call the same. Signs that are part of a word's meaning stay: "C++" is not "C#".
+
+    >>> plain("  When do  OWLS hunt ?"), plain("“When do owls hunt”"), plain("what is C++?")
+    ('when do owls hunt', 'when do owls hunt', 'what is c++')
     """
-    return " ".join(text.lower().split())
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    bare = [word.strip(PUNCTUATION) for word in words]
+    return " ".join(filter(None, bare)) or " ".join(words)
