@@ -234,7 +234,8 @@ def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
     reranker, pairs = tuned
     small = export(reranker, target, tmp_path / "int8", int8=target != "rows8")
     size = sum(file.stat().st_size for file in small.glob("*model.*"))
-    assert size < 0.75 * 4 * sum(parameter.numel() for parameter in reranker.backbone.parameters())
+    sizes = [parameter.numel() for parameter in reranker.backbone.parameters()]
+    assert size < 4 * max(sizes) + 2 * (sum(sizes) - max(sizes))  # ONNX keeps the embeddings in 32 bits
     exact = np.array(reranker.score(pairs)).reshape(10, 20)
     rough = np.array(Reranker.from_pretrained(small).score(pairs)).reshape(10, 20)
     assert np.mean([kendalltau(a, b).statistic for a, b in zip(exact, rough)]) >= 0.95
