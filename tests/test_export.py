@@ -181,18 +181,18 @@ def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tuned():
-    """Two layers of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
+    """Three layers of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
     torch.manual_seed(0)
     options = {"prompt": "prorank-short", "max_length": 64, "precision": "fp32", "device": "cpu"}
     reranker = Reranker.from_pretrained("embedded", **options)
     layers = reranker.backbone.model.encoder.layer
-    del layers[2:]
-    reranker.backbone.config.num_hidden_layers = 2
+    del layers[3:]
+    reranker.backbone.config.num_hidden_layers = 3
     collection, chance = load_collection("cosqa"), random.Random(0)
     documents = [document.content for document in collection.documents.values()]
     right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]
     optimizer = torch.optim.AdamW(reranker.backbone.parameters(), lr=2e-4)
-    for _ in range(16):
+    for _ in range(40):
         chosen = chance.sample(right, 8)
         pairs = [*chosen, *((query, chance.choice(documents)) for query, _ in chosen)]
         batch = reranker.tokenizer.collate(reranker.tokenizer.encode(pairs)[0])
