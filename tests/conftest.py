@@ -12,7 +12,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from prorank.bench.toy import WORDS, write_collection
+from prorank.bench.toy import LEARNED, WORDS, pretrain, write_collection
 from prorank.cli import main as cli
 
 # No time limits inside tests; in CI the same examples every time.
@@ -120,6 +120,14 @@ def word_collection(tmp_path_factory):
             queries[f"q{i}"] = text if text not in queries.values() else " ".join(words[1::-1])  # no query twice
             qrels["train" if i < 24 else "dev" if i < 30 else "test"][f"q{i}"] = {f"d{i}": 1}
     return write_collection(tmp_path_factory.mktemp("words"), documents, queries, qrels)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory):
+    """The toy language's model after half of its training, which suffices; `toy_recipe` finds it here."""
+    folder = tmp_path_factory.mktemp("toy")
+    assert pretrain(folder / "model", steps=300) < LEARNED
+    return folder
 
 
 @pytest.fixture

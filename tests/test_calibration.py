@@ -19,8 +19,8 @@ from prorank.util.errors import DataError
 @given(st.floats(0.2, 5), st.floats(-3, 3), st.floats(-50, 50), st.floats(0.1, 20))
 def test_the_generating_curve_is_found_again(slope, intercept, offset, scale):
     draw = np.random.default_rng(0)
-    x = draw.normal(size=200_000)
-    y = draw.random(200_000) < probabilities(x, {"slope": slope, "intercept": intercept})
+    x = draw.normal(size=50_000)
+    y = draw.random(50_000) < probabilities(x, {"slope": slope, "intercept": intercept})
     found = fit_platt((x * scale + offset).tolist(), y.astype(int).tolist())
     assert found["slope"] * scale == pytest.approx(slope, rel=0.15, abs=0.05)
     predicted = probabilities(x * scale + offset, found)

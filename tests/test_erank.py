@@ -35,10 +35,10 @@ FIVE = {  # grades that the toy language has as single tokens
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
+def toy(toy_folder, tmp_path_factory):
     """The toy language's recipe, with grades in place of verdicts."""
-    folder = tmp_path_factory.mktemp("toy")
-    tree = toy_recipe(folder)
+    folder = tmp_path_factory.mktemp("prompt")
+    tree = toy_recipe(toy_folder)
     (folder / "five.yaml").write_text(yaml.safe_dump(FIVE))
     tree["backbone"] |= {"prompt": str(folder / "five.yaml"), "score": "expected_grade"}
     tree |= {"warmup": None, "score_learning": None}
