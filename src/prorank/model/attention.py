@@ -37,7 +37,6 @@ def _mask(tokens: int, prefix: int, causal: bool, window: int | None, device: to
     return allowed & ((query - key).abs() < window)  # the window counts the token itself
 
 
-@torch.compiler.disable
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -198,6 +197,13 @@ def _varlen_attention(
     return output[None]  # (1, N, H, D)
 
 
+def stay_uncompiled() -> None:
+    """Keep attention over spans out of `torch.compile`, whose import takes a second: only who compiles calls this."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, torch.compiler.disable(packed_attention))
+
+
 @contextmanager
 def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     """Let `model` (a transformers base model) attend by packs, for as long as the context is open.
@@ -211,7 +217,8 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
+    if ATTENTION not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
     before = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION
     try:

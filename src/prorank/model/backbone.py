@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prorank.model.attention import packed_layers
+from prorank.model.attention import packed_layers, stay_uncompiled
 from prorank.model.heads import classifier_head, masked_transform
 from prorank.model.last_layer import layers_of
 from prorank.model.packing import Pack, plan_packs, unpadded, whole_pack
@@ -298,6 +298,7 @@ class Backbone(nn.Module):
 
     def compile_layers(self) -> None:
         """Compile each layer with `torch.compile` on first use; attention over a pack's spans stays as it is."""
+        stay_uncompiled()
         for layer in layers_of(self.core.base_model):
             layer.compile(dynamic=True)
 
