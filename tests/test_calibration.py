@@ -28,6 +28,16 @@ def test_the_generating_curve_is_found_again(slope, intercept, offset, scale):
     assert predicted.mean() == pytest.approx(y.mean(), abs=0.005)
 
 
+def test_the_likelihood_of_the_smoothed_targets_is_flat_at_what_is_found():
+    draw = np.random.default_rng(3)
+    x = draw.normal(300.0, 40.0, 500)
+    labels = (draw.random(500) < probabilities(x, {"slope": 0.05, "intercept": -16.0})).astype(int)
+    positives = labels.sum()
+    target = np.where(labels, (positives + 1) / (positives + 2), 1 / (500 - positives + 2))
+    missed = probabilities(x, fit_platt(x.tolist(), labels.tolist())) - target
+    assert abs(missed.mean()) < 1e-6 and abs((missed * (x - x.mean())).mean()) < 1e-4
+
+
 def test_separable_scores_stay_finite_and_monotone():
     found = fit_platt([-1.0] * 30 + [1.0] * 10, [0] * 30 + [1] * 10)
     low, high = probabilities([-1.0, 1.0], found)

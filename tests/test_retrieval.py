@@ -11,7 +11,7 @@ import prorank.first_stage.dense
 from prorank.data.collection import Collection, Document
 from prorank.first_stage.bm25 import BM25Index, candidate_run
 from prorank.first_stage.dense import dense_run
-from prorank.first_stage.terms import check_language, detect_language, tokenize
+from prorank.first_stage.terms import check_language, detect_language, term_numbers, tokenize
 from prorank.util.errors import DataError, ProrankError
 
 
@@ -68,6 +68,18 @@ def test_terms(text, language, terms):
 @given(st.text(), st.sampled_from(["en", "zh", "ja", "th", "other"]))
 def test_terms_are_never_empty_and_never_hold_spaces(text, language):
     assert all(term and not any(c.isspace() for c in term) for term in tokenize(text, language))
+
+
+@given(st.lists(st.text()), st.text(), st.sampled_from(["en", "zh", "other"]))
+def test_numbers_stand_for_the_terms_in_their_order_and_queries_add_none(texts, query, language):
+    numbers, known = term_numbers(language), {}
+    expected = [[known.setdefault(term, len(known)) for term in tokenize(text, language)] for text in texts]
+    assert numbers.tokenize(texts, update_vocab=True, allow_empty=False, show_progress=False) == expected
+    assert numbers.get_vocab_dict() == known
+    again = term_numbers(language, known)
+    (found,) = again.tokenize([query], update_vocab=False, allow_empty=False, show_progress=False)
+    assert found == [known[term] for term in tokenize(query, language) if term in known]
+    assert again.get_vocab_dict() == known and not again.word_to_stem
 
 
 def test_bm25_score_worked_by_hand():

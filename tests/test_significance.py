@@ -62,9 +62,11 @@ def test_bootstrap_levels_nest_and_hold_the_mean():
     values = np.random.default_rng(2).beta(2, 3, 80)
     wide, narrow = bootstrap_interval(values, level=0.99), bootstrap_interval(values, level=0.5)
     assert wide[0] < narrow[0] < values.mean() < narrow[1] < wide[1]
-    theirs = scipy.stats.bootstrap((values,), np.mean, method="percentile", confidence_level=0.5, random_state=0)
-    assert narrow == pytest.approx(tuple(theirs.confidence_interval), abs=0.004)
     assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+
+
+def test_the_interval_of_one_value_is_that_value():
+    assert bootstrap_interval([0.3]) == (0.3, 0.3)
 
 
 def test_bootstrap_interval_covers_as_often_as_it_says():

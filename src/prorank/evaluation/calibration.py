@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from prorank.data.runs import Qrels, Run
-from prorank.util.errors import DataError
+from prorank.util.errors import DataError, require
 
 BINS = 10
 
@@ -29,6 +29,7 @@ def fit_platt(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float
 
     Raises:
         DataError: one class only, or a slope that is not positive (higher scores are not likelier to be relevant).
+        MissingExtraError: scipy is not installed.
 
     >>> found = fit_platt([3.0, 2.0, 1.0, 0.0] * 50, [1, 1, 0, 0] * 50)
     >>> round(-found["intercept"] / found["slope"], 2)
@@ -39,24 +40,17 @@ def fit_platt(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float
     if not positives or not negatives:
         raise DataError("calibration needs relevant and irrelevant documents")
     target = np.where(y > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    optimize, special = require("scipy.optimize", "eval"), require("scipy.special", "eval")
     mean, spread = x.mean(), x.std() or 1.0
     z = np.stack([(x - mean) / spread, np.ones_like(x)], axis=1)  # (N, 2), well conditioned
-    parameters = np.array([0.0, np.log(positives / negatives)])
 
-    def loss(at: np.ndarray) -> float:
+    def mean_loss(at: np.ndarray) -> tuple[float, np.ndarray]:  # and its gradient
         margin = z @ at
-        return float(np.sum(np.logaddexp(0, margin) - target * margin))
+        loss = float(np.mean(np.logaddexp(0, margin) - target * margin))
+        return loss, z.T @ (special.expit(margin) - target) / len(x)
 
-    for _ in range(100):  # Newton's method, halving steps that overshoot
-        p = 1 / (1 + np.exp(-np.clip(z @ parameters, -500, 500)))
-        gradient = z.T @ (p - target)
-        hessian = (z * (p * (1 - p))[:, None]).T @ z + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        while loss(parameters - step) > loss(parameters) + 1e-12 and np.abs(step).max() > 1e-10:
-            step = step / 2
-        parameters = parameters - step
-        if np.abs(step).max() < 1e-8:
-            break
+    start = np.array([0.0, np.log(positives / negatives)])
+    parameters = optimize.minimize(mean_loss, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x
     slope = parameters[0] / spread
     if slope <= 0:
         raise DataError("higher scores are not likelier to be relevant here; nothing to calibrate")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,21 +11,13 @@ import numpy as np
 
 from prorank.data.collection import Collection, Document, documents_fingerprint
 from prorank.data.runs import Run, ranked
-from prorank.first_stage.terms import detect_language, tokenize
+from prorank.first_stage.terms import bm25s_library, detect_language, term_numbers
 from prorank.types import Language
-from prorank.util.errors import DataError, require
+from prorank.util.errors import DataError
 from prorank.util.files import read_json, refuse_overwrite, write_json
 
 _SETTINGS = "prorank_index.json"
 HEADING = 100  # characters of a document that an index keeps to show what was found
-
-
-def _bm25s() -> Any:
-    # bm25s imports jax where it is installed, and jax takes three quarters of a GPU unless told otherwise.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    library = require("bm25s", "eval")
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it switches its own debugging lines on
-    return library
 
 
 def best_documents(ids: list[str], scores: np.ndarray, top_k: int, above: float = -np.inf) -> dict[str, float]:
@@ -76,7 +66,8 @@ class BM25Index:
         headings: dict[str, str],
         fingerprint: str,
     ) -> None:
-        self._engine, self._ids, self._vocabulary, self.language = engine, ids, vocabulary, language
+        self._engine, self._ids, self.language = engine, ids, language
+        self._numbers = term_numbers(language, vocabulary)
         self.headings = headings  # document id -> its title or first words
         self.fingerprint = fingerprint  # of the documents
         self._rows = {document: i for i, document in enumerate(ids)}
@@ -100,16 +91,14 @@ class BM25Index:
             DataError: no document has a single term.
             MissingExtraError: bm25s or PyStemmer is not installed.
         """
-        bm25s = _bm25s()
         chosen = detect_language(d.content for d in documents.values()) if language == "auto" else language
-        vocabulary: dict[str, int] = {}
-        corpus = [
-            [vocabulary.setdefault(term, len(vocabulary)) for term in tokenize(document.content, chosen)]
-            for document in documents.values()
-        ]
+        numbers = term_numbers(chosen)
+        texts = [document.content for document in documents.values()]
+        corpus = numbers.tokenize(texts, update_vocab=True, allow_empty=False, show_progress=False)
+        vocabulary = numbers.get_vocab_dict()
         if not vocabulary:
             raise DataError("the documents hold no words to index")
-        engine = bm25s.BM25(method="lucene", k1=k1, b=b)
+        engine = bm25s_library().BM25(method="lucene", k1=k1, b=b)
         engine.index((corpus, vocabulary), show_progress=False, create_empty_token=False)
         headings = {d.id: _heading(d.title or d.text) for d in documents.values()}
         return cls(engine, list(documents), vocabulary, chosen, headings, documents_fingerprint(documents))
@@ -135,8 +124,13 @@ class BM25Index:
             run[query] = self._search_one(text, top_k)
         return run
 
+    def _known_terms(self, text: str) -> list[int]:
+        """Numbers of those of a text's terms that the index holds."""
+        (found,) = self._numbers.tokenize([text], update_vocab=False, allow_empty=False, show_progress=False)
+        return list(found)
+
     def _search_one(self, text: str, top_k: int) -> dict[str, float]:
-        terms = [self._vocabulary[t] for t in tokenize(text, self.language) if t in self._vocabulary]
+        terms = self._known_terms(text)
         if not terms:
             return {}
         scores = np.asarray(self._engine.get_scores_from_ids(terms), dtype=np.float32)  # (N,)
@@ -151,7 +145,7 @@ class BM25Index:
         unknown = next((document for document in document_ids if document not in self._rows), None)
         if unknown is not None:
             raise DataError(f"document '{unknown}' is not in the index")
-        terms = [self._vocabulary[t] for t in tokenize(query, self.language) if t in self._vocabulary]
+        terms = self._known_terms(query)
         if not terms:
             return dict.fromkeys(document_ids, 0.0)
         scores = self._engine.get_scores_from_ids(terms)
@@ -166,7 +160,8 @@ class BM25Index:
         refuse_overwrite(folder, force)
         (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
         self._engine.save(str(folder))
-        settings: dict[str, Any] = {"ids": self._ids, "vocabulary": list(self._vocabulary), "language": self.language}
+        vocabulary = list(self._numbers.get_vocab_dict())
+        settings: dict[str, Any] = {"ids": self._ids, "vocabulary": vocabulary, "language": self.language}
         settings |= {"headings": [self.headings[d] for d in self._ids], "fingerprint": self.fingerprint}
         write_json(Path(folder) / _SETTINGS, settings)
 
@@ -177,12 +172,11 @@ class BM25Index:
         Raises:
             DataError: the folder holds no such index, or a damaged one. Nothing is ever unpickled.
         """
-        bm25s = _bm25s()
         if not (Path(folder) / _SETTINGS).is_file():
             raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
         settings = read_json(Path(folder) / _SETTINGS)
         try:
-            engine = bm25s.BM25.load(str(folder), load_corpus=False, allow_pickle=False)
+            engine = bm25s_library().BM25.load(str(folder), load_corpus=False, allow_pickle=False)
             vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}
             ids, language = settings["ids"], settings["language"]
             if len(ids) != engine.scores["num_docs"]:

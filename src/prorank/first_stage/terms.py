@@ -1,8 +1,14 @@
-"""Text -> terms for BM25, by language. Knows scripts, stop words and stemming; nothing of collections."""
+"""Text -> terms for BM25, by language. Knows scripts, stop words and stemming; nothing of collections.
+
+The words are ours (`tokenize`), the vocabulary is that of bm25s (`term_numbers`).
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -92,6 +98,43 @@ def tokenize(text: str, language: Language) -> list[str]:
         elif token not in STOPWORDS:
             terms.append(stem.stemWord(token) or token)  # Porter leaves nothing of "s"
     return terms
+
+
+def bm25s_library() -> Any:
+    """The package bm25s, kept quiet and off the GPU.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    # bm25s imports jax where it is installed, and jax takes three quarters of a GPU unless told otherwise.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    library = require("bm25s", "eval")
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it switches its own debugging lines on
+    return library
+
+
+def term_numbers(language: Language, vocabulary: dict[str, int] | None = None) -> Any:
+    """A `bm25s.tokenization.Tokenizer` over the terms of `tokenize`.
+
+    Stop words and stems are left to `tokenize`, since bm25s would keep every word of every query in its table of stems.
+
+    Args:
+        language: of the texts.
+        vocabulary: term -> number, of an index that is there already; None starts an empty one.
+
+    Raises:
+        MissingExtraError: bm25s is not installed.
+
+    >>> numbers = term_numbers("en")
+    >>> numbers.tokenize(["two cats", "a cat"], update_vocab=True, allow_empty=False, show_progress=False)
+    [[0, 1], [1]]
+    """
+    bm25s_library()
+    found = require("bm25s.tokenization", "eval").Tokenizer(
+        lower=False, splitter=functools.partial(tokenize, language=language), stopwords=None, stemmer=None
+    )
+    found.word_to_id.update(vocabulary or {})
+    return found
 
 
 _STEMMER: Any = None
