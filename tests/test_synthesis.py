@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.erank.graders import ChatTeacher, Generation, LocalTeacher, QrelsTeacher, ScorerTeacher, Task, load_teacher
 from prorank.erank.synthesis import Cache, consensus, graded_candidates, key_of, read_graded, synthesize
-from prorank.util.errors import DataError, ProrankError
+from prorank.util.errors import DataError, MissingExtraError, ProrankError
 from prorank.util.live import locked
 
 QUIET = Console(file=io.StringIO())
@@ -41,7 +42,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, trouble=()):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.trouble, self.requests, self.lock = list(trouble), [], threading.Lock()
+        self.trouble, self.requests, self.headers, self.lock = list(trouble), [], [], threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -59,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             trouble = self.server.trouble.pop(0) if self.server.trouble else None
+            self.server.headers.append(self.headers)
             self.server.requests.append((self.path, self.headers.get("Authorization"), body, trouble))
         if trouble == "slow":
             time.sleep(1.0)
@@ -84,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(length or len(data)))
+            self.send_header("Content-Type", "application/json")
+            self.send_header("retry-after-ms", "1")  # the client need not wait long
             self.end_headers()
             self.wfile.write(data)
         except (BrokenPipeError, ConnectionResetError):  # the client did not wait
@@ -105,7 +109,7 @@ def server():
 
 
 def teacher(server, **options):
-    return ChatTeacher(server.url, "m", 2, 64, 0.6, pause=0.01, timeout=0.5, **options)
+    return ChatTeacher(server.url, "m", 2, 64, 0.6, **{"timeout": 0.5} | options)
 
 
 TASKS = [Task("q", f"d{i}", "a query", "word " * i, 0) for i in range(6)]
@@ -125,14 +129,23 @@ def test_what_does_not_pass_stops_with_the_reason(server, monkeypatch):
     with pytest.raises(ProrankError, match="no answer after 3 tries, last status 500"):
         list(teacher(server([500] * 50), attempts=3).ask(TASKS[:1]))
     with pytest.raises(ProrankError, match="no answer after 2 tries, last ConnectError"):
-        list(ChatTeacher("http://127.0.0.1:9", "m", 1, 8, 0, attempts=2, pause=0.01).ask(TASKS[:1]))
+        list(ChatTeacher("http://127.0.0.1:9", "m", 1, 8, 0, attempts=2).ask(TASKS[:1]))
+    with pytest.raises(ProrankError, match="no answer after 2 tries, last DataError: not a chat completion"):
+        list(teacher(server(["shape"] * 50), attempts=2).ask(TASKS[:1]))
+    with pytest.raises(ProrankError, match=r"no answer after 1 tries, last ReadTimeout"):
+        list(teacher(server(["slow"]), attempts=1, timeout=0.1).ask(TASKS[:1]))
 
 
 def test_the_key_comes_from_the_environment(server, monkeypatch):
     endpoint = server()
     monkeypatch.setenv("MY_KEY", "secret")
     list(teacher(endpoint, key_variable="MY_KEY").ask(TASKS[:1]))
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    monkeypatch.setenv("OPENAI_ADMIN_KEY", "another")
+    monkeypatch.setenv("OPENAI_ORG_ID", "mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "mine")
     list(teacher(endpoint, key_variable="NO_SUCH_KEY").ask(TASKS[:1]))
+    assert not any("mine" in str(value) for value in endpoint.headers[-1].values())
     paths, keys, bodies, _ = zip(*endpoint.requests)
     assert set(paths) == {"/v1/chat/completions"} and keys == ("Bearer secret", None)
     assert bodies[0]["model"] == "m" and "Here is the document:\n" in bodies[0]["messages"][0]["content"]
@@ -238,6 +251,12 @@ def test_a_local_model_is_asked_with_the_published_prompt(qwen_folder):
     found = list(local.ask(TASKS[:2]))
     assert len(found) == 2 and all(isinstance(g, Generation) and g.grade is None for _, g in found)
     assert local.reranker.settings.prompt.name == "erank-think" and local.generations == 2
+
+
+def test_a_missing_openai_package_names_the_command_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'prorank\[chat\]'"):
+        load_teacher("chat:some/model", 3, 8, 0.6)
 
 
 def test_teachers_by_name():

@@ -1,7 +1,10 @@
 """What only the user may allow: foreign code, and where a key goes."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import openai
 import pytest
 import torch
 from test_training import tiny
@@ -80,7 +83,7 @@ TASK = [Task("q", "d", "a query", "a document", 0)]
 
 
 def teacher(base_url, **options):
-    return ChatTeacher(base_url, "m", 1, 8, 0.0, attempts=1, pause=0.0, **options)
+    return ChatTeacher(base_url, "m", 1, 8, 0.0, attempts=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +107,10 @@ def teacher(base_url, **options):
 )
 def test_the_key_goes_where_nobody_else_reads_it(address, sent, monkeypatch, caplog):
     monkeypatch.setenv("MY_KEY", " secret\n")
-    client = teacher(address, key_variable="MY_KEY").client
-    assert client.headers.get("Authorization") == ("Bearer secret" if sent else None)
+    key = teacher(address, key_variable="MY_KEY").headers["Authorization"]
+    assert key == "Bearer secret" if sent else isinstance(key, openai.Omit)
     assert ("MY_KEY is not sent to" in caplog.text) is not sent
     assert "secret" not in caplog.text
-    assert not client.follow_redirects
 
 
 @pytest.mark.parametrize("address", ["localhost:8000", "ftp://localhost/v1", "http://", "", "http://[::1"])
@@ -117,30 +119,54 @@ def test_what_is_no_address_is_refused_at_once(address):
         teacher(address)
 
 
+class Listener(BaseHTTPRequestHandler):
+    """Notes who asks for what, and answers every request with the server's status and address."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append((self.path, self.headers.get("Authorization")))
+        self.send_response(self.server.status)
+        self.send_header("Location", self.server.location)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture
+def listener():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    server.asked, server.status, server.location = [], 401, ""
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_the_key_follows_no_redirect(status, monkeypatch):
-    import httpx
-
+def test_the_key_follows_no_redirect(status, listener, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    asked = []
-
-    def answer(request):
-        asked.append(str(request.url))
-        return httpx.Response(status, headers={"location": "http://example.org/v1"})
-
-    one = teacher("http://127.0.0.1:8000/v1")
-    one.client._transport = httpx.MockTransport(answer)
-    with pytest.raises(ProrankError, match=r"redirects to http://example\.org/v1"):
-        list(one.ask(TASK))
-    assert asked == ["http://127.0.0.1:8000/v1/chat/completions"]
+    listener.status, listener.location = status, f"{listener.url}/elsewhere"
+    with pytest.raises(ProrankError, match=rf"redirects to {listener.url}/elsewhere"):
+        list(teacher(f"{listener.url}/v1").ask(TASK))
+    assert listener.asked == [("/v1/chat/completions", "Bearer secret")]
 
 
-def test_what_stays_on_this_machine_goes_through_no_proxy(monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.org:3128")
-    monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
+def test_what_stays_on_this_machine_goes_through_no_proxy(listener, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, listener.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     assert is_loopback("http://localhost:8000/v1")
-    assert not any(teacher("http://localhost:8000/v1").client._mounts.values())
-    assert any(teacher("http://example.org/v1").client._mounts.values())
+    with pytest.raises(ProrankError, match="no answer after 1 tries"):
+        list(teacher("http://127.0.0.1:9/v1").ask(TASK))
+    assert not listener.asked
+    with pytest.raises(ProrankError, match="status 401"):
+        list(teacher("http://example.org/v1").ask(TASK))
+    assert listener.asked == [("http://example.org/v1/chat/completions", None)]  # http: without the key
 
 
 @pytest.mark.parametrize("num_generations", [1, 0, -3, True])

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from ipaddress import ip_address
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,7 +26,7 @@ from prorank.util.errors import DataError, InputError, ProrankError, require
 logger = logging.getLogger(__name__)
 HIGHEST = 10
 BEST_NEGATIVE = 8  # a scorer's best document that is not judged relevant
-RETRIED = (408, 409, 429, 500, 502, 503, 504)  # statuses that may pass
+RETRIED = (408, 409, 429)  # statuses that may pass, as 5xx may
 
 
 class Task(NamedTuple):
@@ -151,7 +149,10 @@ class LocalTeacher:
 
 
 class ChatTeacher:
-    """An OpenAI-compatible chat endpoint, several requests at a time, each tried again when it fails.
+    """An OpenAI-compatible chat endpoint, several requests at a time, asked through the `openai` package.
+
+    That package tries a request again after a lost connection, a timeout, or status 408, 409, 429 and 5xx. It waits
+    .5 to 8 seconds in between, or as long as the endpoint's `Retry-After` says (two minutes at most).
 
     Args:
         base_url: such as `http://localhost:8000/v1`.
@@ -162,12 +163,11 @@ class ChatTeacher:
         key_variable: environment variable that holds the key; none is sent where it is not set, or where others
             could read it on the way: it goes to https and to this machine only, and follows no redirect.
         concurrency: requests at a time.
-        attempts: tries of a request.
+        attempts: tries of a request, at least 1.
         timeout: seconds of one try.
-        pause: seconds before the second try; doubles each time, up to a minute.
 
     Raises:
-        MissingExtraError: httpx is not installed.
+        MissingExtraError: openai is not installed.
         InputError: `base_url` is no http or https address.
     """
 
@@ -183,22 +183,30 @@ class ChatTeacher:
         *,
         key_variable: str = "OPENAI_API_KEY",
         concurrency: int = 8,
-        attempts: int = 6,
+        attempts: int = 8,
         timeout: float = 120.0,
-        pause: float = 1.0,
     ) -> None:
         self.name, self.generations = f"chat:{model}", generations
-        self.attempts, self.pause, self.concurrency = attempts, pause, concurrency
+        self.attempts, self.concurrency, self.base_url = attempts, concurrency, base_url.rstrip("/")
         self.body = {"model": model, "max_tokens": max_new_tokens, "temperature": temperature}
-        self.key = json.dumps([self.name, base_url.rstrip("/"), asked_text("{query}", "{document}"), self.body])
-        self.httpx = require("httpx", "train")
-        loopback = is_loopback(base_url)
-        self.client = self.httpx.Client(
-            base_url=base_url.rstrip("/"),
+        self.key = json.dumps([self.name, self.base_url, asked_text("{query}", "{document}"), self.body])
+        loopback, key = is_loopback(base_url), key_for(base_url, key_variable)
+        self.openai = require("openai", "chat")
+        left_out = self.openai.Omit()
+        self.headers = {
+            "Authorization": f"Bearer {key}" if key else left_out,
+            "OpenAI-Organization": left_out,  # the package would take both from the environment
+            "OpenAI-Project": left_out,
+        }
+        self.client = self.openai.OpenAI(
+            base_url=self.base_url,
+            api_key=key or "none",  # the package wants one; what is sent is the header above
+            max_retries=attempts - 1,
             timeout=timeout,
-            headers=key_headers(base_url, key_variable),
-            follow_redirects=False,  # the key is for this address only
-            trust_env=not loopback,  # what stays on this machine goes through no proxy
+            http_client=self.openai.DefaultHttpxClient(
+                follow_redirects=False,  # the key is for this address only
+                trust_env=not loopback,  # what stays on this machine goes through no proxy
+            ),
         )
 
     def ask(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Generation]]:
@@ -225,32 +233,45 @@ class ChatTeacher:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def request(self, task: Task) -> Generation:
-        """One answer, after as many tries as it takes."""
+        """One answer. One that is no chat completion is asked for again, like a request that failed.
+
+        Raises:
+            ProrankError: the endpoint refused the request, or failed as often as it may.
+        """
         text = asked_text(task.query, task.document)
-        body = {**self.body, "messages": [{"role": "user", "content": text}], "seed": task.generation}
-        problem = ""
-        for attempt in range(self.attempts):
-            if attempt:
-                time.sleep(min(60.0, self.pause * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0))
+        asked = {**self.body, "messages": [{"role": "user", "content": text}], "seed": task.generation}
+        create = self.client.chat.completions.with_raw_response.create
+        problem: Exception | None = None
+        for _ in range(self.attempts):
             try:
-                response = self.client.post("/chat/completions", json=body)
-                if response.status_code in RETRIED:
-                    problem = f"status {response.status_code}"
-                    continue
-                if response.is_redirect:
-                    raise ProrankError(
-                        f"{self.client.base_url} redirects to {response.headers.get('location')}",
-                        hint="give that address as base_url, if you trust it with the key",
-                    )
-                if response.status_code >= 400:
-                    raise ProrankError(
-                        f"{self.client.base_url}: status {response.status_code}: {response.text[:200]}",
-                        hint="check the address, the model's name and the key",
-                    )
-                return answer(response.json())
-            except (self.httpx.TransportError, json.JSONDecodeError, DataError, UnicodeDecodeError) as error:
-                problem = f"{type(error).__name__}: {error}"
-        raise ProrankError(f"{self.client.base_url}: no answer after {self.attempts} tries, last {problem}")
+                return answer(create(**asked, extra_headers=self.headers).http_response.json())
+            except self.openai.APIStatusError as error:
+                raise self.refusal(error) from error
+            except self.openai.APIConnectionError as error:
+                raise self.no_answer(error.__cause__ or error) from error
+            except (json.JSONDecodeError, UnicodeDecodeError, DataError) as error:
+                problem = error
+        raise self.no_answer(problem)
+
+    def no_answer(self, last: object) -> ProrankError:
+        """What to say where every try failed, with the last one's reason."""
+        reason = f"{type(last).__name__}: {last}" if isinstance(last, BaseException) else last
+        return ProrankError(f"{self.base_url}: no answer after {self.attempts} tries, last {reason}")
+
+    def refusal(self, error: Any) -> ProrankError:
+        """What to say of an `openai.APIStatusError`."""
+        status, headers = error.status_code, error.response.headers
+        if status in RETRIED or status >= 500:
+            return self.no_answer(f"status {status}")
+        if status < 400:
+            return ProrankError(
+                f"{self.base_url} redirects to {headers.get('location')}",
+                hint="give that address as base_url, if you trust it with the key",
+            )
+        return ProrankError(
+            f"{self.base_url}: status {status}: {error.response.text[:200]}",
+            hint="check the address, the model's name and the key",
+        )
 
 
 def is_loopback(base_url: str) -> bool:
@@ -277,15 +298,13 @@ def is_loopback(base_url: str) -> bool:
         return False
 
 
-def key_headers(base_url: str, key_variable: str) -> dict[str, str]:
-    """The header with the key, for https and for this machine; said aloud where the key is kept back."""
+def key_for(base_url: str, key_variable: str) -> str:
+    """The key for an address: for https and this machine only, else empty; a warning says where it is kept back."""
     key = os.environ.get(key_variable, "").strip()
-    if not key:
-        return {}
-    if not base_url.lower().startswith("https:") and not is_loopback(base_url):
+    if key and not base_url.lower().startswith("https:") and not is_loopback(base_url):
         logger.warning("%s is not sent to %s: others could read it on the way. Use https.", key_variable, base_url)
-        return {}
-    return {"Authorization": f"Bearer {key}"}
+        return ""
+    return key
 
 
 def answer(body: object) -> Generation:
