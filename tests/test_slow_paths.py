@@ -1,5 +1,6 @@
 """What runs on a slower path says so once, and the versions that the fast one needs are the ones that are promised."""
 
+import inspect
 import logging
 import re
 import sys
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from prorank.model import attention
 from prorank.model.loading import load_backbone
+from prorank.training.trainer import SlotTrainer
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,3 +95,19 @@ def test_the_lowest_versions_that_are_tested_are_those_that_are_promised():
     core = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)[1]
     assert set(re.findall(r'"([a-z-]+)>=', core)) <= dict(pins).keys()
     assert "transformers>=5.2,<6" in core  # private hooks of its Trainer are overridden
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "_save",
+        "_save_checkpoint",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_load_best_model",
+    ],
+)
+def test_the_private_hooks_of_transformers_trainer_are_still_called_as_they_are_overridden(hook):
+    theirs, ours = (inspect.signature(getattr(kind, hook)).parameters for kind in (transformers.Trainer, SlotTrainer))
+    assert list(theirs) == list(ours)
