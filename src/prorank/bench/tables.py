@@ -115,3 +115,28 @@ def plot_guards(runs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     figure.supxlabel("step", fontsize=8)
     figure.supylabel("held-out balanced accuracy", fontsize=8)
     save_figure(figure, path)
+
+
+def ablation_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.ablation`: means over seeds, the last stage's interval, the gain over the recipe as it stands."""
+    lines = []
+    for row in rows:
+        verdicts = [f"{row[name]:.2f}" if name in row else "" for name in ("format_rate", "balanced_accuracy")]
+        warm = row["stages"].get("warmup")
+        other = row.get("versus_recipe")
+        p_value = p_value_cell({"p_value": other["adjusted"]}) if other else ""
+        gain = f"{other['difference']:+.3f} [{other['low']:+.3f}, {other['high']:+.3f}] ({p_value})" if other else ""
+        seeds = " ".join(f"{value:.3f}" for value in row["seeds"])
+        warmed = "" if warm is None else f"{warm:.3f}"
+        lines.append([row["variant"], str(row["pairs"]), *verdicts, warmed, interval_cell(row, "ndcg@10"), seeds, gain])
+    header = ["variant", "pairs", "format", "balanced accuracy", "NDCG@10 after warmup", "at the end", "seeds"]
+    return markdown_lines([*header, "over the recipe (Holm's p)"], lines)
+
+
+def budget_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of `bench.budget` and their sum."""
+    total = {key: sum(row[key] for row in rows) for key in ("trained", "scored", "hours")} | {"variant": "all"}
+    lines = [
+        [row["variant"], f"{row['trained']:,}", f"{row['scored']:,}", f"{row['hours']:.1f}"] for row in [*rows, total]
+    ]
+    return markdown_lines(["variant", "pairs trained on", "pairs scored", "hours"], lines)

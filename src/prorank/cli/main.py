@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from prorank.cli.ablate import ablate
 from prorank.cli.bench import bench
 from prorank.cli.data import data
 from prorank.cli.models import export, info
@@ -257,7 +258,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (rerank, index, search, info, export):
+for command in (ablate, rerank, index, search, info, export):
     app.command()(command)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from prorank.data.runs import Qrels, Run, ranked, refuse_non_finite
 from prorank.data.trec import write_run
 from prorank.util.errors import DataError, ProrankError, require
-from prorank.util.files import atomic_writer, refuse_overwrite, write_json
+from prorank.util.files import atomic_writer, read_text, refuse_overwrite, split_lines, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
 _SUGGESTED = (*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10")
@@ -124,6 +124,29 @@ def evaluate_run(
             for key in keys[value.measure]:
                 per_query[key][value.query_id] = float(value.value)
     return Evaluation(tuple(per_query), per_query)
+
+
+def read_per_query(path: str | Path) -> dict[str, dict[str, float]]:
+    """Metric -> query -> value of a `per_query.tsv` that `write_evaluation` wrote.
+
+    Raises:
+        DataError: not such a file; with the line.
+    """
+    rows = [line.split("\t") for line in split_lines(read_text(path))]
+    if not rows or rows[0][0] != "query-id":
+        raise DataError(f"{path}: no table of metrics per query", hint="prorank evaluate --output writes one")
+    found: dict[str, dict[str, float]] = {metric: {} for metric in rows[0][1:]}
+    for number, (query, *cells) in enumerate(rows[1:], start=2):
+        if len(cells) != len(found):
+            raise DataError(
+                f"{path}:{number}: {len(cells)} values for {len(found)} metrics", hint="copy the file again"
+            )
+        for metric, cell in zip(found, cells):
+            try:
+                found[metric][query] = float(cell)
+            except ValueError as error:
+                raise DataError(f"{path}:{number}: '{cell}' is no number", hint="copy the file again") from error
+    return found
 
 
 def write_evaluation(

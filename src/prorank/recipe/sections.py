@@ -267,6 +267,7 @@ class EvaluationSection(Section):
 
     rerank_depth: int = Field(20, ge=1, le=1000, description="depth of the first stage that is reranked")
     max_queries: int | None = Field(None, ge=1, description="a seeded sample of the test queries; None = all")
+    seed: int | None = Field(None, ge=0, lt=2**32, description="of samples of dev and test queries; None: the run's")
     max_length: int | None = Field(
         None,
         ge=32,

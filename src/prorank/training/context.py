@@ -160,8 +160,9 @@ def dev_qrels(context: RunContext) -> Qrels:
 def sampled(context: RunContext, split: str, count: int | None) -> Qrels:
     """At most `count` queries of a split, of each of a union's collections."""
     found: Qrels = {}
+    own = context.recipe.evaluation.seed
     for subset in context.subsets:
-        found |= sample_queries(subset.collection.judgments(split), count, context.recipe.seed)
+        found |= sample_queries(subset.collection.judgments(split), count, context.recipe.seed if own is None else own)
     return found
 
 
