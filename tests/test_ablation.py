@@ -55,7 +55,7 @@ def test_only_what_fits_the_recipe_is_run():
     assert not {"supervised", "drawn", "no-score-learning"} & set(fitting(no_warmup))
     with pytest.raises(RecipeError, match="has no warmup, which 'drawn' changes"):
         varied(no_warmup, "drawn", 1)
-    with pytest.raises(RecipeError, match="no variant 'magic'.*no-warmup"):
+    with pytest.raises(RecipeError, match=r"no variant 'magic'.*no-warmup"):
         varied(RECIPE, "magic", 1)
 
 
