@@ -194,7 +194,7 @@ def test_recipes_are_listed_and_shown(call):
         "warmup.stpes=3",
         "seed=-1",
         "warmup=3",
-        "warmup.policy_weight=0",
+        "warmup.experimental.policy_weight=0",
         "seed=2020-99-99",
         "name.x=1",
     ],

@@ -65,7 +65,7 @@ def causal_recipe(qwen_folder, word_collection, **changes):
         word_collection,
         backbone__max_length=128,
         warmup__kl=0.01,
-        warmup__supervised_weight=0.5,
+        warmup__experimental__supervised_weight=0.5,
         **changes,
     )
 
@@ -113,9 +113,9 @@ def test_five_stops_at_random_steps_change_nothing(bert_folder, word_collection,
         word_collection,
         warmup__steps=8,
         warmup__num_generations=4,
-        warmup__epochs=2,
-        warmup__rollout_batches=2,
-        warmup__supervised_weight=0.5,
+        warmup__experimental__epochs=2,
+        warmup__experimental__rollout_batches=2,
+        warmup__experimental__supervised_weight=0.5,
     )
     run_recipe(recipe, tmp_path / "alone")
     usual, left = SlotTrainer.training_step, 0

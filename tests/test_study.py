@@ -330,7 +330,10 @@ def test_made_splits_are_named(own):
     ("sections", "words"),
     [
         ({"score_learning": {"label_weight": 0}}, "there is no teacher: nothing would be trained"),
-        ({"warmup": {"policy_weight": 0, "supervised_weight": 1}}, "after supervised_share nothing would be trained"),
+        (
+            {"warmup": {"experimental": {"policy_weight": 0, "supervised_weight": 1}}},
+            "after supervised_share nothing would be trained",
+        ),
     ],
 )
 def test_training_that_cannot_change_anything_is_refused(sections, words):

@@ -48,7 +48,7 @@ def tiny(model, collection, **changes):
         node = tree
         *parents, leaf = key.split("__")
         for part in parents:
-            node = node[part]
+            node = node.setdefault(part, {})
         node[leaf] = value
     return validate_recipe(tree)
 
@@ -203,8 +203,8 @@ def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"warmup__num_generations": 8, "warmup__kl": 0.05, "warmup__supervised_weight": 1.0},
-        {"warmup__kl": 0.05, "warmup__scale_advantages": "none", "warmup__fade_format": False},
+        {"warmup__num_generations": 8, "warmup__kl": 0.05, "warmup__experimental__supervised_weight": 1.0},
+        {"warmup__kl": 0.05, "warmup__scale_advantages": "none", "warmup__experimental__fade_format": False},
         {"backbone__lora": {"rank": 2, "alpha": 4}, "warmup__kl": 0.05},
         {"score_learning__loss": "pointwise", "score_learning__patience": 1},
         {"score_learning__loss": "pairwise"},
@@ -522,7 +522,10 @@ def test_the_study_of_guards_repeats_nothing(bert_folder, word_collection, tmp_p
     again = run(["recipe", "supervised"], [1])
     assert first == again
     assert [row["variant"] for row in again["rows"]] == ["recipe", "supervised"]
-    assert again["runs"][0]["curve"][-1]["step"] == 4 and again["variants"]["supervised"]["policy_weight"] == 0
+    assert (
+        again["runs"][0]["curve"][-1]["step"] == 4
+        and again["variants"]["supervised"]["experimental"]["policy_weight"] == 0
+    )
     plot_guards(again["runs"], tmp_path / "guards.png")
     assert (tmp_path / "guards.png").stat().st_size > 1000
     Console().print(guards_table(again["rows"]))

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_training import tiny
 
+from prorank.bench.guards import SUPERVISED
 from prorank.engine.generate import completion_log_probs
 from prorank.pipeline.run import prepare_folder
 from prorank.recipe.sections import WarmupSection
@@ -139,9 +140,7 @@ def test_drawn_gradients_scatter_around_the_exact_one(bert_folder, tmp_path):
 
 
 def test_supervised_only_is_cross_entropy(bert_folder, tmp_path):
-    trainer, batch = trainer_of(
-        bert_folder, tmp_path, policy_weight=0.0, supervised_weight=1.0, supervised_share=None, entropy_bonus=0.0
-    )
+    trainer, batch = trainer_of(bert_folder, tmp_path, entropy_bonus=0.0, experimental=SUPERVISED["experimental"])
     trainer.backbone.eval()
     logits = answer_distribution(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits
     expected = F.cross_entropy(logits, trainer.answer_ids[batch["label"]])
@@ -149,7 +148,9 @@ def test_supervised_only_is_cross_entropy(bert_folder, tmp_path):
 
 
 def test_the_supervised_term_anneals_to_nothing(bert_folder, tmp_path):
-    trainer, _ = trainer_of(bert_folder, tmp_path, steps=20, supervised_weight=2.0, supervised_share=0.5)
+    trainer, _ = trainer_of(
+        bert_folder, tmp_path, steps=20, experimental={"supervised_weight": 2.0, "supervised_share": 0.5}
+    )
     weights = []
     for trainer.state.global_step in (0, 5, 10, 15):
         weights.append(trainer.supervised_weight())
@@ -179,7 +180,7 @@ def rollout(step):
 
 
 def test_rollouts_come_back_until_they_are_stale(tmp_path):
-    settings = WarmupSection(num_generations=4, epochs=3, rollout_batches=2, max_staleness=3)
+    settings = WarmupSection(num_generations=4, experimental={"epochs": 3, "rollout_batches": 2, "max_staleness": 3})
     assert [batch_of_step(step, settings) for step in range(14)] == [0, 1] * 3 + [2, 3] * 3 + [4, 5]
     kept = Rollouts(settings)
     drawn = []
@@ -197,7 +198,9 @@ def test_rollouts_come_back_until_they_are_stale(tmp_path):
 
 
 def test_several_epochs_train_on_the_same_verdicts_and_clip(bert_folder, tmp_path):
-    trainer, batch = trainer_of(bert_folder, tmp_path, num_generations=16, epochs=2, epsilon=0.01, format_weight=0.0)
+    trainer, batch = trainer_of(
+        bert_folder, tmp_path, num_generations=16, epsilon=0.01, format_weight=0.0, experimental={"epochs": 2}
+    )
     trainer.backbone.eval()
     trainer.relevance_reward = lambda verdict, label: (verdict < 0).float() * (torch.rand(verdict.shape) > 0.5)
     trainer.loss_on(trainer.backbone, batch)
@@ -302,7 +305,7 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
         bert_folder,
         tmp_path / "data",
         warmup__steps=9,
-        warmup__curriculum=True,
+        warmup__experimental__curriculum=True,
         first_stage__depth=1000,
         data__leakage="allow",
     )
@@ -326,7 +329,7 @@ def test_the_curriculum_goes_from_easy_to_hard(bert_folder, tmp_path):
 
 def test_a_curriculum_needs_deep_lists(bert_folder, word_collection):
     with pytest.raises(Exception, match=r"first_stage\.depth"):
-        tiny(bert_folder, word_collection, warmup__curriculum=True)
+        tiny(bert_folder, word_collection, warmup__experimental__curriculum=True)
 
 
 def test_training_without_gradients_is_said_aloud_and_without_parameters_refused(bert_folder, tmp_path, capsys):

@@ -19,38 +19,41 @@ from prorank.pipeline.stages import train_warmup
 from prorank.recipe.loading import load_recipe, made_from, validate_recipe
 from prorank.recipe.sections import Recipe
 from prorank.training.context import prepare_data
-from prorank.training.inputs import load_collections, run_inputs
+from prorank.training.inputs import load_collections, run_inputs, settled
 from prorank.util.errors import RecipeError
 from prorank.util.files import read_json
 from prorank.warmup.pairs import RANDOM
 
-SUPERVISED = {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None, "entropy_bonus": 0.0}
+SUPERVISED = {
+    "entropy_bonus": 0.0,
+    "experimental": {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None},
+}
 ANNEALED = {"supervised_weight": 1.0, "supervised_share": 0.3}
+BALANCED = {"balance_verdicts": True}
 BARE = {
     "negatives": RANDOM.model_dump(),
     "scale_advantages": "std",
     "separate_rewards": False,
-    "balance_verdicts": False,
-    "fade_format": False,
     "entropy_bonus": 0.0,
+    "experimental": {"balance_verdicts": False, "fade_format": False},
 }
 # What each variant changes in the recipe's warmup section.
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
     "supervised": SUPERVISED,
     "std": {"scale_advantages": "std"},
-    "std-balanced": {"scale_advantages": "std", "balance_verdicts": True},
+    "std-balanced": {"scale_advantages": "std", "experimental": BALANCED},
     "unscaled": {"scale_advantages": "none"},
     "together": {"separate_rewards": False},
     "random-negatives": {"negatives": RANDOM.model_dump()},
-    "random-std-balanced": {"negatives": RANDOM.model_dump(), "scale_advantages": "std", "balance_verdicts": True},
-    "format-constant": {"fade_format": False},
+    "random-std-balanced": {"negatives": RANDOM.model_dump(), "scale_advantages": "std", "experimental": BALANCED},
+    "format-constant": {"experimental": {"fade_format": False}},
     "no-entropy": {"entropy_bonus": 0.0},
-    "annealed": ANNEALED,
+    "annealed": {"experimental": ANNEALED},
     "kl": {"kl": 0.01},
     "drawn": {"num_generations": 16},
-    "drawn-annealed": {"num_generations": 16} | ANNEALED,
-    "drawn-epochs": {"num_generations": 16, "epochs": 2, "rollout_batches": 2} | ANNEALED,
+    "drawn-annealed": {"num_generations": 16, "experimental": ANNEALED},
+    "drawn-epochs": {"num_generations": 16, "experimental": {"epochs": 2, "rollout_batches": 2} | ANNEALED},
     "bare-exact": BARE,
     "bare-drawn": BARE | {"num_generations": 16},
 }
@@ -66,7 +69,17 @@ def base_recipe(name_or_path: str, overrides: Sequence[str], folder: Path) -> Re
     recipe = load_recipe(source, overrides)
     if recipe.warmup is None:
         raise RecipeError(f"recipe '{recipe.name}' has no warmup")
-    return recipe
+    return settled(recipe)
+
+
+def changed(warmup: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A warmup section with some of its fields changed, the experimental ones too.
+
+    >>> changed({"kl": 0, "experimental": {"epochs": 1, "curriculum": False}}, {"experimental": {"epochs": 2}})
+    {'kl': 0, 'experimental': {'epochs': 2, 'curriculum': False}}
+    """
+    experimental = {**warmup["experimental"], **changes.get("experimental", {})}
+    return {**warmup, **changes, "experimental": experimental}
 
 
 def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:
@@ -79,7 +92,7 @@ def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:
         raise RecipeError(f"no variant '{variant}'", hint=f"there are: {', '.join(VARIANTS)}")
     tree = recipe.model_dump(mode="json")
     return validate_recipe(
-        tree | {"seed": seed, "score_learning": None, "warmup": tree["warmup"] | VARIANTS[variant]}, variant
+        tree | {"seed": seed, "score_learning": None, "warmup": changed(tree["warmup"], VARIANTS[variant])}, variant
     )
 
 

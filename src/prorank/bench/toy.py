@@ -50,6 +50,7 @@ def toy_recipe(folder: Path) -> dict[str, Any]:
             "steps": 120,
             "pairs_per_step": 32,
             "learning_rate": 1e-3,
+            "entropy_bonus": 0.1,
             "evaluate_every": 20,
             "held_out_pairs": 200,
         },

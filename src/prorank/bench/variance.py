@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from prorank.bench.guards import changed
 from prorank.pipeline.run import prepare_folder
 from prorank.pipeline.stages import load_reranker, ready_to_train, train_warmup
 from prorank.recipe.loading import made_from
@@ -25,10 +26,9 @@ from prorank.warmup.trainer import WarmupTrainer
 
 PLAIN = {
     "scale_advantages": "none",
-    "fade_format": False,
     "entropy_bonus": 0.0,
     "kl": 0.0,
-    "supervised_weight": 0.0,
+    "experimental": {"fade_format": False, "supervised_weight": 0.0},
     "end_of_turn": False,  # the exact form decides on the end apart, the drawn one in the same group
 }
 
@@ -100,7 +100,7 @@ def run_variance_bench(
         trainer = WarmupTrainer(
             ready_to_train(reranker.backbone, recipe),
             reranker.pair_tokenizer,
-            WarmupSection(**(recipe.warmup.model_dump() | PLAIN)),
+            WarmupSection(**changed(recipe.warmup.model_dump(), PLAIN)),
             training_pairs(context, reranker.pair_tokenizer),
             [],
             folder / "variance",

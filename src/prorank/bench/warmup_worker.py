@@ -25,7 +25,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.packing import unpadded
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.recipe.sections import WarmupSection
+from prorank.recipe.sections import ExperimentalSection, WarmupSection
 from prorank.warmup import grpo, rewards
 from prorank.warmup.pairs import PairItem
 from prorank.warmup.trainer import WarmupTrainer
@@ -126,8 +126,7 @@ def prorank_trainer(spec: dict[str, Any], kind: str, folder: Path) -> WarmupTrai
         evaluate_every=spec["steps"] + 1,
         learning_rate=1e-6,
         num_generations=spec["group"] if kind == "sampled" else "exact",
-        fade_format=False,
-        balance_verdicts=False,
+        experimental=ExperimentalSection(fade_format=False),
     )
     General.group, General.tokens = spec["group"], spec["tokens"]
     trainer_class = {"supervised": Supervised, "general": General}.get(kind, WarmupTrainer)

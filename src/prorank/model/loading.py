@@ -62,6 +62,27 @@ def detect_family(config: Any) -> Family:
     )
 
 
+def family_of(name_or_path: str | Path, trust_remote_code: bool = False) -> Family:
+    """Family of a model by its configuration; no weights are read.
+
+    Args:
+        name_or_path: hub name, folder, or `embedded`.
+        trust_remote_code: allow the checkpoint's own Python code; off unless the user says so.
+
+    Raises:
+        CheckpointError: the model cannot be found or read, or is of no known family.
+    """
+    return detect_family(_read_config(resolve_source(name_or_path), name_or_path, trust_remote_code))
+
+
+def _read_config(source: str, name_or_path: str | Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    described = Path(source) / "config.json"
+    with reading(described if described.exists() else name_or_path, WHOLE):
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
 def _has_masked_head(config: Any) -> bool:
     names = getattr(config, "architectures", None) or []
     return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
@@ -103,11 +124,9 @@ def load_backbone(
     # Small encoders keep float32 weights under autocast; large decoders would waste half the memory.
     shared = {"trust_remote_code": trust_remote_code}
     try:
-        described = Path(source) / "config.json"
-        with reading(described if described.exists() else name_or_path, WHOLE):
-            config = transformers.AutoConfig.from_pretrained(source, **shared)
-            kind: Family = family or detect_family(config)
-            tied = kind == "masked" and not _has_masked_head(config)
+        config = _read_config(source, name_or_path, trust_remote_code)
+        kind: Family = family or detect_family(config)
+        tied = kind == "masked" and not _has_masked_head(config)
         if getattr(config, MARK, False) and kind != detect_family(config):
             raise CheckpointError(
                 f"'{name_or_path}': config.json describes a {detect_family(config)} model, prorank.json a {kind} one",

@@ -36,13 +36,14 @@ from prorank.pipeline.stages import (
     train_warmup,
     unchanged_sentence,
 )
+from prorank.recipe.families import differences
 from prorank.recipe.loading import dump_recipe
 from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
 from prorank.training import distributed
 from prorank.training.checkpoints import drop_checkpoints
 from prorank.training.context import RunContext, dev_qrels, prepare_data, test_qrels
-from prorank.training.inputs import load_collections, run_inputs
+from prorank.training.inputs import load_collections, run_inputs, settled
 from prorank.training.splits import run_splits
 from prorank.util.errors import DataError, InputError, ProrankError, require
 from prorank.util.files import atomic_writer, read_json, write_json
@@ -92,6 +93,9 @@ def run_recipe(
     distributed.run_on_main(lambda: refuse_taken(folder, force, resume))
     collections = load_collections(recipe)
     run_splits(recipe, collections)  # refused before the folder is made
+    recipe, given = settled(recipe, trust_remote_code), recipe
+    if filled := differences(given, recipe):
+        console.print(f"defaults of a causal backbone: {filled}", highlight=False)
     with ExitStack() as held:
         distributed.run_on_main(lambda: held.enter_context(locked(folder)))
         distributed.run_on_main(lambda: prepare_folder(recipe, folder, force, resume, run_inputs(recipe, collections)))

@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from prorank.recipe.sections import Recipe
+from prorank.recipe.sections import ExperimentalSection, Recipe
 from prorank.util.errors import DataError, RecipeError
 from prorank.util.files import read_text, split_lines
 from prorank.util.provenance import fingerprint, hardware, versions
 from prorank.util.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
+MOVED = {f"warmup.{name}": f"warmup.experimental.{name}" for name in ExperimentalSection.model_fields}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -35,7 +36,7 @@ def described_recipes() -> dict[str, str]:
     """Name -> first sentence of the comment at the head of each recipe inside the package.
 
     >>> described_recipes()["prorank-0.5b"]
-    'ProRank at 0.5B: Qwen2.5-0.5B-Instruct with the published prompt.'
+    "ProRank's two stages at 0.5B: Qwen2.5-0.5B-Instruct with the published prompt."
     """
     found = {}
     for name, path in shipped_recipes().items():
@@ -97,6 +98,7 @@ def validate_recipe(tree: dict[str, Any], source: str = "recipe", overrides: Seq
             valid = [key for key, _ in _known_keys(Recipe) if key.count(".") == where.count(".")]
             near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else "see the shipped recipes for valid keys"
+            hint = f"it is '{MOVED[where]}' now" if where in MOVED else hint
             raise RecipeError(f"{source}: unknown key '{where}'", hint=hint) from error
         value = first.get("input")
         got = "" if isinstance(value, (dict, BaseModel)) else f", got {value!r}"

@@ -134,9 +134,36 @@ class RankingSection(Optimisation):
     )
 
 
-class WarmupSection(Optimisation):
-    """Stage 1: GRPO teaches the answer set and the verdict."""
+class ExperimentalSection(Section):
+    """Switches of warmup that change little once its other guards are in place (docs/warmup.md); defaults do."""
 
+    fade_format: bool = Field(True, description="format reward fades as format is met")
+    balance_verdicts: bool = Field(False, description="a verdict given less often earns more; the scale std needs it")
+    policy_weight: float = Field(1.0, ge=0, description="weight of the GRPO loss; 0 leaves supervised training")
+    supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
+    supervised_share: float | None = Field(0.3, gt=0, le=1, description="part in which it anneals; None: never")
+    epsilon_high: float | None = Field(None, gt=0, description="upper clip range (DAPO); None is epsilon")
+    epochs: int = Field(1, ge=1, description="passes over a set of drawn verdicts")
+    rollout_batches: int = Field(1, ge=1, description="batches in such a set")
+    max_staleness: int | None = Field(None, ge=0, description="steps after which verdicts are drawn anew")
+    curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> ExperimentalSection:
+        if self.policy_weight == 0 and self.supervised_weight == 0:
+            raise ValueError("policy_weight and supervised_weight are both 0: nothing would be trained")
+        if self.policy_weight == 0 and self.supervised_share is not None and self.supervised_share < 1:
+            raise ValueError("policy_weight is 0: after supervised_share nothing would be trained; set it to null")
+        return self
+
+
+class WarmupSection(Optimisation):
+    """Stage 1: GRPO teaches the answer set and the verdict.
+
+    A causal backbone has other defaults for what the recipe leaves out, see `recipe.families`.
+    """
+
+    learning_rate: float = Field(1e-4, gt=0, lt=1, description="a causal backbone with LoRA: 1e-3 if left out")
     pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
     negatives: Negatives = Field("exchanged", description="exchanged: positives of other queries; or quotas")
     num_generations: int | Literal["exact"] = Field(
@@ -145,21 +172,14 @@ class WarmupSection(Optimisation):
     scale_advantages: Scale = Field("mean", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
     separate_rewards: bool = Field(True, description="format and relevance are scaled apart, then added (GDPO)")
     epsilon: float = Field(0.2, gt=0, lt=1, description="clip range; bites only in the sampled form")
-    epsilon_high: float | None = Field(None, gt=0, description="upper clip range; None is epsilon")
     end_of_turn: bool = Field(True, description="causal models: a verdict counts only if the turn ends after it")
     kl: float = Field(0.0, ge=0, description="weight of KL to the starting model")
-    entropy_bonus: float = Field(0.1, ge=0, description="weight of the answers' entropy")
+    entropy_bonus: float = Field(
+        0.1, ge=0, description="weight of the answers' entropy; a causal backbone: 0 if left out"
+    )
     format_weight: float = Field(1.0, ge=0)
-    fade_format: bool = Field(True, description="format reward fades as format is met")
-    balance_verdicts: bool = Field(False, description="a verdict given less often earns more")
-    policy_weight: float = Field(1.0, ge=0, description="weight of the GRPO loss; 0 leaves supervised training")
-    supervised_weight: float = Field(0.0, ge=0, description="cross-entropy on the label, annealed to 0")
-    supervised_share: float | None = Field(0.3, gt=0, le=1, description="part in which it anneals; None: never")
-    epochs: int = Field(1, ge=1, description="passes over a set of drawn verdicts")
-    rollout_batches: int = Field(1, ge=1, description="batches in such a set")
-    max_staleness: int | None = Field(None, ge=0, description="steps after which verdicts are drawn anew")
-    curriculum: bool = Field(False, description="thirds: random negatives, ranks 101-1000, top 100")
     held_out_pairs: int = Field(200, ge=10)
+    experimental: ExperimentalSection = ExperimentalSection()
 
     @field_validator("num_generations")
     @classmethod
@@ -170,20 +190,18 @@ class WarmupSection(Optimisation):
 
     @model_validator(mode="after")
     def _only_drawn_verdicts_are_kept(self) -> WarmupSection:
-        if self.num_generations == "exact" and (self.epochs > 1 or self.rollout_batches > 1):
+        reuse = self.experimental.epochs > 1 or self.experimental.rollout_batches > 1
+        if self.num_generations == "exact" and reuse:
             raise ValueError(
                 "the exact expectation draws nothing that could be used again; set num_generations, e.g. 16"
             )
-        if self.policy_weight == 0 and self.supervised_weight == 0:
-            raise ValueError("policy_weight and supervised_weight are both 0: nothing would be trained")
-        if self.policy_weight == 0 and self.supervised_share is not None and self.supervised_share < 1:
-            raise ValueError("policy_weight is 0: after supervised_share nothing would be trained; set it to null")
         return self
 
     @property
     def batches(self) -> int:
         """Distinct batches of the run."""
-        return -(-self.steps // (self.epochs * self.rollout_batches)) * self.rollout_batches
+        epochs, size = self.experimental.epochs, self.experimental.rollout_batches
+        return -(-self.steps // (epochs * size)) * size
 
 
 class TeacherSection(Section):
@@ -296,8 +314,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _curriculum_has_its_ranks(self) -> Recipe:
-        if self.warmup is not None and self.warmup.curriculum and self.first_stage.depth < CURRICULUM_DEPTH:
-            raise ValueError(f"warmup.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
+        if (
+            self.warmup is not None
+            and self.warmup.experimental.curriculum
+            and self.first_stage.depth < CURRICULUM_DEPTH
+        ):
+            raise ValueError(f"warmup.experimental.curriculum needs first_stage.depth of {CURRICULUM_DEPTH}")
         return self
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """What a run's results depend on: its recipe, the parts of its collections, and the files of the models it starts from.
 
+A recipe's open fields are filled in here (`settled`), since that takes a look at the backbone's configuration.
+
 Knows recipes, collections and where models lie; loads no model.
 """
 
@@ -11,12 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from prorank.data.collection import Collection, documents_fingerprint, load_collection
-from prorank.model.loading import EMBEDDED, resolve_source
+from prorank.model.checkpoint import read_settings
+from prorank.model.loading import EMBEDDED, family_of, resolve_source
+from prorank.recipe.families import for_family
 from prorank.recipe.sections import Recipe
 from prorank.shipped import MINI
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded
 from prorank.util.study import Inputs, file_fingerprint, flat, model_fingerprint
+
+
+def settled(recipe: Recipe, trust_remote_code: bool = False) -> Recipe:
+    """The recipe with what it leaves out filled in for its backbone's family (`recipe.families`).
+
+    Raises:
+        CheckpointError: the backbone cannot be found, or is of no known family.
+    """
+    section = recipe.backbone
+    if recipe.warmup is None:
+        return recipe
+    saved = None if section.family else read_settings(resolve_source(section.model))
+    known = section.family or (saved.family if saved else None)
+    return for_family(recipe, known or family_of(section.model, trust_remote_code))
 
 
 def load_collections(recipe: Recipe) -> list[Collection]:

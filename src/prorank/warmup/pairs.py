@@ -134,7 +134,7 @@ def training_pairs(context: RunContext, tokenizer: PairTokenizer) -> list[PairIt
     section = context.recipe.warmup
     assert section is not None
     split, size = context.recipe.data.train, section.pairs_per_step
-    if not section.curriculum:
+    if not section.experimental.curriculum:
         return encoded(context, tokenizer, labelled_pairs(context, split, section.batches * size, section.negatives))
     marks = [section.batches * part // len(CURRICULUM) * size for part in range(len(CURRICULUM) + 1)]
     pairs: list[LabelledPair] = []
@@ -147,7 +147,7 @@ def held_out_pairs(context: RunContext, tokenizer: PairTokenizer, split: str, co
     """Pairs of another split; negatives are random ones of the whole collection, or those of the recipe's quotas."""
     section = context.recipe.warmup
     assert section is not None
-    fixed = isinstance(section.negatives, Quotas) and not section.curriculum
+    fixed = isinstance(section.negatives, Quotas) and not section.experimental.curriculum
     return encoded(context, tokenizer, labelled_pairs(context, split, count, section.negatives if fixed else RANDOM))
 
 

@@ -36,12 +36,13 @@ class Rollout(NamedTuple):
 def batch_of_step(step: int, settings: WarmupSection) -> int:
     """Number of the batch that a step trains on.
 
-    >>> settings = WarmupSection(num_generations=8, epochs=2, rollout_batches=3)
+    >>> settings = WarmupSection(num_generations=8, experimental={"epochs": 2, "rollout_batches": 3})
     >>> [batch_of_step(step, settings) for step in range(8)]
     [0, 1, 2, 0, 1, 2, 3, 4]
     """
-    turn, place = divmod(step, settings.epochs * settings.rollout_batches)
-    return turn * settings.rollout_batches + place % settings.rollout_batches
+    size = settings.experimental.rollout_batches
+    turn, place = divmod(step, settings.experimental.epochs * size)
+    return turn * size + place % size
 
 
 class Rollouts:
@@ -54,17 +55,17 @@ class Rollouts:
     def get(self, step: int) -> Rollout | None:
         """The rollout of this step's batch; None if it must be drawn, for the first time or because it is stale."""
         rollout = self.kept.get(batch_of_step(step, self.settings))
-        limit = self.settings.max_staleness
+        limit = self.settings.experimental.max_staleness
         if rollout is not None and limit is not None and step - rollout.step > limit:
             return None
         return rollout
 
     def keep(self, step: int, rollout: Rollout) -> None:
         """Remember a rollout; what no later step will visit is forgotten."""
-        if self.settings.epochs == 1:
+        if self.settings.experimental.epochs == 1:
             return
         batch = batch_of_step(step, self.settings)
-        first = batch - batch % self.settings.rollout_batches  # of the set that is being passed over
+        first = batch - batch % self.settings.experimental.rollout_batches  # of the set that is being passed over
         self.kept = {number: old for number, old in self.kept.items() if number >= first} | {batch: rollout}
 
     def save(self, file: Path) -> None:

@@ -111,15 +111,15 @@ class WarmupTrainer(SlotTrainer):
     def supervised_weight(self) -> float:
         """Weight of the supervised term: linear from its start to 0 over the first part of the run, or constant."""
         settings = self.settings
-        if settings.supervised_share is None:
-            return settings.supervised_weight
-        progress = self.state.global_step / (settings.supervised_share * settings.steps)
-        return settings.supervised_weight * max(0.0, 1.0 - progress)
+        if settings.experimental.supervised_share is None:
+            return settings.experimental.supervised_weight
+        progress = self.state.global_step / (settings.experimental.supervised_share * settings.steps)
+        return settings.experimental.supervised_weight * max(0.0, 1.0 - progress)
 
     def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """GRPO loss (exact or drawn), entropy bonus and supervised term, as the recipe weighs them."""
         settings, supervised = self.settings, self.supervised_weight()
-        drawn = settings.num_generations != "exact" and settings.policy_weight > 0
+        drawn = settings.num_generations != "exact" and settings.experimental.policy_weight > 0
         seen = answer_distribution(model, inputs, self.answer_ids, self.end_id) if supervised or not drawn else None
         loss = torch.zeros((), device=self.answer_ids.device)
         if drawn:
@@ -127,13 +127,13 @@ class WarmupTrainer(SlotTrainer):
         else:
             assert seen is not None
             logits = seen.logits
-            if settings.policy_weight > 0:
+            if settings.experimental.policy_weight > 0:
                 loss = self._exact_loss(seen, inputs)
         entropy = grpo.entropy(logits[:, self.answer_ids].log_softmax(-1)).mean()
         outcomes = grpo.answer_outcomes(logits.detach(), self.answer_ids)
         share = self._verdict_share(logits.detach())
         self.note(entropy=entropy, answer_mass=1.0 - outcomes[:, -1].exp().mean(), verdict_balance=share[-1])
-        loss = settings.policy_weight * loss - settings.entropy_bonus * entropy
+        loss = settings.experimental.policy_weight * loss - settings.entropy_bonus * entropy
         if supervised:
             assert seen is not None
             term = self.supervised_loss(seen, inputs["label"])
@@ -209,11 +209,11 @@ class WarmupTrainer(SlotTrainer):
         """
         settings = self.settings
         weight = settings.format_weight
-        if settings.fade_format:
+        if settings.experimental.fade_format:
             weight = rewards.faded_format_weight(float(met), weight)
         well_formed = rewards.format_reward(verdict, ended)
         balance = torch.ones_like(well_formed)
-        if settings.balance_verdicts:
+        if settings.experimental.balance_verdicts:
             balance = rewards.balance_factors(share)[verdict]  # verdict -1 takes the last factor, which is 1
         return Reward(well_formed, self._relevance(verdict, label[:, None]), weight, balance)
 
@@ -264,7 +264,7 @@ class WarmupTrainer(SlotTrainer):
             rollout.log_prob,
             rollout.advantages,
             epsilon=settings.epsilon,
-            epsilon_high=settings.epsilon_high,
+            epsilon_high=settings.experimental.epsilon_high,
             beta=settings.kl,
             ref_log_prob=reference,
         )
