@@ -1,5 +1,6 @@
 """The examples do what they say, and README's Python runs."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -73,3 +74,14 @@ def test_readme_python_runs():
 def test_scripts_run_as_they_stand(script, capsys):
     runpy.run_path(str(ROOT / "examples" / f"{script}.py"), run_name="__main__")
     assert re.search(r"[\d.]+ -> [+\d.]+", capsys.readouterr().out)
+
+
+def test_the_notebook_runs():
+    """Cell after cell in one namespace, as Jupyter would run it."""
+    cells = json.loads((ROOT / "examples" / "both_stages.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for number, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"cell {number}", "exec"), names)
+    assert [row["stage"] for row in names["results"]["rows"]][1:4] == ["zero-shot", "warmup", "score-learning"]
+    assert names["trained"].settings.recipe["name"] == "quickstart"
