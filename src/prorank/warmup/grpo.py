@@ -5,22 +5,19 @@ distribution that all G samples come from. So the expectation over samples can a
 G -> infinity of the same objective, without sampling noise.
 
 Sources: GRPO (DeepSeekMath, arXiv 2402.03300, eq. 3 and 4), PPO's clipped surrogate (arXiv 1707.06347, eq. 7),
-Dr. GRPO without std scaling and with a constant length (arXiv 2503.20783, sec. 3), MaxRL's mean in place of the
-standard deviation (arXiv 2602.02710, algorithm 1), DAPO's token mean and higher
-upper clip (arXiv 2503.14476, sec. 3), the sequence-level ratio (GSPO, arXiv 2507.18071, eq. 7), KL estimator
-(Schulman, "Approximating KL divergence"). This module knows nothing of models, prompts or trainers.
+Dr. GRPO's advantages without std scaling (arXiv 2503.20783, sec. 3), MaxRL's mean in place of the standard deviation
+(arXiv 2602.02710, algorithm 1), DAPO's higher upper clip (arXiv 2503.14476, sec. 3), KL estimator (Schulman,
+"Approximating KL divergence"). This module knows nothing of models, prompts or trainers.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from prorank.types import Scale
 
-Reduction = Literal["grpo", "dr_grpo", "dapo"]
-Level = Literal["token", "sequence"]
 EPS = 1e-4  # keeps the division finite where all rewards of a group are equal
 
 
@@ -109,41 +106,17 @@ def exact_kl(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tens
     return (log_probs.exp() * (log_probs - ref_log_probs)).sum(-1)
 
 
-def sequence_log_ratio(log_ratio: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of a completion's token log-ratios: one ratio a sequence (GSPO). (N, L), (N, L) -> (N, 1).
-
-    >>> sequence_log_ratio(torch.tensor([[0.2, 0.4, 9.0]]), torch.tensor([[1.0, 1.0, 0.0]]))
-    tensor([[0.3000]])
-    """
-    return ((log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0))[:, None]
-
-
-def reduce_tokens(
-    values: torch.Tensor, mask: torch.Tensor, reduction: Reduction, max_length: int | None = None
-) -> torch.Tensor:
-    """Token losses -> scalar. The three differ in what a token of a long completion weighs.
-
-    grpo: mean over sequences of the mean over their tokens. dr_grpo: sum over tokens / (N * max_length), a constant.
-    dapo: mean over all tokens.
+def mean_of_means(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Token losses -> scalar: the mean over completions of the mean over their tokens (GRPO, eq. 3).
 
     Args:
-        values: (N, L) or (N, 1), one value for all tokens of a sequence.
+        values: (N, L).
         mask: (N, L), 1 for tokens that count.
-        reduction: which.
-        max_length: tokens a completion may have; needed by dr_grpo.
 
-    >>> values, mask = torch.tensor([[1.0, 1.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    >>> [round(reduce_tokens(values, mask, kind, 4).item(), 3) for kind in ("grpo", "dr_grpo", "dapo")]
-    [2.5, 0.75, 2.0]
+    >>> mean_of_means(torch.tensor([[1.0, 1.0], [4.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+    tensor(2.5000)
     """
-    summed = (values * mask).sum(-1)  # (N,)
-    if reduction == "grpo":
-        return (summed / mask.sum(-1).clamp(min=1.0)).mean()
-    if reduction == "dapo":
-        return summed.sum() / mask.sum().clamp(min=1.0)
-    if max_length is None:
-        raise ValueError("dr_grpo needs max_length")
-    return summed.sum() / (len(values) * max_length)
+    return ((values * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).mean()
 
 
 class PolicyLoss(NamedTuple):
@@ -160,33 +133,25 @@ def policy_loss(
     advantages: torch.Tensor,
     mask: torch.Tensor | None = None,
     *,
-    level: Level = "token",
-    reduction: Reduction = "grpo",
     epsilon: float = 0.2,
     epsilon_high: float | None = None,
-    max_length: int | None = None,
     beta: float = 0.0,
     ref_log_prob: torch.Tensor | None = None,
 ) -> PolicyLoss:
-    """GRPO loss over sampled completions: reduced surrogate + beta * KL estimate.
+    """GRPO loss over sampled completions: clipped surrogate + beta * KL estimate, see `mean_of_means`.
 
     Args:
         log_prob, old_log_prob: (N, L) token log-probabilities, now and when they were drawn.
         advantages: (N,) one a completion, from `group_advantages`.
         mask: (N, L), 1 for tokens that count; None counts all.
-        level: ratio of each token, or one of the sequence.
-        reduction: see `reduce_tokens`.
         epsilon, epsilon_high: clip range.
-        max_length: for dr_grpo.
         beta: weight of the KL estimate; needs `ref_log_prob` (N, L) when above 0.
 
     Raises:
-        ValueError: beta without ref_log_prob, or dr_grpo without max_length.
+        ValueError: beta without ref_log_prob.
     """
     mask = torch.ones_like(log_prob) if mask is None else mask.to(log_prob.dtype)
     log_ratio = log_prob - old_log_prob
-    if level == "sequence":
-        log_ratio = sequence_log_ratio(log_ratio, mask)
     advantage = advantages[:, None].expand_as(log_ratio)
     surrogate = clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), advantage, epsilon, epsilon_high)
     kl = torch.zeros_like(log_prob)
@@ -194,13 +159,13 @@ def policy_loss(
         if ref_log_prob is None:
             raise ValueError("beta > 0 needs ref_log_prob")
         kl = kl_low_variance(log_prob, ref_log_prob)
-    loss = reduce_tokens(surrogate + beta * kl, mask, reduction, max_length)
+    loss = mean_of_means(surrogate + beta * kl, mask)
     with torch.no_grad():
         ratio = log_ratio.exp()
         high = 1 + (epsilon if epsilon_high is None else epsilon_high)
         clipped = ((ratio < 1 - epsilon) & (advantage < 0)) | ((ratio > high) & (advantage > 0))
-        clip_fraction = reduce_tokens(clipped.to(mask.dtype).expand_as(mask), mask, "dapo")
-        mean_kl = reduce_tokens(kl, mask, "dapo")
+        tokens = mask.sum().clamp(min=1.0)
+        clip_fraction, mean_kl = (clipped * mask).sum() / tokens, (kl * mask).sum() / tokens
     return PolicyLoss(loss, mean_kl, clip_fraction)
 
 
