@@ -25,7 +25,7 @@ from prorank.evaluation.significance import (
     paired_randomization_test,
 )
 from prorank.first_stage.fusion import hybrid_run, z_score
-from prorank.prompts.tokenization import Truncation
+from prorank.prompts.truncation import Truncation
 from prorank.util.errors import DataError, ProrankError
 
 RUN = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}, "q2": {"a": 1.0, "d": 2.0}}

@@ -23,7 +23,7 @@ from prorank.evaluation import evaluator, streaming
 from prorank.evaluation.rerank import rerank_collection
 from prorank.evaluation.rerank_file import JOURNAL
 from prorank.evaluation.streaming import Journal, blocks, lists_of_file, lists_together, rerank_lists, survey
-from prorank.prompts.tokenization import Truncation
+from prorank.prompts.truncation import Truncation
 from prorank.util.errors import DataError, InputError, ProrankError
 from prorank.util.live import locked
 
@@ -33,7 +33,7 @@ import numpy as np
 from prorank.data.collection import load_collection
 from prorank.engine.scorer import ScoredPairs
 from prorank.evaluation.streaming import Journal, lists_of_file, rerank_lists, survey
-from prorank.prompts.tokenization import Truncation
+from prorank.prompts.truncation import Truncation
 
 class Stub:
     """Scores by length; the process is killed when it has scored enough."""

@@ -11,7 +11,8 @@ from prorank import Reranker
 from prorank.prompts.builtin import PROMPTS
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
-from prorank.prompts.tokenization import PairTokenizer, Truncation
+from prorank.prompts.tokenization import PairTokenizer
+from prorank.prompts.truncation import Truncation
 from prorank.util.errors import PromptError
 
 LONG, SHORT = "apple " * 200, "river stone"

@@ -12,7 +12,7 @@ from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.data.union import merge, turns, with_prefixed_ids
 from prorank.pipeline.run import prepare_folder, run_recipe
-from prorank.prompts.tokenization import Truncation
+from prorank.prompts.truncation import Truncation
 from prorank.recipe.sections import Quotas
 from prorank.score_learning.distillation import ask_teacher
 from prorank.score_learning.lists import labelled_sources, list_items

@@ -19,6 +19,7 @@ from prorank.cli.models import export, info
 from prorank.cli.recipes import recipes
 from prorank.cli.rerank import rerank
 from prorank.cli.search import index, search
+from prorank.cli.serve import serve
 from prorank.cli.shared import (
     MODEL_HELP,
     AsJson,
@@ -258,7 +259,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, rerank, index, search, info, export):
+for command in (ablate, rerank, index, search, serve, info, export):
     app.command()(command)
 
 

@@ -23,7 +23,8 @@ from rich.progress import Progress
 from prorank.engine.scores import whole_answers
 from prorank.model.backbone import Backbone
 from prorank.model.packing import Pack, plan_packs
-from prorank.prompts.tokenization import Batch, Truncation
+from prorank.prompts.tokenization import Batch
+from prorank.prompts.truncation import Truncation
 
 logger = logging.getLogger(__name__)
 CPU_TOKENS = 2_048  # about what the caches hold; measured best for models of 22M and 0.5B parameters

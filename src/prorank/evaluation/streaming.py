@@ -22,7 +22,7 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Run, pairs_within, rerank_run, scored_lists, top
 from prorank.data.trec import check_ids, read_run, refuse_twice, run_lines, run_rows
 from prorank.engine.scorer import ScoredPairs
-from prorank.prompts.tokenization import all_cuts
+from prorank.prompts.truncation import all_cuts
 from prorank.util.errors import DataError, InputError, ProrankError
 from prorank.util.files import read_json, write_json
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from prorank.prompts.plain import PlainTokenizer
-from prorank.prompts.tokenization import Batch, Cut, Truncation, count_cuts, pad_right
+from prorank.prompts.tokenization import Batch, pad_right
+from prorank.prompts.truncation import Cut, Truncation, count_cuts
 from prorank.util.errors import PromptError
 
 

@@ -1,0 +1,100 @@
+"""Run the application: sockets, log lines, signals. uvicorn does the HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import uvicorn
+from fastapi import FastAPI
+
+from prorank.util.errors import InputError
+from prorank.util.terminal import visible
+
+GRACE = 5  # seconds beyond a request's time that a shutdown waits
+BACKLOG = 2_048
+
+
+class Lines(logging.Formatter):
+    """Log records as one line each: words, or JSON objects with a request's facts as fields."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
+        facts = getattr(record, "facts", None)
+        if not self.as_json:
+            return visible(f"{when} {record.levelname} {record.getMessage()}")
+        told = facts if facts is not None else {"message": record.getMessage()}
+        return json.dumps({"time": when, "level": record.levelname, "logger": record.name} | told)
+
+
+def log_lines(as_json: bool) -> None:
+    """Send all log lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines(as_json))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("prorank").setLevel(logging.INFO)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections.
+
+    Raises:
+        InputError: the address is in use, not this machine's, or not allowed.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}", hint="choose another --host or --port"
+        ) from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which says when it takes requests on, and on SIGTERM or SIGINT answers what it accepted and ends.
+
+    Args:
+        app: of `create_app`.
+        timeout: seconds that a request may take.
+        started: called when requests are taken on.
+    """
+
+    def __init__(self, app: FastAPI, timeout: float, started: Callable[[], None] = lambda: None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=int(timeout) + GRACE,
+            )
+        )
+        self.on_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
