@@ -1,7 +1,6 @@
 """The command line, as a person types it."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,21 +168,3 @@ def test_help_and_version():
 def test_importing_prorank_is_light():
     code = "import sys, prorank; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_every_command_in_the_documents_exists():
-    """Each `prorank ...` line of README and docs names real commands and options."""
-    runner = CliRunner()
-    lines = []
-    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for block in re.findall(r"```(?:bash|sh)\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL):
-            joined = block.replace("\\\n", " ")
-            lines += [line.split("#")[0].strip() for line in joined.splitlines() if line.startswith("prorank ")]
-    assert len(lines) >= 8
-    for line in lines:
-        words = line.split()[1:]
-        name = words[:2] if words[0] in ("data", "bench") else words[:1]
-        shown = runner.invoke(cli.app, [*name, "--help"], terminal_width=200)
-        assert shown.exit_code == 0, line
-        for option in re.findall(r"(?<!\S)--[a-z0-9-]+", line):
-            assert option in shown.output, f"{option} in: {line}"

@@ -1,0 +1,129 @@
+"""README and docs: links lead somewhere, commands and recipe fields exist, and those of README and guides run.
+
+Commands that need the hub, a GPU or hours (`LONG`) are only parsed: names, options, recipes and overrides.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from prorank import Reranker
+from prorank.cli import main as cli
+from prorank.prompts.prompt import Prompt
+from prorank.recipe.loading import load_recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+RUN = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+GROUPS = ("data", "bench", "recipes")
+LONG = re.compile(
+    r"^prorank (bench|quickstart|ablate|serve|mcp|analyze|data (convert|synthesize)|train (?!tune|minilm))"
+)
+HUB = re.compile(r"(?<![\w./])(BeIR|Qwen|mixedbread-ai|Alibaba-NLP)/")
+SHORT = [
+    *("warmup.steps=2", "warmup.pairs_per_step=4", "warmup.evaluate_every=2", "warmup.held_out_pairs=10"),
+    *("score_learning.steps=2", "score_learning.queries_per_step=2", "score_learning.evaluate_every=2"),
+    *("score_learning.teacher=null", "score_learning.pseudo_queries=0", "evaluation.max_queries=4"),
+    "score_learning.negatives={hard: 1, medium: 1, easy: 0, random: 1}",
+]
+
+
+def blocks(page, *languages):
+    """Fenced blocks of a page, those inside lists as well."""
+    found = re.findall(r"^( *)```(\w+)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [
+        re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, language, text in found if language in languages
+    ]
+
+
+def commands(page):
+    """The `prorank ...` lines of a page, continued lines joined, comments dropped."""
+    lines = [line for block in blocks(page, "bash", "sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [line.split(" #")[0].strip() for line in lines if line.startswith("prorank ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_options_and_recipes_exist(page):
+    runner = CliRunner()
+    for line in commands(page):
+        words = shlex.split(line)[1:]
+        name = words[: 2 if words[0] in GROUPS else 1]
+        shown = runner.invoke(cli.app, [*name, "--help"], terminal_width=200)
+        assert shown.exit_code == 0, line
+        for option in re.findall(r"(?<!\S)--[a-z0-9-]+", line):
+            assert option in shown.output, f"{option} in: {line}"
+        if name == ["train"] and "$" not in line:
+            overrides = [word for word in words[2:] if re.match(r"[a-z_.]+=", word)]
+            load_recipe(words[1], [value for value in overrides if not value.startswith("grades.file")])
+
+
+@pytest.fixture
+def desk(bert_folder, word_collection, tmp_path, monkeypatch):
+    """A folder in which the documents' paths exist."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("path/to/collection", "collections/mine"):
+        shutil.copytree(word_collection, tmp_path / name)
+    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=48, precision="fp32")
+    for name in ("runs/quickstart/checkpoint", "exports/int8"):
+        reranker.save_pretrained(tmp_path / name)
+    rows = [f"when do owls hunt {i},At night {i}." for i in range(40)]
+    (tmp_path / "faq.csv").write_text("question,answer\n" + "\n".join(rows) + "\n")
+    log = [json.dumps({"query": f"reset {i}", "pos": [f"Open {i}."], "neg": [f"Close {i}."]}) for i in range(9)]
+    (tmp_path / "logs.jsonl").write_text("\n".join(log) + "\n")
+    (tmp_path / "documents.jsonl").write_text('{"text": "def load(path): return path"}\n{"text": "apple"}\n')
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+def test_commands_run_as_they_stand(page, desk, bert_folder, call):
+    checkpoint = desk / "runs" / "quickstart" / "checkpoint"
+    for line in commands(page):
+        if LONG.match(line) or HUB.search(line):
+            continue
+        arguments = shlex.split(line)[1:]
+        for index in [i for i, word in enumerate(arguments) if word == "--output"]:
+            taken = Path(arguments[index + 1])
+            if taken.exists() and "--resume" not in arguments:
+                shutil.rmtree(taken) if taken.is_dir() else taken.unlink()
+        if arguments[0] == "train":
+            model = checkpoint if arguments[1] == "tune" else bert_folder
+            short = [one for one in SHORT if not (arguments[1] == "tune" and one.startswith("warmup"))]
+            arguments += [f"backbone.model={model}", "backbone.precision=fp32", *short]
+            arguments += [] if arguments[1] == "tune" else ["backbone.max_length=48"]
+        code, _, err = call(*arguments)
+        assert code == 0, f"{line}\n{err}"
+
+
+def test_recipes_and_prompts_in_the_guides_are_valid():
+    fragments = [text for page in RUN for text in blocks(page, "yaml")]
+    assert len(fragments) >= 2
+    for text in fragments:
+        tree = yaml.safe_load(text)
+        if "segments" in tree:
+            Prompt.model_validate(tree)
+        else:
+            load_recipe({"name": "fragment", **tree}, [])
+
+
+def test_readme_python_runs(desk):
+    names = {}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["reranker"].rank("read a csv file", names["documents"])[0]["corpus_id"] == 1
+    assert os.listdir(desk)
