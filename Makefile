@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 CORE_TESTS := tests/test_backbone.py tests/test_engine_and_reranker.py tests/test_mini.py tests/test_packing.py \
 	tests/test_damaged_runs.py tests/test_training.py
 
-.PHONY: quickstart test test-lowest lint install clean
+.PHONY: quickstart test test-lowest lint docs install clean
 
 install: $(VENV)/.installed
 
@@ -37,5 +37,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation site, in site/; a broken link or reference stops it.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf site $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .hypothesis
