@@ -11,6 +11,7 @@ from prorank.data.collection import load_collection
 from prorank.evaluation.metrics import read_per_query
 from prorank.recipe.loading import dump_recipe, load_recipe
 from prorank.recipe.sections import Recipe
+from prorank.training.inputs import settled
 from prorank.util.errors import DataError, RecipeError
 
 RECIPE = Recipe(name="r", seed=7)
@@ -40,13 +41,21 @@ def test_stale_variants_use_verdicts_as_often_as_they_say(variant, staleness):
 
     section = varied(RECIPE, variant, 1).warmup
     first: dict[int, int] = {}
-    drawn_together = section.rollout_batches
+    drawn_together = section.experimental.rollout_batches
     found = set()
-    for step in range(section.epochs * drawn_together * 2):
+    for step in range(section.experimental.epochs * drawn_together * 2):
         batch = batch_of_step(step, section)
         first.setdefault(batch // drawn_together, step)
         found.add(step - first[batch // drawn_together])
     assert found == staleness
+
+
+def test_adapters_and_every_weight_have_learning_rates_of_their_own(qwen_folder):
+    causal = Recipe(name="r", backbone={"model": str(qwen_folder)})
+    rates = {name: settled(varied(causal, name, 1)).warmup.learning_rate for name in (BASE, "lora", "full")}
+    assert rates == {BASE: 1e-4, "lora": 1e-3, "full": 1e-4}
+    said = Recipe(name="r", backbone={"model": str(qwen_folder)}, warmup={"learning_rate": 2e-5})
+    assert settled(varied(said, "lora", 1)).warmup.learning_rate == 2e-5
 
 
 def test_only_what_fits_the_recipe_is_run():

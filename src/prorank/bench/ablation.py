@@ -13,15 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
+from prorank.bench.guards import SUPERVISED, changed
 from prorank.data.collection import Collection
 from prorank.evaluation.metrics import Evaluation, read_per_query
 from prorank.evaluation.rerank import PRIMARY
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.pipeline.run import run_recipe
+from prorank.recipe.families import as_said
 from prorank.recipe.loading import made_from, validate_recipe
 from prorank.recipe.sections import Recipe
 from prorank.training.checkpoints import drop_checkpoints
-from prorank.training.inputs import load_collections, run_inputs
+from prorank.training.inputs import load_collections, run_inputs, settled
 from prorank.util.errors import RecipeError
 from prorank.util.files import read_json
 from prorank.util.study import Study
@@ -35,14 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     BASE: {},
     "no-warmup": {"warmup": None},
     "no-score-learning": {"score_learning": None},
-    "supervised": {"warmup": {"policy_weight": 0.0, "supervised_weight": 1.0, "supervised_share": None}},
+    "supervised": {"warmup": {"experimental": SUPERVISED["experimental"]}},
     "exact": {"warmup": {"num_generations": "exact"}},
     "drawn": {"warmup": DRAWN},
     "published": {"warmup": DRAWN | PUBLISHED},
-    "uft": {"warmup": {"supervised_weight": 1.0, "supervised_share": 0.5}},
-    "stale-0": {"warmup": DRAWN | {"epochs": 1, "rollout_batches": 1}},
-    "stale-2": {"warmup": DRAWN | {"epochs": 3, "rollout_batches": 1}},
-    "stale-8": {"warmup": DRAWN | {"epochs": 3, "rollout_batches": 3}},
+    "uft": {"warmup": {"experimental": {"supervised_weight": 1.0, "supervised_share": 0.5}}},
+    "stale-0": {"warmup": DRAWN | {"experimental": {"epochs": 1, "rollout_batches": 1}}},
+    "stale-2": {"warmup": DRAWN | {"experimental": {"epochs": 3, "rollout_batches": 1}}},
+    "stale-8": {"warmup": DRAWN | {"experimental": {"epochs": 3, "rollout_batches": 3}}},
     "full": {"backbone": {"lora": None}},
     "lora": {"backbone": {"lora": {"rank": 32, "alpha": 64}}},
     "pointwise": {"score_learning": {"loss": "pointwise"}},
@@ -80,11 +82,11 @@ def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:
     """
     if variant not in VARIANTS:
         raise RecipeError(f"no variant '{variant}'", hint=f"there are: {', '.join(VARIANTS)}")
-    tree: dict[str, Any] = recipe.model_dump(mode="json")
+    tree = as_said(recipe)
     for name, changes in VARIANTS[variant].items():
         if tree[name] is None:
             raise RecipeError(f"recipe '{recipe.name}' has no {name}, which '{variant}' changes")
-        tree[name] = None if changes is None else tree[name] | changes
+        tree[name] = None if changes is None else changed(tree[name], changes)
     if tree["warmup"] is None and tree["score_learning"] is None:
         raise RecipeError(f"'{variant}' leaves no stage of recipe '{recipe.name}'")
     if variant == "no-warmup" and recipe.score_learning is not None:
@@ -124,7 +126,7 @@ def run_ablation(
         ProrankError: a run's folder holds metrics of something else; the difference is named.
     """
     names = list(dict.fromkeys([BASE, *variants]))
-    recipes = {(name, seed): varied(recipe, name, seed) for seed in seeds for name in names}  # errors before work
+    recipes = {(name, seed): settled(varied(recipe, name, seed)) for seed in seeds for name in names}  # errors first
     collections = load_collections(recipe)
     runs = []
     for (name, seed), one in recipes.items():

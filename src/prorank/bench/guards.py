@@ -72,14 +72,16 @@ def base_recipe(name_or_path: str, overrides: Sequence[str], folder: Path) -> Re
     return settled(recipe)
 
 
-def changed(warmup: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A warmup section with some of its fields changed, the experimental ones too.
+def changed(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with some of its fields changed, those of its subsection `experimental` one by one.
 
     >>> changed({"kl": 0, "experimental": {"epochs": 1, "curriculum": False}}, {"experimental": {"epochs": 2}})
     {'kl': 0, 'experimental': {'epochs': 2, 'curriculum': False}}
     """
-    experimental = {**warmup["experimental"], **changes.get("experimental", {})}
-    return {**warmup, **changes, "experimental": experimental}
+    merged = {**section, **changes}
+    if "experimental" in changes:
+        merged["experimental"] = {**section["experimental"], **changes["experimental"]}
+    return merged
 
 
 def varied(recipe: Recipe, variant: str, seed: int) -> Recipe:

@@ -7,6 +7,8 @@ verdict back.
 
 from __future__ import annotations
 
+from typing import Any
+
 from prorank.recipe.sections import Recipe
 from prorank.types import Family
 
@@ -34,6 +36,19 @@ def for_family(recipe: Recipe, family: Family) -> Recipe:
     defaults = CAUSAL if recipe.backbone.lora is None else CAUSAL_LORA
     left_out = {key: value for key, value in defaults.items() if key not in section.model_fields_set}
     return recipe.model_copy(update={"warmup": section.model_copy(update=left_out)})
+
+
+def as_said(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a tree to make variants from: what `for_family` would fill in stays left out.
+
+    >>> as_said(Recipe(name="a", warmup={"entropy_bonus": 0.1}))["warmup"].keys() & {"entropy_bonus", "learning_rate"}
+    {'entropy_bonus'}
+    """
+    tree = recipe.model_dump(mode="json")
+    if recipe.warmup is not None:
+        for key in CAUSAL_LORA.keys() - recipe.warmup.model_fields_set:
+            del tree["warmup"][key]
+    return tree
 
 
 def differences(before: Recipe, after: Recipe) -> str:
