@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from prorank.cli.ablate import ablate
 from prorank.cli.bench import bench
+from prorank.cli.compare import compare
 from prorank.cli.data import data
 from prorank.cli.models import export, info
 from prorank.cli.recipes import recipes
@@ -259,7 +260,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, rerank, index, search, serve, info, export):
+for command in (ablate, compare, rerank, index, search, serve, info, export):
     app.command()(command)
 
 

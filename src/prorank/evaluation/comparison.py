@@ -1,0 +1,127 @@
+"""Several results on the same queries, each against the first: differences, intervals, two paired tests, Holm.
+
+Reads metrics per query, or runs together with judgments. Knows no models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prorank.data.runs import Qrels
+from prorank.data.trec import read_run
+from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, read_per_query
+from prorank.evaluation.significance import bootstrap_interval, compare, holm
+from prorank.evaluation.tables import markdown_lines, p_value_cell
+from prorank.util.errors import DataError, require
+
+PER_QUERY = "per_query.tsv"
+LATEX_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
+
+
+def read_result(path: Path, metric: str, qrels: Qrels | None) -> Evaluation:
+    """Metrics per query: of an evaluation's folder or table, or of a TREC run measured now.
+
+    Args:
+        path: folder with `per_query.tsv`, such a table, or a run.
+        metric: as ir-measures writes it, `nDCG@10`.
+        qrels: judgments, for runs.
+
+    Raises:
+        DataError: no such metric in a table, or a run without judgments.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    table = path / PER_QUERY if path.is_dir() else path
+    if table.suffix == ".tsv":
+        return Evaluation((metric_key(metric),), {metric_key(metric): _column(table, metric_key(metric))})
+    if qrels is None:
+        raise DataError(f"{path}: a run needs judgments", hint="add --collection (and --split)")
+    return evaluate_run(read_run(path), qrels, (metric,))
+
+
+def _column(table: Path, key: str) -> dict[str, float]:
+    found = read_per_query(table)
+    if key not in found:
+        raise DataError(f"{table}: no metric '{key}'", hint=f"it has {', '.join(found)}")
+    return found[key]
+
+
+def t_test(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided p-value of Student's paired t-test (`scipy.stats.ttest_rel`); 1 where no query differs.
+
+    >>> round(t_test([0.6, 0.9, 0.8], [0.5, 0.6, 0.7]), 3)
+    0.13
+    """
+    if all(x == y for x, y in zip(a, b)):
+        return 1.0
+    return float(require("scipy.stats", "eval").ttest_rel(a, b).pvalue)
+
+
+def compared(results: Mapping[str, Evaluation], metric: str) -> list[dict[str, Any]]:
+    """One row a result, the first being what the others are compared with.
+
+    Args:
+        results: by name, of the same queries.
+        metric: key such as `ndcg@10`.
+
+    Returns:
+        Rows of `name`, mean under the metric's key, its interval, and but for the first `versus_first`: difference with
+        interval, wins, ties, losses, `p_value` (randomisation), `t_p_value`, and both adjusted by Holm.
+
+    Raises:
+        DataError: the results cover different queries.
+    """
+    (_, first), *_ = results.items()
+    rows = []
+    for name, one in results.items():
+        values = one.values(metric)
+        row: dict[str, Any] = {"name": name, metric: one.mean(metric), "queries": len(values)}
+        row[f"{metric}_interval"] = bootstrap_interval(list(values.values()))
+        if one is not first:
+            found = compare(one, first, metric)
+            base = first.values(metric)
+            row["versus_first"] = found._asdict() | {
+                "t_p_value": t_test([values[q] for q in base], list(base.values()))
+            }
+        rows.append(row)
+    others = [row["versus_first"] for row in rows if "versus_first" in row]
+    for test in ("p_value", "t_p_value"):
+        for row, adjusted in zip(others, holm([row[test] for row in others])):
+            row[f"{test}_holm"] = adjusted
+    return rows
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], metric: str) -> list[list[str]]:
+    lines = []
+    for row in rows:
+        low, high = row[f"{metric}_interval"]
+        cells = [row["name"], f"{row[metric]:.3f} [{low:.3f}, {high:.3f}]"]
+        if (other := row.get("versus_first")) is not None:
+            cells.append(f"{other['difference']:+.3f} [{other['low']:+.3f}, {other['high']:+.3f}]")
+            cells.append(f"{other['wins']}/{other['ties']}/{other['losses']}")
+            cells += [p_value_cell({"p_value": other[key]}) for key in ("p_value_holm", "t_p_value_holm")]
+        lines.append([*cells, *[""] * (6 - len(cells))])
+    return lines
+
+
+def _header(rows: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    first = rows[0]["name"]
+    return ["", f"{metric} [95 %]", f"over {first}", "wins/ties/losses", "p (randomisation)", "p (t-test)"]
+
+
+def comparison_markdown(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Rows of `compared` in Markdown; p-values are Holm's."""
+    return markdown_lines(_header(rows, metric), _cells(rows, metric))
+
+
+def comparison_latex(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """Rows of `compared` as a LaTeX tabular (package booktabs); p-values are Holm's."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in cells) + r" \\"
+
+    body = "\n".join(line(cells) for cells in _cells(rows, metric)).replace("<", "$<$")
+    head = line(_header(rows, metric))
+    return f"\\begin{{tabular}}{{lrrrrr}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
