@@ -52,7 +52,7 @@ def test_graphs_give_equal_scores_in_their_own_runtime(folders, tmp_path, name, 
     again = Reranker.from_pretrained(folder, precision="fp32")
     expected = reranker.score(PAIRS)
     np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
-    again.backbone.token_budget = 1  # one pair at a time: other shapes than the traced ones
+    again.backend.token_budget = 1  # one pair at a time: other shapes than the traced ones
     np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
     assert [r["corpus_id"] for r in again.rank("river", ["stone", "river"])] == [
         r["corpus_id"] for r in reranker.rank("river", ["stone", "river"])

@@ -137,8 +137,8 @@ def test_an_export_runs_on_the_cpu_only(exported, monkeypatch):
 
 def test_an_export_keeps_its_budget_of_tokens(exported, monkeypatch):
     reranker = Reranker(exported, token_budget=20)
-    shapes, run = [], reranker.backbone.graph
-    monkeypatch.setattr(reranker.backbone, "graph", lambda ids, mask: (shapes.append(ids.size), run(ids, mask))[1])
+    shapes, run = [], reranker.backend.graph
+    monkeypatch.setattr(reranker.backend, "graph", lambda ids, mask: (shapes.append(ids.size), run(ids, mask))[1])
     reranker.score([("apple", "river stone")] * 6)
     assert len(shapes) == 6 or max(shapes) <= 20
 

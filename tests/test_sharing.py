@@ -102,7 +102,7 @@ def test_many_threads_get_the_scores_that_one_thread_gets(reranker, kind):
 def test_a_copy_for_each_thread_scores_like_the_original(reranker, kind):
     copies = [reranker, copy.deepcopy(reranker), pickle.loads(pickle.dumps(reranker)), copy.copy(reranker)]
     assert differences(copies, calls(60)).max() <= TOLERANCE.get(kind, 1e-6)
-    assert copies[1].backbone is not reranker.backbone and copies[1].backbone.lock is not reranker.backbone.lock
+    assert copies[1].backend is not reranker.backend and copies[1].backend.lock is not reranker.backend.lock
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "classifier"], indirect=True)
@@ -139,7 +139,7 @@ def test_a_model_is_scored_while_another_is_loaded(folders, reranker, kind):
 
 def test_models_do_not_wait_for_one_another(folders, reranker, kind):
     other = load(folders, kind)
-    with reranker.backbone.lock, ThreadPoolExecutor(1) as pool:
+    with reranker.backend.lock, ThreadPoolExecutor(1) as pool:
         assert len(pool.submit(other.score, [("apple", "river")]).result(timeout=60)) == 1
 
 
@@ -178,7 +178,7 @@ def test_texts_are_read_by_a_private_tokenizer(folders, kind):
     """Whatever somebody else does with the shared tokenizer meanwhile, and nothing is done to it here."""
     reranker = load(folders, kind)
     expected = reranker.tokenizer.encode([("[MASK]", "river <|im_end|> " * 5)])
-    backend = reranker.backbone.tokenizer.backend_tokenizer
+    backend = reranker.backend.tokenizer.backend_tokenizer
     backend.enable_truncation(2)
     backend.enable_padding(length=50)
     before = backend.truncation, backend.padding, backend.encode_special_tokens

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prorank.engine.backend import ScorerBackend
 from prorank.engine.load import known_options, load_parts
 from prorank.engine.passages import aggregate, split_passages
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
@@ -66,7 +67,7 @@ class Reranker:
         options: of loading, see `from_pretrained`.
 
     Attributes:
-        backbone: the model.
+        backend: reads the pairs: a language model, a classifier or an exported graph (`prorank.engine.backend`).
         tokenizer: turns pairs into token ids.
         settings: what `prorank.json` records.
         passages: how over-long documents are scored.
@@ -82,7 +83,7 @@ class Reranker:
 
     def __init__(
         self,
-        model: str | Path | Backbone = MINI,
+        model: str | Path | ScorerBackend = MINI,
         tokenizer: PairTokenizer | CrossEncoderTokenizer | None = None,
         settings: CheckpointSettings | None = None,
         *,
@@ -92,7 +93,7 @@ class Reranker:
     ) -> None:
         whole_numbers(max_new_tokens=max_new_tokens)
         one_of("passages", passages, Aggregation)
-        if not isinstance(model, Backbone):
+        if isinstance(model, (str, Path)):
             if tokenizer is not None or settings is not None:
                 raise InputError("a model's name brings its own tokenizer and settings", hint="leave them out")
             known_options(options)
@@ -102,7 +103,7 @@ class Reranker:
                 "a backbone goes with its tokenizer and settings, and with no options of loading",
                 hint="Reranker(backbone, tokenizer, settings), or Reranker.from_pretrained(name, ...)",
             )
-        self.backbone, self.tokenizer, self.passages = model, tokenizer, passages
+        self.backend, self.tokenizer, self.passages = model, tokenizer, passages
         self.max_new_tokens = max_new_tokens
         self.settings = settings.model_copy(
             update={"answer_ids": [t if len(t) > 1 else t[0] for t in tokenizer.answer_tokens]}
@@ -211,7 +212,21 @@ class Reranker:
                 self.backbone, tokenizer, sequences, kind, max_new_tokens=self.max_new_tokens, progress=progress
             )
             return found.scores, found.grades.count(None)
-        return SCORES[kind](answer_logits(self.backbone, tokenizer, sequences, groups=groups, progress=progress)), 0
+        return SCORES[kind](answer_logits(self.backend, tokenizer, sequences, groups=groups, progress=progress)), 0
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backend as a model in torch, which can be trained, saved and exported.
+
+        Raises:
+            CheckpointError: it is an export, which can only score.
+        """
+        if isinstance(self.backend, Backbone):
+            return self.backend
+        raise CheckpointError(
+            f"this is an export of '{self.settings.base_model}': it can score, but cannot be saved again or trained",
+            hint="copy its folder, or load the checkpoint that it was made from",
+        )
 
     @property
     def pair_tokenizer(self) -> PairTokenizer:
@@ -330,9 +345,9 @@ class Reranker:
         Causal checkpoints also get the files that sentence-transformers reads: `CrossEncoder(folder)` gives the
         same scores.
         """
-        folder = Path(folder)
+        folder, backbone = Path(folder), self.backbone
         folder.mkdir(parents=True, exist_ok=True)
-        self.backbone.save(folder)
+        backbone.save(folder)
         mark_checkpoint(folder)
         if self.settings.family == "causal" and self.settings.score == "logit_difference":
             try:

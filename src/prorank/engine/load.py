@@ -1,4 +1,4 @@
-"""From a name to what a reranker is made of: the backbone, its pair tokenizer, the checkpoint's settings.
+"""From a name to what a reranker is made of: the backend, its pair tokenizer, the checkpoint's settings.
 
 Knows checkpoints, exports and any Hugging Face model; nothing of scores or ranking.
 """
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from prorank.engine.runtime import RuntimeBackbone, is_exported, scores_only
-from prorank.model.backbone import Backbone
+from prorank.engine.backend import ScorerBackend
+from prorank.engine.runtime import RuntimeBackend, is_exported, scores_only
 from prorank.model.checkpoint import (
     SETTINGS_FILE,
     CheckpointSettings,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Parts(NamedTuple):
     """What a reranker is made of."""
 
-    backbone: Backbone
+    backend: ScorerBackend
     tokenizer: PairTokenizer | CrossEncoderTokenizer
     settings: CheckpointSettings
 
@@ -106,9 +106,9 @@ def load_parts(
         brings_its_own(path_or_name, prompt=prompt, score=score, family=family)
     if saved is not None and is_exported(source):
         scores_only(path_or_name, device=device, compile_layers=compile_layers, for_training=for_training)
-        backbone: Backbone = RuntimeBackbone(source, saved.family, precision)
+        backend: ScorerBackend = RuntimeBackend(source, saved.family, precision)
     else:
-        backbone = load_backbone(
+        backend = backbone = load_backbone(
             source,
             family=saved.family if saved else family,
             device=device,
@@ -118,44 +118,43 @@ def load_parts(
         )
         if compile_layers:
             backbone.compile_layers()
-    backbone.token_budget = token_budget
-    if saved is None:
-        saved = fresh_settings(path_or_name, backbone, prompt, instruction, score)
+        saved = saved or fresh_settings(path_or_name, backbone, prompt, instruction, score)
+    backend.token_budget = token_budget
     settings = saved.model_copy(
         update={
-            "max_length": fitting_length(saved.max_length if max_length is None else max_length, backbone),
+            "max_length": fitting_length(saved.max_length if max_length is None else max_length, backend),
             "instruction": instruction if instruction is not None else saved.instruction,
         }
     )
-    tokenizer = pair_tokenizer(backbone, settings)
+    tokenizer = pair_tokenizer(backend, settings)
     if settings.answer_tokens and settings.answer_tokens != tokenizer.answer_tokens:
         raise CheckpointError(
             f"{path_or_name}: the tokenizer's answer ids {tokenizer.answer_tokens} are not those in "
             f"{SETTINGS_FILE}: {settings.answer_ids}",
             hint="the folder mixes files of two models",
         )
-    return Parts(backbone, tokenizer, settings)
+    return Parts(backend, tokenizer, settings)
 
 
-def fitting_length(wanted: int, backbone: Backbone) -> int:
+def fitting_length(wanted: int, backend: ScorerBackend) -> int:
     """The wanted length, or the model's own limit where that is shorter (said aloud)."""
-    limit = getattr(backbone.config, "max_position_embeddings", None)
+    limit = getattr(backend.config, "max_position_embeddings", None)
     if limit:
-        limit -= backbone.position_offset
+        limit -= backend.position_offset
     if limit and wanted > limit:
         logger.warning("max_length %d is beyond the model's %d positions; using %d.", wanted, limit, limit)
         return int(limit)
     return wanted
 
 
-def pair_tokenizer(backbone: Backbone, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:
+def pair_tokenizer(backend: ScorerBackend, settings: CheckpointSettings) -> PairTokenizer | CrossEncoderTokenizer:
     """The tokenizer that the settings describe: of a prompt, or of somebody else's cross-encoder."""
     if settings.prompt is None:
-        return CrossEncoderTokenizer(backbone.tokenizer, settings.max_length)
+        return CrossEncoderTokenizer(backend.tokenizer, settings.max_length)
     return PairTokenizer(
-        backbone.tokenizer,
+        backend.tokenizer,
         settings.prompt,
-        backbone.family,
+        backend.family,
         settings.frame,
         settings.max_length,
         settings.instruction,

@@ -1,4 +1,4 @@
-"""Exported checkpoints: ONNX Runtime and OpenVINO behind the face of a backbone.
+"""Exported checkpoints: ONNX Runtime and OpenVINO as a backend of the engine.
 
 An export holds one graph, (input_ids, attention_mask) -> answer logits (B, K), beside the tokenizer and
 `prorank.json`. This module runs such graphs; it knows nothing of prompts, scores or how they were made.
@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from prorank.model.backbone import Backbone
+from prorank.model.backbone import first_position
 from prorank.model.device import resolve_device
 from prorank.model.packing import Pack
+from prorank.model.sharing import ModelLock
 from prorank.model.weights import load_tokenizer, reading
+from prorank.prompts.tokenization import Batch
 from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
 
@@ -79,8 +81,8 @@ def scores_only(path_or_name: str | Path, *, device: str, compile_layers: bool, 
         )
 
 
-class RuntimeBackbone(Backbone):
-    """A backbone whose forward pass is an exported graph: it scores, and does nothing else.
+class RuntimeBackend:
+    """A `ScorerBackend` that runs an exported graph: it scores, and does nothing else.
 
     Threads run it side by side. A copied or unpickled one opens the graph in its folder again.
 
@@ -94,6 +96,8 @@ class RuntimeBackbone(Backbone):
     """
 
     supports_packing = False  # the graph takes padded batches
+    compute_dtype = torch.float32
+    device = torch.device("cpu")
 
     def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
         from transformers import AutoConfig
@@ -101,14 +105,15 @@ class RuntimeBackbone(Backbone):
         folder = Path(folder).resolve()
         if precision == "bf16":
             raise CheckpointError(f"{folder} is an exported graph", hint="use precision auto or fp32")
-        super().__init__(torch.nn.Identity(), load_tokenizer(folder), family)
+        self.tokenizer, self.family = load_tokenizer(folder), family
+        self.token_budget: int | None = None
+        self.lock = ModelLock()
         file = folder / ONNX_FILE
         with reading(file if file.is_file() else folder / OPENVINO_FILE):
             self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
         with reading(folder / "config.json"):
-            self.settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.opened_as = folder, family, precision
-        self.eval()
 
     def __reduce__(self) -> Any:
         return _opened_again, (*self.opened_as, self.token_budget)
@@ -120,35 +125,19 @@ class RuntimeBackbone(Backbone):
         yield
 
     @property
-    def config(self) -> Any:
-        """The Hugging Face config of the model that was exported."""
-        return self.settings
+    def position_offset(self) -> int:
+        """The position of a sequence's first token, which the graph counts itself."""
+        return first_position(self.config)
 
-    @property
-    def device(self) -> torch.device:
-        """Graphs run on the CPU."""
-        return torch.device("cpu")
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        slot: torch.Tensor,
-        rows: Sequence[int] | None = None,
-        type_ids: torch.Tensor | None = None,
-        *,
-        pack: Pack | None = None,
-    ) -> torch.Tensor:
+    def read(self, work: Pack | Batch, rows: Sequence[int] | None) -> torch.Tensor:
         """Answer logits (B, K), float32; the graph knows slot and answers."""
+        assert isinstance(work, Batch)
         self.lock.check_process()
-        return torch.from_numpy(np.asarray(self.graph(input_ids.numpy(), attention_mask.numpy()), dtype=np.float32))
-
-    def save(self, folder: str | Path) -> None:
-        """Exported graphs are copied as folders, not saved again."""
-        raise CheckpointError("an exported graph cannot be saved again", hint="copy its folder")
+        logits = self.graph(work.input_ids.numpy(), work.attention_mask.numpy())
+        return torch.from_numpy(np.asarray(logits, dtype=np.float32))
 
 
-def _opened_again(folder: Path, family: Family, precision: Precision, token_budget: int | None) -> RuntimeBackbone:
+def _opened_again(folder: Path, family: Family, precision: Precision, token_budget: int | None) -> RuntimeBackend:
     """What a copy or a pickle of a graph becomes.
 
     Raises:
@@ -159,6 +148,6 @@ def _opened_again(folder: Path, family: Family, precision: Precision, token_budg
             f"{folder} holds no exported graph any more; a pickled reranker reads it from there",
             hint="pickle the folder's path, and load a Reranker from it where it is used",
         )
-    backbone = RuntimeBackbone(folder, family, precision)
-    backbone.token_budget = token_budget
-    return backbone
+    backend = RuntimeBackend(folder, family, precision)
+    backend.token_budget = token_budget
+    return backend

@@ -5,8 +5,8 @@ documents share what comes before them. Padded: batches of similar length, for m
 and for exported runtimes. Both hold a budget of tokens; a GPU that runs out of memory gets half of it and goes on.
 Threads may share a model: they take turns, a forward pass each, and models do not wait for one another.
 
-The engine knows a backbone, a pair tokenizer and score formulas. It knows nothing of training, collections
-or evaluation.
+The engine knows a backend (`prorank.engine.backend`), a pair tokenizer and score formulas. It knows nothing of
+training, collections or evaluation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from prorank.engine.backend import ScorerBackend
 from prorank.engine.scores import whole_answers
 from prorank.model.backbone import Backbone
 from prorank.model.packing import Pack, plan_packs
 from prorank.prompts.tokenization import Batch
 from prorank.prompts.truncation import Truncation
+from prorank.util.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 CPU_TOKENS = 2_048  # about what the caches hold; measured best for models of 22M and 0.5B parameters
@@ -87,23 +89,23 @@ def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
         yield batch
 
 
-def token_budget(backbone: Backbone) -> int:
-    """Tokens of one forward pass: the backbone's own context, else by device and free GPU memory.
+def token_budget(backend: ScorerBackend) -> int:
+    """Tokens of one forward pass: the backend's own context, else by device and free GPU memory.
 
     A token's activations are taken as 16 hidden rows and 4 feed-forward rows of the compute type.
     """
-    if backbone.token_budget is not None:
-        return backbone.token_budget
-    if backbone.device.type != "cuda":
+    if backend.token_budget is not None:
+        return backend.token_budget
+    if backend.device.type != "cuda":
         return CPU_TOKENS
-    config = backbone.config
+    config = backend.config
     width = 16 * config.hidden_size + 4 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    free, _ = torch.cuda.mem_get_info(backbone.device)
-    return int(max(1_024, min(GPU_TOKENS, GPU_SHARE * free / (width * backbone.compute_dtype.itemsize))))
+    free, _ = torch.cuda.mem_get_info(backend.device)
+    return int(max(1_024, min(GPU_TOKENS, GPU_SHARE * free / (width * backend.compute_dtype.itemsize))))
 
 
 def _plan(
-    backbone: Backbone,
+    backend: ScorerBackend,
     tokenizer: Tokenizer,
     sequences: Sequence[list[int]],
     groups: Sequence[int],
@@ -111,16 +113,16 @@ def _plan(
     slots: int,
 ) -> Iterator[tuple[list[int], Pack | Batch]]:
     """Forward passes that together cover all sequences, each with the places of its sequences."""
-    if backbone.supports_packing:
+    if backend.supports_packing:
         for pack in plan_packs(
             sequences,
             groups,
             budget,
-            causal=backbone.family == "causal",
+            causal=backend.family == "causal",
             slot_from_end=tokenizer.slot_from_end,
             slots=slots,
             type_ids=tokenizer.type_ids(sequences),
-            position_offset=backbone.position_offset,
+            position_offset=backend.position_offset,
         ):
             yield pack.sequences, pack
     else:
@@ -128,12 +130,9 @@ def _plan(
             yield indices, tokenizer.collate([sequences[i] for i in indices])
 
 
-def _run(backbone: Backbone, work: Pack | Batch, rows: Sequence[int] | None) -> torch.Tensor:
+def _run(backend: ScorerBackend, work: Pack | Batch, rows: Sequence[int] | None) -> torch.Tensor:
     """Logits (B, K) on the CPU of one forward pass."""
-    if isinstance(work, Pack):
-        return backbone.project(backbone.packed_hidden(work.to(backbone.device)), rows).cpu()
-    batch = work.to(backbone.device)
-    return backbone(batch.input_ids, batch.attention_mask, batch.slot, rows, batch.type_ids).cpu()
+    return backend.read(work, rows).cpu()
 
 
 def _run_both(backbone: Backbone, work: Pack | Batch, tokenizer: Tokenizer, stem: int) -> torch.Tensor:
@@ -152,7 +151,7 @@ def _run_both(backbone: Backbone, work: Pack | Batch, tokenizer: Tokenizer, stem
 
 
 def slot_logits(
-    backbone: Backbone,
+    backend: ScorerBackend,
     tokenizer: Tokenizer,
     sequences: Sequence[list[int]],
     rows: Sequence[int] | None,
@@ -175,12 +174,12 @@ def slot_logits(
         torch.OutOfMemoryError: a single sequence does not fit the GPU.
     """
     if not sequences:
-        return torch.empty(0, len(rows) if rows is not None else len(backbone.tokenizer))
-    return _all(backbone, tokenizer, sequences, lambda work: _run(backbone, work, rows), 1, groups, progress)
+        return torch.empty(0, len(rows) if rows is not None else len(backend.tokenizer))
+    return _all(backend, tokenizer, sequences, lambda work: _run(backend, work, rows), 1, groups, progress)
 
 
 def answer_logits(
-    backbone: Backbone,
+    backend: ScorerBackend,
     tokenizer: Tokenizer,
     sequences: Sequence[list[int]],
     *,
@@ -191,33 +190,36 @@ def answer_logits(
 
     Args:
         sequences, groups, progress: see `slot_logits`.
+
+    Raises:
+        CheckpointError: an answer takes two tokens, and the backend is an export.
     """
     if tokenizer.stem is None:
         return slot_logits(
-            backbone, tokenizer, sequences, [t[0] for t in tokenizer.answer_tokens], groups=groups, progress=progress
+            backend, tokenizer, sequences, [t[0] for t in tokenizer.answer_tokens], groups=groups, progress=progress
         )
-    stem = tokenizer.stem
+    if not isinstance(backend, Backbone):
+        raise CheckpointError("an export reads answers of one token each", hint="use the checkpoint it was made from")
+    stem, model = tokenizer.stem, backend
     if not sequences:
         return torch.empty(0, len(tokenizer.answer_tokens))
     longer = [ids + tokenizer.answer_tokens[stem] for ids in sequences]
-    return _all(
-        backbone, tokenizer, longer, lambda work: _run_both(backbone, work, tokenizer, stem), 2, groups, progress
-    )
+    return _all(backend, tokenizer, longer, lambda work: _run_both(model, work, tokenizer, stem), 2, groups, progress)
 
 
-def _shrink(backbone: Backbone, budget: int) -> None:
-    """Let the backbone go on with a smaller budget, or one still smaller that another thread has found meanwhile."""
-    with backbone.lock:
-        known = backbone.token_budget
-        backbone.token_budget = budget if known is None else min(known, budget)
-        logger.warning("out of GPU memory: going on with %d tokens a batch", backbone.token_budget)
-    if backbone.device.type == "cuda":
+def _shrink(backend: ScorerBackend, budget: int) -> None:
+    """Let the backend go on with a smaller budget, or one still smaller that another thread has found meanwhile."""
+    with backend.lock:
+        known = backend.token_budget
+        backend.token_budget = budget if known is None else min(known, budget)
+        logger.warning("out of GPU memory: going on with %d tokens a batch", backend.token_budget)
+    if backend.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 @torch.inference_mode()
 def _all(
-    backbone: Backbone,
+    backend: ScorerBackend,
     tokenizer: Tokenizer,
     sequences: Sequence[list[int]],
     run: Callable[[Pack | Batch], torch.Tensor],
@@ -232,12 +234,12 @@ def _all(
         task = bar.add_task(progress or "", total=len(sequences))
         while len(found) < len(sequences):
             left = [i for i in range(len(sequences)) if i not in found]
-            budget = token_budget(backbone)
+            budget = token_budget(backend)
             for places, work in _plan(
-                backbone, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget, slots
+                backend, tokenizer, [sequences[i] for i in left], [groups[i] for i in left], budget, slots
             ):
                 try:
-                    with backbone.inference():
+                    with backend.inference():
                         logits = run(work)
                 except torch.OutOfMemoryError:
                     if len(places) == 1:
@@ -247,7 +249,7 @@ def _all(
                 bar.advance(task, len(places))
             else:
                 break
-            _shrink(backbone, max(1, min(budget, work.input_ids.numel()) // 2))
+            _shrink(backend, max(1, min(budget, work.input_ids.numel()) // 2))
     return torch.stack([found[i] for i in range(len(sequences))])
 
 

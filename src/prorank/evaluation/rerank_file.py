@@ -41,7 +41,7 @@ def made_from(reranker: Reranker, model: str, collection: Collection, depth: int
         "the model's settings": fingerprint(reranker.settings.model_dump_json()),
         "passages": reranker.passages,
         "max_new_tokens": reranker.max_new_tokens,
-        "precision": str(reranker.backbone.compute_dtype),
+        "precision": str(reranker.backend.compute_dtype),
         "the collection": collection.fingerprint,
         "depth": depth,
     }

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from prorank.engine.runtime import RuntimeBackbone
 from prorank.export.check import PROBES, ROWS8_TOLERANCE, expected_scores
 from prorank.export.classifier import to_sequence_classification
 from prorank.export.graph import to_graph
@@ -45,9 +44,9 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
     folder = Path(folder)
     if int8 and target not in ("onnx", "openvino"):
         raise CheckpointError(f"int8 is for onnx and openvino, not for {target}")
-    backbone, tokenizer = reranker.backbone, reranker.pair_tokenizer
-    if isinstance(backbone, RuntimeBackbone):
+    if not isinstance(reranker.backend, Backbone):
         raise CheckpointError("this is an export already", hint="export from the checkpoint it was made from")
+    backbone, tokenizer = reranker.backbone, reranker.pair_tokenizer
     if backbone.device.type != "cpu" or backbone.compute_dtype != torch.float32:
         raise CheckpointError("export needs the model in fp32 on the CPU", hint='precision="fp32", device="cpu"')
     if backbone.has_lora:

@@ -3,10 +3,9 @@
 All families end in the same place: `Backbone.forward` returns logits at the answer slot only, in float32. For causal
 models the slot's hidden state meets the language-model head; for masked models it passes the masked-language-model
 transform first. A masked checkpoint without such a head (a sentence encoder, say) uses its word embeddings as the
-head (`Backbone.tied_head`). A `classifier` is somebody else's cross-encoder, here for comparison: its slot is the
-first token and its own classification head gives the one logit.
+head (`Backbone.tied_head`).
 
-This module knows nothing of prompts, queries, training or files other than model weights.
+This module knows nothing of queries, training or files other than model weights.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from prorank.model.attention import packed_layers, stay_uncompiled
-from prorank.model.heads import classifier_head, masked_transform
+from prorank.model.heads import masked_transform
 from prorank.model.last_layer import layers_of
 from prorank.model.packing import Pack, plan_packs, unpadded, whole_pack
 from prorank.model.sharing import ModelLock
 from prorank.model.weights import reason
+from prorank.prompts.tokenization import Batch
 from prorank.types import Family
 from prorank.util.errors import CheckpointError, require
 from prorank.util.files import read_json, write_json
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
     @property
     def position_offset(self) -> int:
         """The position of a sequence's first token; above 0 where the model counts from its padding id."""
-        return self.config.pad_token_id + 1 if self.config.model_type in COUNT_FROM_PADDING else 0
+        return first_position(self.config)
 
     def slot_hidden(
         self,
@@ -244,14 +244,11 @@ class Backbone(nn.Module):
 
         Args:
             hidden: (B, H) from `slot_hidden`.
-            rows: token ids, or None for all; a classifier has no such rows and gives its two labels.
+            rows: token ids, or None for all.
 
         Returns:
             (B, V) or (B, len(rows)).
         """
-        if self.family == "classifier":
-            logits = classifier_head(self.core)(hidden.to(next(self.core.parameters()).dtype)).float()
-            return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits  # one logit stands against 0
         weight, bias = self.head()
         if rows is not None:
             index = torch.tensor(list(rows), device=weight.device)
@@ -259,6 +256,14 @@ class Backbone(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             logits = F.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
         return self.rescale(logits)
+
+    def read(self, work: Pack | Batch, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits (B, K) at the answer slots of a pack or of a padded batch, which are brought to the model's device."""
+        if isinstance(work, Pack):
+            return self.project(self.packed_hidden(work.to(self.device)), rows)
+        batch = work.to(self.device)
+        logits: torch.Tensor = self(batch.input_ids, batch.attention_mask, batch.slot, rows, batch.type_ids)
+        return logits
 
     def rescale(self, logits: torch.Tensor) -> torch.Tensor:
         """What some families do after the head: Cohere's factor, Granite's divisor, Gemma's soft cap."""
@@ -332,6 +337,11 @@ class Backbone(nn.Module):
             core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spell_out_rope(Path(folder) / "config.json")
+
+
+def first_position(config: Any) -> int:
+    """The position of a sequence's first token by a Hugging Face config."""
+    return config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0
 
 
 def spell_out_rope(file: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from prorank.model.backbone import Backbone
+from prorank.model.classifier import ClassifierBackbone
 from prorank.model.device import resolve_device, resolve_precision
 from prorank.model.weights import MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
 from prorank.shipped import FOLDER, MINI
@@ -146,4 +147,5 @@ def load_backbone(
     check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], name_or_path)
     if kind == "classifier" and config.num_labels > 2:
         raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
-    return Backbone(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)
+    made = ClassifierBackbone if kind == "classifier" else Backbone
+    return made(model.to(where).eval(), tokenizer, kind, compute_dtype, tied)

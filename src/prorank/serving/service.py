@@ -121,7 +121,7 @@ class Service:
         self.reranker, self.name, self.limits = reranker, name, limits or Limits()
         self.metrics = Metrics()
         self.created = int(time.time())
-        budget = max_batch_tokens or token_budget(reranker.backbone)
+        budget = max_batch_tokens or token_budget(reranker.backend)
         self.batcher = Batcher(self._score, budget, self.limits.max_queue, self.metrics.ran)
         self.metrics.watch(self.batcher)
         try:
