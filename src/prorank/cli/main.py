@@ -89,6 +89,7 @@ def quickstart(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME of the recipe.")] = None,
     force: Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    slm: Annotated[bool, typer.Option("--slm", help="On a small language model, SmolLM2-135M; twice as long.")] = False,
 ) -> None:
     """Both stages of ProRank on the bundled collection: a table, plots, and one query reranked."""
     from prorank.pipeline.run import run_recipe
@@ -96,7 +97,7 @@ def quickstart(
     from prorank.recipe.loading import load_recipe
 
     one_of(resume, force)
-    recipe = load_recipe("quickstart")
+    recipe = load_recipe("quickstart-slm" if slm else "quickstart")
     folder = output or Path("runs") / recipe.name
     with working(folder, resume=True):
         run_recipe(recipe, folder, force=force, resume=resume, console=out)
