@@ -273,3 +273,54 @@ def bench_erank(
     if finish(found, output, as_json):
         return
     print(f"{erank_markdown(found['rows'])}\n\n{ties_markdown(found['rows'])}")
+
+
+@bench.command("serving")
+def bench_serving(
+    model: Model = MINI,
+    collection: CollectionOption = "cosqa",
+    seconds: Annotated[float, typer.Option(help="Of the load; other parts take a quarter of it.", min=1)] = 120,
+    clients: Annotated[int, typer.Option(help="That ask at once.", min=1)] = 64,
+    hostile: Annotated[int, typer.Option(help="Hostile bodies to send; 0 sends none.", min=0)] = 0,
+    infinity: Annotated[
+        str | None, typer.Option(help="A Python that has infinity-emb, to serve the same weights beside it.")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Folder for the model that both serve.")] = Path("runs/serving"),
+    output: Output = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Measure the server: throughput, delay, fairness, a stop under load; beside infinity."""
+    from prorank.bench.serving import run_serving_bench
+    from prorank.util.files import refuse_file_overwrite
+
+    if output is not None:
+        refuse_file_overwrite(output, force)
+    found = run_serving_bench(
+        model,
+        collection,
+        work,
+        seconds=seconds,
+        clients=clients,
+        bodies=hostile,
+        infinity=infinity,
+        console=err,
+    )
+    if finish(found, output, as_json):
+        return
+    load, lone, mixed, sigterm = (found[key] for key in ("load", "lone", "mixed", "sigterm"))
+    out.print(f"ready after {found['ready_seconds']:.1f} s")
+    out.print(
+        f"{clients} clients: {load['pairs_per_second']:.1f} pairs/s, {found['throughput_ratio']:.2f} of direct calls; "
+        f"{load['wrong']} wrong, {sum(load['lost'].values())} lost"
+    )
+    out.print(f"a lone request: {lone['p50_ms']:.1f} ms, {lone['overhead_ms']:.1f} ms over a direct call")
+    out.print(
+        f"short requests beside a long one: p99 {mixed['small']['p99_ms']:.1f} ms, bound {mixed['bound_ms']:.1f} ms"
+    )
+    out.print(f"SIGTERM: {sigterm['logged']} accepted, {sigterm['logged_without_answer']} of them without an answer")
+    if hostile:
+        attack = found["hostile"]
+        out.print(f"hostile bodies: {attack['failures']} failures, memory {100 * attack['growth']:+.1f} %")
+    if infinity:
+        out.print(f"throughput over infinity's: {found['infinity']['ratio']:.2f}")
