@@ -95,7 +95,7 @@ def test_an_empty_result_says_why(checkpoint, titled, tmp_path, call, more):
     assert code == 0 and "no document shares a term" in err and out.strip() == ("[]" if more else "")
 
 
-def test_search_shows_titles_or_first_words_and_reads_old_indexes(titled, tmp_path, call):
+def test_search_shows_titles_or_first_words_and_refuses_old_indexes(titled, tmp_path, call):
     call("index", titled, "--output", tmp_path / "index")
     _, out, _ = call("search", tmp_path / "index", "apple")
     assert "\td1\tFruit \\x1b[31mred" in out and "\td2\tstone apple apple" in out and harmless(out)
@@ -105,10 +105,10 @@ def test_search_shows_titles_or_first_words_and_reads_old_indexes(titled, tmp_pa
     }
     assert headings["d2"] == "stone apple apple" and headings["d1"].startswith("Fruit")
     settings = json.loads((tmp_path / "index" / "prorank_index.json").read_text())
-    del settings["headings"]
+    del settings["fingerprint"]
     (tmp_path / "index" / "prorank_index.json").write_text(json.dumps(settings))
-    code, out, _ = call("search", tmp_path / "index", "apple")
-    assert code == 0 and "\td2\n" in out
+    code, _, err = call("search", tmp_path / "index", "apple")
+    assert code == 2 and "does not say which documents it was made of (make it again)" in err
 
 
 def test_runs_and_files_that_were_written_are_named(checkpoint, tmp_path, call):

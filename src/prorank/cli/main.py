@@ -234,10 +234,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show the tables of finished runs again."""
+    from prorank.evaluation.results import read_results
     from prorank.evaluation.tables import markdown_report, print_rows
-    from prorank.util.files import read_json
 
-    results = [read_json(path / "results.json" if path.is_dir() else path) for path in runs]
+    results = [read_results(path) for path in runs]
     if as_json:
         refuse(context, "not with --json", "markdown")
         print_json(results)

@@ -50,12 +50,13 @@ def folder_files(folder: Path) -> Files:
             splits[path.name.removesuffix(".gz").removesuffix(".tsv")] = tsv_rows(path)
     if not tables["qrels"]:
         raise DataError(f"{folder / 'qrels'}: no split", hint="add qrels/test.tsv: query-id, corpus-id, score")
+    excluded = (folder / "excluded.tsv", folder / "excluded.tsv.gz")
     return Files(
         json_rows(_either(folder, "corpus.jsonl")),
         json_rows(_either(folder, "queries.jsonl")),
         tables["qrels"],
         tables["candidates"],
-        tsv_rows(folder / "excluded.tsv") if (folder / "excluded.tsv").is_file() else iter(()),
+        next((tsv_rows(path) for path in excluded if path.is_file()), iter(())),
     )
 
 

@@ -82,8 +82,8 @@ def run_rows(path: str | Path) -> Iterator[tuple[str, str, str, float]]:
         DataError: a row with other columns, or a score that is no finite number; with the line.
     """
     for file, line, cells in trec_rows(Path(path), 6, "qid Q0 docid rank score tag"):
-        try:
-            score = float(cells[4])
+        try:  # Python reads 1_000 and other scripts' digits as well, evaluators do not
+            score = math.nan if "_" in cells[4] or not cells[4].isascii() else float(cells[4])
         except ValueError:
             score = math.nan
         if not math.isfinite(score):

@@ -42,10 +42,28 @@ def graded_lists(context: RunContext) -> GradedLists:
         context.study.keep(saved.name)
 
     distributed.run_on_main(ask)
-    lists = read_graded(saved, context.collection)
-    if not lists:
-        raise DataError(f"{saved} holds no graded list")
-    return lists
+    return for_training(context, read_graded(saved, context.collection), saved)
+
+
+def for_training(context: RunContext, lists: GradedLists, file: Path) -> GradedLists:
+    """The lists of training queries, of documents that may be trained on; what is left out is said.
+
+    Raises:
+        DataError: no list is left.
+    """
+    subsets, split = training_subsets(context), context.recipe.data.train
+    queries = {query for subset in subsets for query in subset.collection.judgments(split)}
+    documents = {document for subset in subsets for document in subset.collection.documents}
+    kept = {q: [d for d in own if d.id in documents] for q, own in lists.items() if q in queries}
+    kept = {query: own for query, own in kept.items() if own}
+    if not kept:
+        raise DataError(f"{file}: none of its {len(lists)} graded queries may be trained on (split '{split}')")
+    if len(kept) < len(lists):
+        context.console.print(
+            f"  [yellow]{len(lists) - len(kept)} graded queries are not in '{split}', or dev or test hold them: "
+            "left out[/yellow]"
+        )
+    return kept
 
 
 def scaled(grade: float, tokenizer: PairTokenizer) -> float:

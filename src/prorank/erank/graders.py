@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -341,12 +342,14 @@ def load_teacher(
     """The teacher that a name stands for: `qrels`, `scorer:MODEL`, `local:MODEL` or `chat:MODEL`.
 
     Raises:
-        ProrankError: none of these.
+        ProrankError: none of these, or a temperature that is no number.
 
     >>> load_teacher("qrels", 3, 100, 0.6).generations
     1
     """
     kind, _, model = name.partition(":")
+    if not 0 <= temperature < math.inf:
+        raise ProrankError(f"the temperature must be a number of at least 0, got {temperature}", hint="0.6 is usual")
     if name == "qrels":
         return QrelsTeacher()
     if kind == "scorer" and model:

@@ -183,10 +183,11 @@ def synthesize(
 
     Returns:
         Statistics: `queries`, `documents`, `asked`, `malformed` and `dropped` (too long, or no generation with a grade)
-        counts, `mean_grade` of relevant and other documents.
+        counts, `mean_grade_relevant` and `mean_grade_other` where there are such documents.
 
     Raises:
         ProrankError: another process grades into the same file.
+        DataError: the teacher gave no usable grade at all.
     """
     with locked(output.parent, output.name):
         return _graded(collection, groups, teacher, output, console)
@@ -223,14 +224,20 @@ def _graded(
                 graded = GradedDocument(tasks[0].document_id, chosen.grade, tasks[0].label > 0, chosen.text)
                 lists.setdefault(tasks[0].query_id, []).append(graded)
             bar.advance(line, len(documents))
+    if not lists:
+        raise DataError(
+            f"the teacher gave no usable grade: {malformed} answers without one, {dropped} documents dropped",
+            hint=f"look at its answers in {cache_file(output)}",
+        )
     write_graded(lists, output)
     if other := len(kept - used):
         console.print(f"  {other} kept answers are to other texts or from another teacher, and were not used")
     everything = [document for documents in lists.values() for document in documents]
 
-    def mean(relevant: bool) -> float:
+    def mean(relevant: bool) -> dict[str, float]:
         grades = [document.grade for document in everything if document.relevant == relevant]
-        return sum(grades) / len(grades) if grades else 0.0
+        name = "mean_grade_relevant" if relevant else "mean_grade_other"
+        return {name: sum(grades) / len(grades)} if grades else {}
 
     return {
         "queries": len(lists),
@@ -238,8 +245,8 @@ def _graded(
         "asked": asked,
         "malformed": malformed,
         "dropped": dropped,
-        "mean_grade_relevant": mean(True),
-        "mean_grade_other": mean(False),
+        **mean(True),
+        **mean(False),
     }
 
 

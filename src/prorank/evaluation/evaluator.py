@@ -5,6 +5,7 @@ The command line's `evaluate`. Knows collections, first stages and the reranker'
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,8 @@ def evaluate_model(
         "carved_splits": loaded.carved,
     }
     if output:
+        for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:  # of an earlier call, replaced by force
+            shutil.rmtree(output / stage, ignore_errors=True)
         write_json(output / "summary.json", summary)
     if journal is not None:
         journal.discard()

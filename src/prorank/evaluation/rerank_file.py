@@ -84,7 +84,7 @@ def rerank_file(
     shape = survey(run, texts, depth)
     lists = lists_of_file(run, shape.together)
     reranker = Reranker.from_pretrained(model, **options)
-    depends_on = made_from(reranker, model, texts, depth) | {str(run.name): file_fingerprint(run)}
+    depends_on = made_from(reranker, model, texts, depth) | {"the run": file_fingerprint(run)}
     with locked(output.parent, output.name):
         refuse_file_overwrite(output, force)  # another process may have finished it meanwhile
         journal = Journal(output, depends_on, force)

@@ -76,6 +76,8 @@ def survey(path: str | Path, collection: Collection, depth: int) -> RunShape:
         refuse_twice(listed, query, document, place)
         listed.add(document)
         sizes[query] = sizes.get(query, 0) + 1
+    if not sizes:
+        raise DataError(f"{path}: the run is empty")
     return RunShape(len(sizes), sum(min(depth, size) for size in sizes.values()), together)
 
 

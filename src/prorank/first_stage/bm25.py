@@ -175,6 +175,8 @@ class BM25Index:
         if not (Path(folder) / _SETTINGS).is_file():
             raise DataError(f"{folder} holds no index", hint="make one with `prorank index COLLECTION --output DIR`")
         settings = read_json(Path(folder) / _SETTINGS)
+        if isinstance(settings, dict) and "fingerprint" not in settings:
+            raise DataError(f"{folder}: the index does not say which documents it was made of", hint="make it again")
         try:
             engine = bm25s_library().BM25.load(str(folder), load_corpus=False, allow_pickle=False)
             vocabulary = {term: i for i, term in enumerate(settings["vocabulary"])}

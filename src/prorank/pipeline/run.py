@@ -27,6 +27,7 @@ from prorank.evaluation.significance import compare
 from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run
 from prorank.model.checkpoint import SETTINGS_FILE
+from prorank.pipeline.checks import check_named
 from prorank.pipeline.stages import (
     by_collection,
     load_reranker,
@@ -92,7 +93,9 @@ def run_recipe(
     folder, console = Path(folder), (console or Console()) if distributed.is_main() else Console(quiet=True)
     distributed.run_on_main(lambda: refuse_taken(folder, force, resume))
     collections = load_collections(recipe)
-    run_splits(recipe, collections)  # refused before the folder is made
+    with_splits, _ = run_splits(recipe, collections)  # refused before the folder is made
+    if not (folder / "results.json").is_file():
+        check_named(recipe, with_splits)
     recipe, given = settled(recipe, trust_remote_code), recipe
     if filled := differences(given, recipe):
         console.print(f"defaults of a causal backbone: {filled}", highlight=False)

@@ -247,7 +247,7 @@ class GradesSection(Section):
     file: str | None = Field(None, description="of `prorank data synthesize`, in place of a teacher")
     base_url: str = "http://localhost:8000/v1"
     generations: int = Field(3, ge=1, description="of each pair; the one nearest their mean counts")
-    temperature: float = Field(0.6, ge=0)
+    temperature: float = Field(0.6, ge=0, le=100)
     max_new_tokens: int = Field(2_048, ge=8)
     documents: Quotas = Field(Quotas(hard=10, medium=5, easy=4, random=0), description="besides the relevant one")
     queries: int | None = Field(None, ge=1, description="a seeded sample of the training queries; None = all")
@@ -330,7 +330,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _easy_documents_have_their_ranks(self) -> Recipe:
-        graded = self.sft is not None or self.listwise is not None
+        graded = (self.sft is not None or self.listwise is not None) and self.grades.file is None
         if graded and self.grades.documents.easy and self.first_stage.depth < CURRICULUM_DEPTH:
             raise ValueError(f"grades.documents.easy needs first_stage.depth of {CURRICULUM_DEPTH}")
         return self

@@ -87,8 +87,8 @@ def model_files(models: Mapping[str, str | None]) -> dict[str, str]:
     return found
 
 
-def used_files(recipe: Recipe) -> dict[str, str]:
-    """Fingerprints of the models and files that a recipe's stages read."""
+def used_models(recipe: Recipe) -> dict[str, str | None]:
+    """Recipe field -> the model that it names, for every model that a run loads."""
     backbone, score, grades = recipe.backbone, recipe.score_learning, recipe.grades
     models: dict[str, str | None] = {"backbone.model": backbone.model}
     if recipe.first_stage.method == "dense":
@@ -104,7 +104,14 @@ def used_files(recipe: Recipe) -> dict[str, str]:
     kind, _, grader = grades.teacher.partition(":")
     if graded and grades.file is None and kind in ("scorer", "local"):
         models["grades.teacher"] = grader
-    found = model_files(models)
+    return models
+
+
+def used_files(recipe: Recipe) -> dict[str, str]:
+    """Fingerprints of the models and files that a recipe's stages read."""
+    backbone, score, grades = recipe.backbone, recipe.score_learning, recipe.grades
+    graded = recipe.sft is not None or recipe.listwise is not None
+    found = model_files(used_models(recipe))
     if graded and grades.file is not None:
         found[f"grades.file ({grades.file})"] = file_fingerprint(grades.file)
     if score is not None and score.mined is not None:

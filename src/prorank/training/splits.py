@@ -30,7 +30,11 @@ def run_splits(recipe: Recipe, collections: Sequence[Collection]) -> tuple[list[
     """
     found, leakage = sound([with_splits(collection, seed=recipe.seed) for collection in collections], recipe.data)
     if recipe.score_learning is not None and recipe.score_learning.mined is not None:
-        read_mined(Path(recipe.score_learning.mined), found[0])
+        mined = read_mined(Path(recipe.score_learning.mined), found[0])
+        if not mined.keys() & found[0].judgments(recipe.data.train).keys():
+            raise DataError(
+                f"{recipe.score_learning.mined}: none of its {len(mined)} queries is in split '{recipe.data.train}'"
+            )
     if recipe.data.exclude_query_document:
         found = [without_query_documents(collection) for collection in found]
     return found, leakage

@@ -176,7 +176,7 @@ def atomic_writer(path: str | Path) -> Iterator[IO[str]]:
     >>> (folder / "a.txt").read_text()
     'whole'
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one: what it leads to is written
     refuse_no_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
