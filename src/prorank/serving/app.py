@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from prorank.serving.errors import Refusal
 from prorank.serving.replies import Reply, Scored
 from prorank.serving.schemas import Call
 from prorank.serving.service import Service, check_texts, parsed, validated
+from prorank.serving.side_by_side import both_orders
 from prorank.util.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,14 @@ class Api(NamedTuple):
         kinds: what it takes and how it answers; several are told apart by `choose`.
         reply: type of the answer, for the OpenAPI document.
         summary: for the OpenAPI document.
+        aside: write the answer in a thread, since that takes long.
     """
 
     path: str
     kinds: tuple[tuple[type[schemas.Request], Reply], ...]
     reply: Any
     summary: str
+    aside: bool = False
 
     def choose(self, found: dict[str, Any]) -> tuple[type[schemas.Request], Reply]:
         """Which API a body speaks: the second one if it has `documents` and no `texts`."""
@@ -193,8 +197,10 @@ class Answering:
             job = Job(prepared.sequences, prepared.groups)
             ranking = await answered(request, self.service.batcher.submit(job))
         told = self.service.told(call, ranking)
-        scored = Scored(record.id, self.service.name, ranking, told, record.tokens, prepared.truncation)
-        return JSONResponse(write(call, scored), headers={"X-Truncated-Pairs": str(record.cut)})
+        seconds = time.perf_counter() - record.started
+        scored = Scored(record.id, self.service.name, ranking, told, record.tokens, prepared.truncation, seconds)
+        content = await self.aside(write, call, scored) if api.aside else write(call, scored)
+        return JSONResponse(content, headers={"X-Truncated-Pairs": str(record.cut)})
 
     def _refusal(self, error: Exception, record: Record) -> Refusal:
         """What to tell the client of an error."""
@@ -209,6 +215,16 @@ class Answering:
         place = "".join(traceback.format_tb(error.__traceback__))  # the message itself may hold a text
         logger.error("request %s: %s\n%s", record.id, str(error) if self.log_texts else type(error).__name__, place)
         return Refusal("backend", "the server could not score this request")
+
+
+def page_api(service: Service) -> Api:
+    """The route that the page at / calls."""
+
+    def write(call: Call, scored: Scored) -> schemas.ReplyPage:
+        return both_orders(service.tokenizer(call), call, scored)
+
+    summary = "The page at /: BM25's order beside the model's"
+    return Api("/page/rank", ((schemas.RankPage, write),), schemas.ReplyPage, summary, aside=True)
 
 
 def add_api(app: FastAPI, api: Api, answering: Answering) -> None:
@@ -306,7 +322,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    for api in APIS:
+    for api in (*APIS, page_api(service)):
         add_api(app, api, answering)
     add_state(app, service)
     add_pages(app)

@@ -35,6 +35,7 @@ STYLES: dict[str, Style] = {
     "/score": "openai",
     "/v1/score": "openai",
     "/v1/models": "openai",
+    "/page/rank": "union",
 }  # how errors look, by path; these paths ask for the key
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json")
 SECURITY = {

@@ -34,6 +34,7 @@ class Scored:
         scores: what is told, one a pair: probabilities, or the same as `ranking`.
         tokens: that the model read.
         truncation: what was cut to fit.
+        seconds: from the request's first byte to its scores.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Scored:
     scores: Sequence[float]
     tokens: int
     truncation: Truncation
+    seconds: float = 0.0
 
     def order(self, top_n: int | None) -> list[int]:
         """Places of the best documents; ties keep the request's order."""

@@ -213,6 +213,19 @@ class ScoreVllm(Request):
         )
 
 
+class RankPage(Request):
+    """`/page/rank`: what the page at / sends. No API of others; it may change with the page."""
+
+    style: ClassVar[Style] = "union"
+
+    query: str
+    documents: list[str]
+
+    def call(self) -> Call:
+        """The request in the server's own form."""
+        return Call([(self.query, text) for text in self.documents], self.style, instruction=self.instruction)
+
+
 def _positive(value: int | None) -> int | None:
     return None if value is None or value < 0 else value
 
@@ -310,6 +323,40 @@ class ReplyScore(TypedDict):
     usage: Usage
 
 
+class FirstResult(TypedDict):
+    """One document of BM25's order; its score is 0 if no word is shared."""
+
+    index: int
+    score: float
+
+
+class FirstStage(TypedDict):
+    """BM25's order, best first, and its time; `missing` says why there is none."""
+
+    missing: str | None
+    milliseconds: float
+    results: list[FirstResult]
+
+
+class PageResult(Result):
+    """One document of the model's order: raw score, and tokens that it was cut by."""
+
+    score: float
+    tokens_cut: int
+
+
+class ReplyPage(TypedDict):
+    """Both orders, for the page; `not_read` says in words what was cut."""
+
+    id: str
+    model: str
+    milliseconds: float
+    tokens: int
+    not_read: str
+    results: list[PageResult]
+    first_stage: FirstStage
+
+
 class ModelCard(TypedDict):
     """The model that is served, and what a call may have."""
 
@@ -322,6 +369,7 @@ class ModelCard(TypedDict):
     max_text_characters: int
     max_body_bytes: int
     scores: str
+    takes_instruction: bool
 
 
 class ReplyModels(TypedDict):

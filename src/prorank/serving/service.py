@@ -151,7 +151,16 @@ class Service:
             "max_text_characters": self.limits.max_text,
             "max_body_bytes": self.limits.max_body,
             "scores": "probability" if self.calibrated else self.reranker.settings.score,
+            "takes_instruction": self.takes_instruction,
         }
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether the model's prompt has a place for an instruction."""
+        tokenizer = self.reranker.tokenizer
+        return isinstance(tokenizer, PairTokenizer) and any(
+            "{instruction}" in part for part in tokenizer.prompt.segments
+        )
 
     def prepare(self, call: Call) -> Prepared:
         """Tokenise a call's pairs.
@@ -159,7 +168,7 @@ class Service:
         Raises:
             Refusal: an instruction that the model has no place for, too few tokens, or a cut that is not wanted.
         """
-        tokenizer = self._tokenizer(call)
+        tokenizer = self.tokenizer(call)
         pairs = call.pairs
         if call.max_document_tokens is not None:
             cut = {text: self._first_tokens(text, call.max_document_tokens) for _, text in pairs}
@@ -175,14 +184,14 @@ class Service:
         self.metrics.cut(truncation)
         return Prepared(sequences, query_numbers(pairs), truncation)
 
-    def _tokenizer(self, call: Call) -> Any:
+    def tokenizer(self, call: Call) -> Any:
         """The reranker's tokenizer, with the call's instruction and length."""
         tokenizer = self.reranker.tokenizer
         if call.instruction is None and call.max_tokens is None:
             return tokenizer
         if not isinstance(tokenizer, PairTokenizer):
             raise Refusal("invalid", "the model is a classifier: it takes no instruction and no other length")
-        if call.instruction is not None and not any("{instruction}" in part for part in tokenizer.prompt.segments):
+        if call.instruction is not None and not self.takes_instruction:
             raise Refusal("invalid", f"the prompt '{tokenizer.prompt.name}' has no place for an instruction")
         length = tokenizer.max_length if call.max_tokens is None else min(call.max_tokens, tokenizer.max_length)
         try:
