@@ -80,7 +80,7 @@ def test_schemathesis_finds_no_server_error(bert_folder):
     with serving(tiny_service(bert_folder, max_documents=64, max_text=4_000)) as address:
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
         operations = [found.ok() for found in schema.get_all_operations()]
-        assert len(operations) == 9
+        assert len(operations) == 10
         for operation in operations:
 
             @settings
