@@ -23,6 +23,8 @@ from prorank.evaluation.metrics import evaluate_run
 from prorank.recipe.loading import validate_recipe
 from prorank.recipe.sections import ListwiseSection, SftSection
 from prorank.training.lists import ListItem, forever
+from prorank.training.reading import read_slots
+from prorank.training.trainer import TrainContext
 from prorank.util.errors import RecipeError
 from prorank.warmup import grpo
 
@@ -50,9 +52,7 @@ def trainers(toy, settings, items, tmp_path, kind):
     reranker = Reranker(
         toy["backbone"]["model"], prompt=toy["backbone"]["prompt"], max_length=64, precision="fp32", for_training=True
     )
-    return kind(
-        reranker.backbone, reranker.pair_tokenizer, settings, items, lambda: {"dev_ndcg@10": 0.0}, tmp_path, 1, QUIET
-    )
+    return kind(TrainContext(reranker.backbone, reranker.pair_tokenizer, settings, items, tmp_path, 1, QUIET))
 
 
 def test_only_the_answer_carries_loss(toy, tmp_path):
@@ -83,19 +83,11 @@ def test_a_masked_answer_is_its_slot(bert_folder, tmp_path):
     sequences, _ = tokenizer.encode([("apple", "tiger"), ("apple", "tiger lemon")])
     graded = [GradedDocument("a", grade, False, "") for grade in (10, 0)]
     items = [SftItem(ids, completion_of(tokenizer, document)) for ids, document in zip(sequences, graded)]
-    trainer = SftTrainer(
-        reranker.backbone,
-        tokenizer,
-        SftSection(steps=1, pairs_per_step=2),
-        items,
-        lambda: {"dev_ndcg@10": 0.0},
-        tmp_path,
-        1,
-        QUIET,
-    )
+    settings = SftSection(steps=1, pairs_per_step=2)
+    trainer = SftTrainer(TrainContext(reranker.backbone, tokenizer, settings, items, tmp_path, 1, QUIET))
     trainer.backbone.eval()
     batch = trainer.collate(items)
-    logits = trainer.backbone(batch["input_ids"], batch["attention_mask"], batch["slot"])
+    logits = read_slots(trainer.backbone, tokenizer, batch["sequences"])
     target = torch.tensor([tokenizer.answer_ids[2], tokenizer.answer_ids[0]])
     torch.testing.assert_close(trainer.loss_on(trainer.backbone, batch), F.cross_entropy(logits, target))
 
@@ -125,7 +117,7 @@ def test_one_forward_loss_is_the_gradient_of_the_drawn_grades(toy, tmp_path, rew
     # by hand: the same draw, each list's own reward, -A log p
     torch.manual_seed(5)
     trainer.backbone.zero_grad()
-    logits = trainer.backbone(batch["input_ids"], batch["attention_mask"], batch["slot"])
+    logits = read_slots(trainer.backbone, trainer.pair_tokenizer, batch["sequences"])
     grades = logits[:, trainer.pair_tokenizer.answer_ids].log_softmax(-1)
     drawn = torch.multinomial(grades.detach().exp(), 4, replacement=True)
     rewards = []
@@ -172,8 +164,8 @@ def test_reinforcement_passes_its_supervised_start_on_held_out_queries(toy, tmp_
     def train(kind, settings, items, size):
         order = [item for _, item in islice(forever(items, 2), settings.steps * size)]
         later_is_better = count()
-        arguments = (lambda: {"dev_ndcg@10": next(later_is_better)}, tmp_path / kind.__name__, 2, QUIET)
-        kind(reranker.backbone, tokenizer, settings, order, *arguments).run(resume=False)
+        places = (tmp_path / kind.__name__, 2, QUIET, (), lambda: {"dev_ndcg@10": next(later_is_better)})
+        kind(TrainContext(reranker.backbone, tokenizer, settings, order, *places)).run(resume=False)
         return ndcg(reranker, held_out)
 
     pairs = [
@@ -215,8 +207,8 @@ def test_generated_answers_are_parsed_and_paid(toy, tmp_path, monkeypatch):
     loss = trainer.loss_on(trainer.backbone, trainer.collate(items))
     assert torch.equal(seen["scores"].nan_to_num(nan=-1), torch.tensor([[10.0, 7.0], [3.0, -1.0], [0.0, 0.0]]))
     assert seen["reward"][1, 1] == -1.0 and torch.isfinite(loss)
-    assert trainer.notes["malformed"][0] == pytest.approx(1 / 6)
-    assert trainer.notes["kl"][0] == pytest.approx(0.0, abs=1e-5)  # nothing has moved yet
+    assert trainer.notes["malformed"][0][0] == pytest.approx(1 / 6)
+    assert trainer.notes["kl"][0][0] == pytest.approx(0.0, abs=1e-5)  # nothing has moved yet
 
 
 def test_recipe_refuses_what_cannot_be():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from prorank.model.attention import _attention, packed_attention
 from prorank.model.backbone import Backbone
-from prorank.model.packing import MIN_SHARED, Pack, plan_packs, shared_length
+from prorank.model.last_layer import layers_of
+from prorank.model.packing import MIN_SHARED, Pack, one_pack, plan_packs, shared_length
 
 GQA = {**SIZE, "num_key_value_heads": 2}
 MODELS = {
@@ -53,7 +54,7 @@ def padded_hidden(backbone, sequences, slot_from_end):
     return backbone.slot_hidden(ids, mask, lengths - slot_from_end)
 
 
-def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_state=False):
+def packed_hidden(backbone, sequences, groups, budget, slot_from_end):
     found = {}
     for pack in plan_packs(
         sequences,
@@ -63,7 +64,7 @@ def packed_hidden(backbone, sequences, groups, budget, slot_from_end, every_stat
         slot_from_end=slot_from_end,
         position_offset=backbone.position_offset,
     ):
-        found.update(zip(pack.sequences, backbone.packed_hidden(pack, every_state=every_state)))
+        found.update(zip(pack.sequences, backbone.packed_hidden(pack)))
     return torch.stack([found[i] for i in range(len(sequences))])
 
 
@@ -93,9 +94,8 @@ def test_packed_states_equal_the_models_own(name):
     with torch.inference_mode():
         expected = padded_hidden(backbone, sequences, slot)
         for budget in (1, 60, 1000):
-            for every in (False, True):
-                found = packed_hidden(backbone, sequences, [0] * 5 + [1, 2], budget, slot, every)
-                torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+            found = packed_hidden(backbone, sequences, [0] * 5 + [1, 2], budget, slot)
+            torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
 
 
 def test_gradients_through_a_pack_equal_those_through_padding():
@@ -111,22 +111,35 @@ def test_gradients_through_a_pack_equal_those_through_padding():
         torch.testing.assert_close(gradients[0][name], gradients[1][name], atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_gradient_checkpointing_runs_padded():
-    """Its second run of the layers happens in the backward pass, where nothing is packed any more."""
+@pytest.mark.parametrize("name", ["qwen2", "gemma3 with windows", "bert", "modernbert with windows"])
+def test_layers_run_twice_give_the_same_gradient(name):
+    sequences = [[*range(10, 30), 3, i] for i in range(4)] + [[5, 6, 7]]
+    gradients, runs = [], []
+    for recompute in (False, True):
+        backbone = backbone_of(name).train()
+        for module in backbone.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        layer = layers_of(backbone.core.base_model)[0]
+        part = getattr(layer, "mlp", None) or layer.intermediate
+        part.register_forward_pre_hook(lambda *_, now=recompute: runs.append(now))
+        backbone.recompute = recompute
+        pack = one_pack(sequences, [0] * 4 + [1], causal=backbone.family == "causal")
+        torch.manual_seed(4)
+        backbone(pack=pack).pow(2).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None})
+    assert (runs.count(False), runs.count(True)) == (1, 2)
+    for gradient, again in zip(gradients[0].values(), gradients[1].values()):
+        assert torch.equal(gradient, again)
+
+
+def test_transformers_own_gradient_checkpointing_is_refused():
     from prorank.util.errors import CheckpointError
 
-    ids, mask = torch.tensor([[10, 11, 12, 13], [20, 21, 0, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    gradients = []
-    for recompute in (False, True):
-        backbone = backbone_of("qwen2").train()
-        if recompute:
-            backbone.model.gradient_checkpointing_enable()
-        backbone(ids, mask, mask.sum(-1) - 1, [3, 4]).pow(2).sum().backward()
-        gradients.append(backbone.model.model.layers[0].self_attn.v_proj.weight.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)
-    (pack,) = plan_packs([[10, 11, 12]], [0], 9, causal=True)
+    backbone = backbone_of("qwen2").train()
+    backbone.model.gradient_checkpointing_enable()
     with pytest.raises(CheckpointError, match="gradient checkpointing"):
-        backbone.packed_hidden(pack)
+        backbone(pack=one_pack([[10, 11, 12]], causal=True))
 
 
 @pytest.mark.parametrize(

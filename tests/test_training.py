@@ -232,7 +232,7 @@ def test_a_stage_ends_on_its_best_model_the_start_included(
     import prorank.pipeline.stages as stages
 
     left = iter(metrics)
-    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda _: {"dev_ndcg@10": next(left)})
     results = run_recipe(tiny(bert_folder, word_collection, warmup=None), tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
     assert next(left, None) is None
@@ -263,7 +263,7 @@ def test_dev_lists_are_read_as_long_as_the_model_will_be_used(bert_folder, word_
         return score_sequences(self, sequences, **options)
 
     def training(self, model, inputs):
-        trained.append(inputs["input_ids"].shape[1])
+        trained.append(max(map(len, inputs["sequences"])))
         return loss_on(self, model, inputs)
 
     monkeypatch.setattr(Reranker, "score_sequences", scoring)
@@ -279,7 +279,7 @@ def test_the_mean_of_start_and_end_is_kept_where_dev_prefers_it(
     import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.5, mean))
-    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda _: {"dev_ndcg@10": next(left)})
     recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__average_with=["start"])
     run_recipe(recipe, tmp_path / "run")
     stage = tmp_path / "run" / "score-learning"
@@ -298,7 +298,7 @@ def test_the_mean_with_the_start_is_half_of_what_adapters_add(bert_folder, word_
     import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.7, 0.8))
-    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda _: {"dev_ndcg@10": next(left)})
     changes = {"warmup": None, "score_learning__average_with": ["start"], "backbone__lora": {"rank": 2, "alpha": 4}}
     run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")
     final, start = weights(tmp_path / "run"), load_file(bert_folder / "model.safetensors")
@@ -318,7 +318,7 @@ def test_the_mean_with_other_runs(bert_folder, word_collection, finished, tmp_pa
     import prorank.pipeline.stages as stages
 
     left = iter((0.4, 0.5, 0.6, 0.5, 0.7))
-    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda: {"dev_ndcg@10": next(left)})
+    monkeypatch.setattr(stages, "dev_measure", lambda *_: lambda _: {"dev_ndcg@10": next(left)})
     other = finished[0] / "checkpoint"
     changes = {"warmup": None, "score_learning__average_with": ["start", str(other)]}
     run_recipe(tiny(bert_folder, word_collection, **changes), tmp_path / "run")

@@ -139,7 +139,7 @@ def test_chunks_change_nothing(monkeypatch):
     for size in (1000, 2):
         monkeypatch.setattr(completions, "CHUNK", size)
         backbone.zero_grad()
-        values = token_log_probs(backbone, backbone.packed_hidden(tree.pack, every_state=True), tree.targets)
+        values = token_log_probs(backbone, backbone.packed_hidden(tree.pack), tree.targets)
         values.pow(2).sum().backward()
         results.append((values.detach(), backbone.model.model.embed_tokens.weight.grad.clone()))
     torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)

@@ -19,9 +19,10 @@ from prorank.recipe.sections import WarmupSection
 from prorank.reranker import Reranker
 from prorank.training.checkpoints import last_checkpoint
 from prorank.training.context import prepare_data
+from prorank.training.trainer import TrainContext
 from prorank.util.errors import DataError, TrainingError
 from prorank.warmup import grpo, rewards
-from prorank.warmup.answer_distribution import answer_distribution, verdict_log_probs
+from prorank.warmup.answer_distribution import answer_distribution, drawn_log_probs
 from prorank.warmup.pairs import PairItem, exchanged_pairs, training_pairs
 from prorank.warmup.rollouts import Rollout, Rollouts, batch_of_step
 from prorank.warmup.trainer import WarmupTrainer
@@ -39,18 +40,16 @@ def trainer_of(model, folder, lora=None, relevance_reward=rewards.relevance_rewa
     backbone = reranker.backbone.train()
     if lora:
         backbone.add_lora(2, 4, 0.0)
-    trainer = WarmupTrainer(
-        backbone,
-        reranker.pair_tokenizer,
-        section,
-        items * section.batches,
-        items,
-        folder,
-        1,
-        console or Console(quiet=True),
-        relevance_reward=relevance_reward,
+    everything = items * section.batches
+    context = TrainContext(
+        backbone, reranker.pair_tokenizer, section, everything, folder, 1, console or Console(quiet=True)
     )
+    trainer = WarmupTrainer(context, items, relevance_reward)
     return trainer, trainer.collate(items)
+
+
+def logits_of(backbone, trainer, batch):
+    return answer_distribution(backbone, trainer.pair_tokenizer, batch["sequences"], trainer.end_id).logits
 
 
 def gradients(loss, backbone):
@@ -101,12 +100,14 @@ def test_one_forward_loss_equals_the_general_path(qwen_folder, tmp_path, kl):
     for one in filter(None, (backbone, trainer.frozen)):
         one.project = lambda hidden, *_, usual=one.project: usual(hidden) + bias
     torch.manual_seed(3)
-    _, loss = trainer._drawn_loss(backbone, batch)
+    loss = trainer.loss_on(backbone, batch)
     fast = gradients(loss, backbone)
+    prompts, everything = batch["sequences"], slice(0, 4)
     torch.manual_seed(3)
-    with torch.no_grad():
-        _, tokens, _ = verdict_log_probs(backbone, batch, 32, trainer.end_id)  # the same draw
-    prompts = [row[mask.bool()].tolist() for row, mask in zip(batch["input_ids"], batch["attention_mask"])]
+    with torch.no_grad():  # the same draw
+        trainer.prepare(backbone, batch, [everything])
+        outputs = trainer.read(backbone, batch, everything)
+        tokens, _ = drawn_log_probs(outputs["drawn"], outputs["after"], batch["first"], None)
     log_prob, mask = completion_log_probs(backbone, prompts, tokens.tolist())
     verdict, ended = rewards.verdicts(tokens[..., 0], trainer.answer_ids), tokens[..., 1] == trainer.end_id
     met = ((verdict >= 0) & ended).float().mean()
@@ -130,7 +131,7 @@ def test_drawn_gradients_scatter_around_the_exact_one(bert_folder, tmp_path):
 
     trainer, batch = trainer_of(bert_folder, tmp_path, **PLAIN)
     with torch.no_grad():  # answers likely enough to be drawn
-        logits = answer_distribution(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits.mean(0)
+        logits = logits_of(trainer.backbone, trainer, batch).mean(0)
         for name, p in trainer.backbone.named_parameters():
             if name.endswith("bias") and p.shape == logits.shape:
                 p[trainer.answer_ids] += 6.0
@@ -142,7 +143,7 @@ def test_drawn_gradients_scatter_around_the_exact_one(bert_folder, tmp_path):
 def test_supervised_only_is_cross_entropy(bert_folder, tmp_path):
     trainer, batch = trainer_of(bert_folder, tmp_path, entropy_bonus=0.0, experimental=SUPERVISED["experimental"])
     trainer.backbone.eval()
-    logits = answer_distribution(trainer.backbone, batch, trainer.answer_ids, trainer.end_id).logits
+    logits = logits_of(trainer.backbone, trainer, batch)
     expected = F.cross_entropy(logits, trainer.answer_ids[batch["label"]])
     torch.testing.assert_close(trainer.loss_on(trainer.backbone, batch), expected)
 
@@ -161,18 +162,18 @@ def test_the_reference_is_the_start_with_and_without_lora(qwen_folder, tmp_path)
     plain, batch = trainer_of(qwen_folder, tmp_path / "plain", kl=0.1)
     lora, _ = trainer_of(qwen_folder, tmp_path / "lora", lora=True, kl=0.1)
     assert plain.frozen is not None and lora.frozen is None
-    start = answer_distribution(plain.backbone, batch, plain.answer_ids, plain.end_id).logits.detach()
+    start = logits_of(plain.backbone, plain, batch).detach()
     for trainer in (plain, lora):
         with torch.no_grad():
             for p in trainer.backbone.parameters():
                 if p.requires_grad:
                     p.add_(0.05 * torch.randn_like(p))
         with trainer.reference() as reference:
-            before = answer_distribution(reference, batch, trainer.answer_ids, trainer.end_id).logits
+            before = logits_of(reference, trainer, batch)
         torch.testing.assert_close(before, start, atol=1e-4, rtol=1e-4)
         assert trainer.backbone.training
         trainer.loss_on(trainer.backbone, batch)
-        assert trainer.notes["kl"][0] > 1e-4
+        assert trainer.notes["kl"][0][0] > 1e-4
 
 
 def rollout(step):
@@ -205,14 +206,14 @@ def test_several_epochs_train_on_the_same_verdicts_and_clip(bert_folder, tmp_pat
     trainer.relevance_reward = lambda verdict, label: (verdict < 0).float() * (torch.rand(verdict.shape) > 0.5)
     trainer.loss_on(trainer.backbone, batch)
     first = trainer.rollouts.kept[0]
-    assert trainer.notes["clip_fraction"][0] == 0
+    assert trainer.notes["clip_fraction"][0][0] == 0
     with torch.no_grad():
         for p in trainer.backbone.parameters():
             p.add_(0.05 * torch.randn_like(p))
     trainer.state.global_step = 1
     trainer.loss_on(trainer.backbone, batch)
     assert torch.equal(trainer.rollouts.kept[0].tokens, first.tokens)
-    assert trainer.notes["clip_fraction"][1] > 0.2 and trainer.notes["staleness"][1] == 1
+    assert trainer.notes["clip_fraction"][1][0] > 0.2 and trainer.notes["staleness"][1][0] == 1
 
 
 def broken(verdict, label):
@@ -340,6 +341,4 @@ def test_training_without_gradients_is_said_aloud_and_without_parameters_refused
     assert "every gradient that was logged is 0: nothing was learned" in capsys.readouterr().out
     trainer.backbone.requires_grad_(False)
     with pytest.raises(TrainingError, match="no parameter of the model is trained"):
-        type(trainer)(
-            trainer.backbone, trainer.pair_tokenizer, trainer.settings, [], [], tmp_path / "other", 1, Console()
-        )
+        type(trainer)(trainer.context, [])

@@ -21,7 +21,7 @@ from prorank.evaluation.rerank import lists_of, sample_queries
 from prorank.evaluation.significance import compare
 from prorank.evaluation.ties import distinct_scores, random_ties
 from prorank.pipeline.run import finished
-from prorank.pipeline.stages import train_grades, train_listwise
+from prorank.pipeline.stages import stages_of, train_ranking
 from prorank.recipe.loading import made_from, validate_recipe
 from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
@@ -125,10 +125,8 @@ def run_variant(recipe: Recipe, folder: Path, console: Console) -> dict[str, Any
     """One training and its metrics on test queries by score formula."""
     context = prepare_data(recipe, folder, console)
     model = recipe.backbone.model
-    if recipe.sft is not None:
-        model = train_grades(context, model)
-    if recipe.listwise is not None:
-        model = train_listwise(context, model)
+    for stage in stages_of(recipe):
+        model = train_ranking(context, model, stage)
     return measured(context, model)
 
 

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from prorank.bench.guards import changed
 from prorank.pipeline.run import prepare_folder
-from prorank.pipeline.stages import load_reranker, ready_to_train, train_warmup
+from prorank.pipeline.stages import load_reranker, train_context, train_warmup
 from prorank.recipe.loading import made_from
 from prorank.recipe.sections import Recipe, WarmupSection
 from prorank.training.context import prepare_data
@@ -33,7 +33,7 @@ PLAIN = {
 }
 
 
-def gradient(trainer: WarmupTrainer, batch: dict[str, torch.Tensor], samples: int | str) -> torch.Tensor:
+def gradient(trainer: WarmupTrainer, batch: dict[str, Any], samples: int | str) -> torch.Tensor:
     """The loss's gradient on a batch, as one vector."""
     trainer.settings = WarmupSection(**(trainer.settings.model_dump() | {"num_generations": samples}))
     trainer.backbone.zero_grad()
@@ -97,16 +97,9 @@ def run_variance_bench(
     found: dict[str, Any] = {}
     for name, model in (("start", recipe.backbone.model), ("warmed", warmed)):
         reranker = load_reranker(context, model, for_training=True)
-        trainer = WarmupTrainer(
-            ready_to_train(reranker.backbone, recipe),
-            reranker.pair_tokenizer,
-            WarmupSection(**changed(recipe.warmup.model_dump(), PLAIN)),
-            training_pairs(context, reranker.pair_tokenizer),
-            [],
-            folder / "variance",
-            recipe.seed,
-            console,
-        )
+        section = WarmupSection(**changed(recipe.warmup.model_dump(), PLAIN))
+        items = training_pairs(context, reranker.pair_tokenizer)
+        trainer = WarmupTrainer(train_context(context, reranker, section, items, folder / "variance"), [])
         torch.manual_seed(recipe.seed)
         found[name] = noise(trainer, groups, draws, name, console)
     return found | {"draws": draws, "carved_splits": context.collection.carved} | made_from(recipe)

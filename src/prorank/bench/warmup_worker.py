@@ -20,12 +20,12 @@ from transformers import TrainerCallback
 
 from prorank.bench.models import QWEN25_05B, byte_tokenizer
 from prorank.bench.worker import Memory
-from prorank.engine.generate import build_tree, completion_log_probs, draw, token_log_probs
+from prorank.engine.generate import completion_log_probs, draw
 from prorank.model.backbone import Backbone
-from prorank.model.packing import unpadded
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.recipe.sections import ExperimentalSection, WarmupSection
+from prorank.training.trainer import TrainContext
 from prorank.warmup import grpo, rewards
 from prorank.warmup.pairs import PairItem
 from prorank.warmup.trainer import WarmupTrainer
@@ -82,17 +82,11 @@ class Clock(TrainerCallback):
 class Supervised(WarmupTrainer):
     """Plain supervised training on the same prompts: the answer and the end of the turn."""
 
-    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def loss_on(self, model: Any, inputs: dict[str, Any], whole: dict[str, Any] | None = None) -> torch.Tensor:
         """Mean cross-entropy of the two tokens."""
         answers = self.answer_ids[inputs["label"]].tolist()
-        end = int(self.end_id or 0)
-        tree = build_tree(
-            unpadded(inputs["input_ids"], inputs["attention_mask"]),
-            [[[answer, end]] for answer in answers],
-            self.backbone.device,
-        )
-        hidden = model(inputs["input_ids"], inputs["attention_mask"], inputs["slot"], pack=tree.pack)
-        return -token_log_probs(self.backbone, hidden, tree.targets).mean()
+        completions = [[[answer, int(self.end_id or 0)]] for answer in answers]
+        return -completion_log_probs(model, inputs["sequences"], completions)[0].mean()
 
 
 class General(WarmupTrainer):
@@ -100,11 +94,11 @@ class General(WarmupTrainer):
 
     group, tokens = 8, 64
 
-    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def loss_on(self, model: Any, inputs: dict[str, Any], whole: dict[str, Any] | None = None) -> torch.Tensor:
         """GRPO over whole completions; the reward is that of the first token."""
-        prompts = unpadded(inputs["input_ids"], inputs["attention_mask"])
+        prompts = inputs["sequences"]
         completions = draw(self.backbone, prompts, self.group, self.tokens, [int(self.end_id or 0)])
-        log_prob, mask = completion_log_probs(self.backbone, prompts, completions)
+        log_prob, mask = completion_log_probs(model, prompts, completions)
         first = torch.tensor([[row[0] for row in rows] for rows in completions], device=log_prob.device)
         even = log_prob.new_full((len(self.answer_ids),), 1 / len(self.answer_ids))
         verdict = rewards.verdicts(first, self.answer_ids)
@@ -130,7 +124,7 @@ def prorank_trainer(spec: dict[str, Any], kind: str, folder: Path) -> WarmupTrai
     )
     General.group, General.tokens = spec["group"], spec["tokens"]
     trainer_class = {"supervised": Supervised, "general": General}.get(kind, WarmupTrainer)
-    return trainer_class(backbone, pairs, settings, items, items[:2], folder, 0, Console(quiet=True))
+    return trainer_class(TrainContext(backbone, pairs, settings, items, folder, 0, Console(quiet=True)), items[:2])
 
 
 def trl_trainer(spec: dict[str, Any], folder: Path) -> Any:

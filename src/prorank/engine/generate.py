@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
-from prorank.model.backbone import Backbone
+from prorank.model.backbone import Backbone, unwrapped
 from prorank.model.packing import Pack, Span
 
 CHUNK = 256  # positions whose vocabulary logits exist at a time
@@ -113,16 +114,21 @@ def token_log_probs(backbone: Backbone, hidden: torch.Tensor, targets: torch.Ten
 
 
 def completion_log_probs(
-    backbone: Backbone, prompts: Sequence[list[int]], completions: Sequence[Sequence[list[int]]]
+    model: Any, prompts: Sequence[list[int]], completions: Sequence[Sequence[list[int]]]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token log-probabilities of completions, each prompt computed once.
+
+    Args:
+        model: a causal backbone, or a wrapper of it for several processes.
+        prompts: token ids.
+        completions: for each prompt its completions, each at least one token.
 
     Returns:
         (N, L) log-probabilities padded with 0, and their mask; completions in the order given.
     """
+    backbone = unwrapped(model)
     tree = build_tree(prompts, completions, backbone.device)
-    hidden = backbone.packed_hidden(tree.pack, every_state=True)
-    return tree.rows(token_log_probs(backbone, hidden, tree.targets))
+    return tree.rows(token_log_probs(backbone, model(pack=tree.pack), tree.targets))
 
 
 @torch.no_grad()

@@ -7,19 +7,16 @@ answers; where they come from is `graded`'s matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from torch.nn import functional as F
 
-from prorank.model.backbone import Backbone
-from prorank.prompts.tokenization import PairTokenizer
-from prorank.recipe.sections import SftSection
+from prorank.engine.generate import completion_log_probs
+from prorank.training.parts import Outputs
+from prorank.training.reading import read_slots
 from prorank.training.trainer import RankingTrainer
-from prorank.warmup.answer_distribution import completion_log_probs
 
 
 class SftItem(NamedTuple):
@@ -30,45 +27,28 @@ class SftItem(NamedTuple):
 
 
 class SftTrainer(RankingTrainer):
-    """Supervised learning of grades; the items are pairs with answers. Arguments: see `RankingTrainer`."""
+    """Supervised learning of grades; the items are pairs with answers."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        tokenizer: PairTokenizer,
-        settings: SftSection,
-        items: Sequence[SftItem],
-        dev_metrics: Callable[[], dict[str, float]],
-        folder: Path,
-        seed: int,
-        console: Console,
-        log_to: Sequence[str] = (),
-    ) -> None:
-        super().__init__(
-            backbone,
-            tokenizer,
-            settings,
-            items,
-            dev_metrics,
-            folder,
-            seed,
-            console,
-            log_to,
-            batch_items=settings.pairs_per_step,
-            title="sft",
-        )
+    title, items_setting = "sft", "pairs_per_step"
 
-    def collate(self, items: list[SftItem]) -> dict[str, Any]:
-        """Padded prompts, and the answers as lists."""
-        batch = self.pair_tokenizer.collate([item.input_ids for item in items])
-        return {**batch.tensors(), "completions": [item.completion for item in items]}
+    def collate(self, items: Sequence[SftItem]) -> dict[str, Any]:
+        """Pairs and the tokens of their answers."""
+        return {"sequences": [item.input_ids for item in items], "completions": [item.completion for item in items]}
 
-    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def added_tokens(self, inputs: dict[str, Any]) -> int:
+        """The longest answer of the step."""
+        return max(map(len, inputs["completions"])) if self.backbone.family == "causal" else 0
+
+    def read(self, model: Any, inputs: dict[str, Any], part: slice) -> Outputs:
+        """(B,) mean log-probability of the tokens of each answer."""
+        sequences, completions = inputs["sequences"][part], inputs["completions"][part]
+        if self.backbone.family == "causal":
+            rows, mask = completion_log_probs(model, sequences, [[completion] for completion in completions])  # (B, L)
+            return {"log_prob": rows.sum(-1) / mask.sum(-1)}
+        logits = read_slots(model, self.pair_tokenizer, sequences)
+        answers = torch.tensor([first for first, *_ in completions], device=logits.device)
+        return {"log_prob": -F.cross_entropy(logits, answers, reduction="none")}
+
+    def loss(self, outputs: Outputs, inputs: dict[str, Any], whole: dict[str, Any]) -> torch.Tensor:
         """Mean over pairs of the mean over the answer's tokens of -log p."""
-        arguments = (inputs["input_ids"], inputs["attention_mask"], inputs["slot"])
-        completions: list[list[int]] = inputs["completions"]
-        device = inputs["slot"].device
-        if self.backbone.family != "causal":
-            return F.cross_entropy(model(*arguments), torch.tensor([first for first, *_ in completions], device=device))
-        rows, mask = completion_log_probs(model, inputs, [[completion] for completion in completions])  # (B, L)
-        return -(rows.sum(-1) / mask.sum(-1)).mean()
+        return -outputs["log_prob"].sum() / len(whole["sequences"])

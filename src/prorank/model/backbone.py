@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from prorank.model.attention import packed_layers, stay_uncompiled
 from prorank.model.heads import masked_transform
-from prorank.model.last_layer import layers_of
-from prorank.model.packing import Pack, plan_packs, unpadded, whole_pack
+from prorank.model.last_layer import layers_of, recomputed_layers
+from prorank.model.packing import Pack, plan_packs
 from prorank.model.sharing import ModelLock
 from prorank.model.weights import reason
 from prorank.prompts.tokenization import Batch
@@ -51,6 +51,7 @@ class Backbone(nn.Module):
 
     Attributes:
         token_budget: tokens a forward pass may hold in inference; None lets the engine choose.
+        recompute: keep each layer's input only, and run the layer again in the backward pass (gradient checkpointing).
         lock: held by every forward pass, for it switches the layers over and back.
     """
 
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
         self.compute_dtype = compute_dtype
         self.tied_head = tied_head
         self.token_budget: int | None = None
+        self.recompute = False
         self.lock = ModelLock()
         self.train(model.training)
 
@@ -148,7 +150,7 @@ class Backbone(nn.Module):
         lengths = attention_mask.sum(-1)
         order = lengths.argsort(stable=True)
         pieces = []
-        with self.lock, self.autocast():
+        with self.lock, self.autocast(), self._layers(nullcontext):
             for rows in order.split(CHUNK_ROWS):
                 longest = int(lengths[rows].max())
                 types = {} if type_ids is None else {"token_type_ids": type_ids[rows, :longest]}
@@ -159,28 +161,41 @@ class Backbone(nn.Module):
                 pieces.append(states[index, slot[rows]])
         return self.transformed(torch.cat(pieces).float()[order.argsort()])  # (B, H), input order again
 
-    def packed_hidden(self, pack: Pack, *, every_state: bool = False) -> torch.Tensor:
+    def packed_hidden(self, pack: Pack) -> torch.Tensor:
         """Hidden states at the answer slots of a pack, ready for the vocabulary matrix.
 
         Args:
-            pack: from `prorank.model.packing.plan_packs`, on the model's device.
-            every_state: compute the last layer at all positions, not only where the slots are.
+            pack: from `prorank.model.packing`, on the model's device.
 
         Returns:
             (B, H) float32, in the order of `pack.slots`.
         """
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
+        if torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in self.core.modules()):
             raise CheckpointError(
-                "packed rows and gradient checkpointing do not go together: the layers would run again unpacked",
-                hint="switch gradient checkpointing off",
+                "transformers' gradient checkpointing would run the layers again unpacked",
+                hint="switch it off and set `recompute` of the backbone, or `gradient_checkpointing` in the recipe",
             )
         base = self.core.base_model
         types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
-        with self.lock, self.autocast(), packed_layers(base, None if every_state else pack.slots):
+        slots = pack.slots.unique() if torch.is_grad_enabled() else pack.slots  # one read twice has one gradient
+        with self.lock, self.autocast(), self._layers(lambda: packed_layers(base, slots)):
             states = base(
                 input_ids=pack.input_ids, position_ids=pack.position_ids, pack=pack, **types, **self.uncached
             ).last_hidden_state  # (1, N, H)
         return self.transformed(states[0, pack.slots].float())
+
+    @contextmanager
+    def _layers(self, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """The layers as `switched` makes them; where `recompute` is set, in their second run too."""
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with self.lock, switched():
+                yield
+
+        recompute = self.recompute and torch.is_grad_enabled()
+        with switched(), recomputed_layers(self.core.base_model, again) if recompute else nullcontext():
+            yield
 
     @property
     def uncached(self) -> dict[str, bool]:
@@ -192,11 +207,6 @@ class Backbone(nn.Module):
         if self.family != "masked" or self.tied_head:
             return hidden
         return masked_transform(self.core)(hidden.to(self.device, next(self.core.parameters()).dtype)).float()
-
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether gradient checkpointing is on: layers run a second time in the backward pass."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.core.modules())
 
     @cached_property
     def supports_packing(self) -> bool:
@@ -275,31 +285,30 @@ class Backbone(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        slot: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        slot: torch.Tensor | None = None,
         rows: Sequence[int] | None = None,
         type_ids: torch.Tensor | None = None,
         *,
         pack: Pack | None = None,
     ) -> torch.Tensor:
-        """Logits at the answer slot: (B, V), or (B, len(rows)) for the tokens in `rows`; float32.
+        """Of a padded batch, logits at the answer slot; of a pack, hidden states (B, H) at its slots for `project`.
 
-        Rows padded on the right are packed end to end where the model allows it (`packs`): same values, no padding.
-        With a `pack` of one's own the result is the hidden states (B, H) at its slots instead, every layer whole;
-        this is here so that wrappers for several processes see one forward.
+        Wrappers for several processes see this one forward; everything that is trained passes it.
+
+        Args:
+            input_ids, attention_mask, slot, type_ids: see `slot_hidden`.
+            rows: see `project`.
+            pack: in place of all others.
+
+        Returns:
+            (B, V), or (B, len(rows)) for the tokens in `rows`, or (B, H); float32.
         """
         if pack is not None:
-            return self.packed_hidden(pack, every_state=True)
-        if (
-            not self.supports_packing
-            or type_ids is not None
-            or (torch.is_grad_enabled() and self.gradient_checkpointing)
-        ):
-            return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
-        sequences = unpadded(input_ids, attention_mask)
-        pack = whole_pack(sequences, slot.tolist(), causal=self.family == "causal", offset=self.position_offset)
-        return self.project(self.packed_hidden(pack.to(input_ids.device)), rows)
+            return self.packed_hidden(pack)
+        assert input_ids is not None and attention_mask is not None and slot is not None
+        return self.project(self.slot_hidden(input_ids, attention_mask, slot, type_ids), rows)
 
     def compile_layers(self) -> None:
         """Compile each layer with `torch.compile` on first use; attention over a pack's spans stays as it is."""
@@ -354,3 +363,9 @@ def spell_out_rope(file: Path) -> None:
     theta = (config.get("rope_parameters") or {}).get("rope_theta")
     if theta is not None and "rope_theta" not in config:
         write_json(file, config | {"rope_theta": theta})
+
+
+def unwrapped(model: Any) -> Backbone:
+    """The backbone inside a wrapper for several processes (DDP); FSDP2 wraps in place."""
+    found: Backbone = getattr(model, "module", model)
+    return found

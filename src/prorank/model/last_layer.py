@@ -1,4 +1,4 @@
-"""The last layer's feed-forward part, computed where its result is wanted and nowhere else.
+"""What is computed in a model's layers: the last feed-forward part where it is wanted, activations once or twice.
 
 Knows where the layers of transformers' models stand; nothing of packs or answers.
 """
@@ -6,10 +6,12 @@ Knows where the layers of transformers' models stand; nothing of packs or answer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 TokenWise = Callable[[torch.Tensor], torch.Tensor]
 
@@ -42,6 +44,28 @@ def only_at(slots: torch.Tensor, function: TokenWise) -> TokenWise:
         return kept
 
     return at_slots
+
+
+@contextmanager
+def recomputed_layers(model: Any, again: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Let every layer keep its input only, for as long as the context is open; the backward pass runs it once more.
+
+    Args:
+        model: a transformers base model; one whose layers have no known place stays as it is.
+        again: opened around each layer's second run, when the first run's contexts are closed.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), again()  # of the first run, of the second
+
+    layers = list(layers_of(model))
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=contexts)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own method shows again
 
 
 def layers_of(model: Any) -> Any:

@@ -147,53 +147,66 @@ def plan_packs(
     members: dict[int, list[int]] = {}
     for i in sorted(range(len(sequences)), key=lambda i: -len(sequences[i])):  # longest first: memory peaks early
         members.setdefault(groups[i], []).append(i)
+    prefixes = shared_prefixes(sequences, groups, causal=causal, own=slots)
     builder = _Builder(sequences, type_ids, causal, slot_from_end, slots, position_offset)
     for indices in members.values():
-        sharing = [i for i in indices if len(sequences[i]) <= MAX_MASK] if causal else []
-        shared = shared_length([sequences[i] for i in sharing], slots) if len(sharing) > 1 else 0
         for i in indices:
-            prefix = shared if shared >= MIN_SHARED and len(sequences[i]) <= MAX_MASK else 0
-            if builder.length and builder.length + builder.cost(i, prefix) > token_budget:
+            if builder.length and builder.length + builder.cost(i, prefixes[i]) > token_budget:
                 yield builder.finish()
-            builder.add(i, prefix)
+            builder.add(i, prefixes[i])
     if builder.length:
         yield builder.finish()
 
 
-def unpadded(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[list[int]]:
-    """Token ids of each row of a batch padded on the right, (B, T) and (B, T), without the padding.
-
-    >>> unpadded(torch.tensor([[5, 6], [7, 0]]), torch.tensor([[1, 1], [1, 0]]))
-    [[5, 6], [7]]
-    """
-    return [row[:length] for row, length in zip(input_ids.tolist(), attention_mask.sum(-1).tolist())]
-
-
-def whole_pack(sequences: Sequence[list[int]], slots: Sequence[int], *, causal: bool, offset: int = 0) -> Pack:
-    """All sequences in one pack in their order, nothing shared: what a training step computes.
+def shared_prefixes(sequences: Sequence[list[int]], groups: Sequence[int], *, causal: bool, own: int = 1) -> list[int]:
+    """How many tokens each sequence shares with all others of its group; 0 where sharing saves nothing.
 
     Args:
         sequences: token ids.
-        slots: each sequence's answer slot, counted from its first token.
-        causal: whether the model is causal.
-        offset: what the model adds to positions (RoBERTa).
+        groups: a number for each sequence.
+        causal: whether the model is causal; others share nothing.
+        own: tokens that every sequence keeps to itself.
 
-    >>> pack = whole_pack([[5, 6], [7]], [1, 0], causal=True)
+    >>> query = list(range(10, 18))
+    >>> shared_prefixes([[*query, 3], [*query, 4], [9]], [0, 0, 1], causal=True)
+    [8, 8, 0]
+    """
+    found = [0] * len(sequences)
+    members: dict[int, list[int]] = {}
+    for i, ids in enumerate(sequences):
+        if causal and len(ids) <= MAX_MASK:
+            members.setdefault(groups[i], []).append(i)
+    for indices in members.values():
+        shared = shared_length([sequences[i] for i in indices], own) if len(indices) > 1 else 0
+        for i in indices:
+            found[i] = shared if shared >= MIN_SHARED else 0
+    return found
+
+
+def one_pack(
+    sequences: Sequence[list[int]],
+    groups: Sequence[int] | None = None,
+    *,
+    causal: bool,
+    slot_from_end: int = 1,
+    position_offset: int = 0,
+) -> Pack:
+    """All sequences in one pack in their order: what a training step reads.
+
+    Args:
+        sequences: token ids.
+        groups: a number for each sequence; those of equal number share what they begin with. None: nothing is shared.
+        causal, slot_from_end, position_offset: see `plan_packs`.
+
+    >>> pack = one_pack([[5, 6], [7]], causal=True)
     >>> pack.input_ids.tolist(), pack.slots.tolist()
     ([[5, 6, 7]], [1, 2])
     """
-    spans, at = [], 0
-    for ids in sequences:
-        spans.append(Span(at, at + len(ids)))
-        at += len(ids)
-    return Pack(
-        torch.tensor([[token for ids in sequences for token in ids]]),
-        torch.tensor([[i + offset for ids in sequences for i in range(len(ids))]]),
-        spans,
-        torch.tensor([span.start + slot for span, slot in zip(spans, slots)]),
-        list(range(len(sequences))),
-        causal,
-    )
+    prefixes = [0] * len(sequences) if groups is None else shared_prefixes(sequences, groups, causal=causal)
+    builder = _Builder(sequences, None, causal, slot_from_end, 1, position_offset)
+    for i, prefix in enumerate(prefixes):
+        builder.add(i, prefix)
+    return builder.finish()
 
 
 class _Builder:

@@ -29,11 +29,11 @@ from prorank.first_stage.fusion import hybrid_run
 from prorank.model.checkpoint import SETTINGS_FILE
 from prorank.pipeline.checks import check_named
 from prorank.pipeline.stages import (
+    STAGES,
     by_collection,
     load_reranker,
-    train_grades,
-    train_listwise,
-    train_scores,
+    stages_of,
+    train_ranking,
     train_warmup,
     unchanged_sentence,
 )
@@ -125,15 +125,9 @@ def all_stages(context: RunContext) -> dict[str, Any]:
     if recipe.warmup is not None:
         model, warmup = train_warmup(context)
         rows.append(evaluate_stage(context, "warmup", model, rows[-1]["stage"]))
-    if recipe.score_learning is not None:
-        model = train_scores(context, model)
-        rows.append(evaluate_stage(context, "score-learning", model, rows[-1]["stage"]))
-    if recipe.sft is not None:
-        model = train_grades(context, model)
-        rows.append(evaluate_stage(context, "sft", model, rows[-1]["stage"]))
-    if recipe.listwise is not None:
-        model = train_listwise(context, model)
-        rows.append(evaluate_stage(context, "listwise", model, rows[-1]["stage"]))
+    for stage in stages_of(recipe):
+        model = train_ranking(context, model, stage)
+        rows.append(evaluate_stage(context, stage.name, model, rows[-1]["stage"]))
     distributed.run_on_main(lambda: publish(context, model, rows[-1]["stage"]))
     rows.append(hybrid_row(context, rows[-1]["stage"]))
     queries, training = len(test_qrels(context)), trained(context)
@@ -161,8 +155,7 @@ def all_stages(context: RunContext) -> dict[str, Any]:
 
 def trained(context: RunContext) -> dict[str, dict[str, Any]]:
     """By stage, which step's model dev chose, and whether that is the one that it started from."""
-    stages = ("score-learning", "sft", "listwise")
-    files = {stage: context.folder / stage / "done.json" for stage in stages}
+    files = {stage.name: context.folder / stage.name / "done.json" for stage in STAGES}
     return {stage: dict(read_json(file)) for stage, file in files.items() if file.is_file()}
 
 
@@ -260,16 +253,10 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def first_stage_evaluation(context: RunContext) -> Evaluation:
-    """Metrics of the first stage alone."""
-    qrels = test_qrels(context)
-    return evaluate_run(lists_of(context.first_stage, qrels), qrels)
-
-
 def first_stage_row(context: RunContext) -> dict[str, Any]:
     """The first stage's row."""
     names = {"bm25": "BM25", "dense": "dense", "candidates": "candidates (BM25)"}
-    return row_of(names[context.recipe.first_stage.method], first_stage_evaluation(context))
+    return row_of(names[context.recipe.first_stage.method], context.first_stage_evaluation)
 
 
 def versus(evaluation: Evaluation, stage: str, earlier: Evaluation) -> dict[str, Any]:
@@ -296,7 +283,7 @@ def evaluate_stage(context: RunContext, stage: str, model: str, before: str | No
     lists = lists_of(context.first_stage, qrels)
     run = rerank_shared(reranker, context, lists, depth, f"evaluate {stage}")
     evaluation = evaluate_run(run, qrels)
-    row = row_of(stage, evaluation, first_stage_evaluation(context))
+    row = row_of(stage, evaluation, context.first_stage_evaluation)
     if before is not None:
         earlier = evaluate_run(read_run(context.folder / before / "test" / "run.trec"), qrels)
         row["versus_before"] = versus(evaluation, before, earlier)
@@ -344,7 +331,7 @@ def hybrid_row(context: RunContext, stage: str) -> dict[str, Any]:
     reranked = read_run(results / "run.trec")
     run = hybrid_run(lists_of(context.first_stage, qrels), reranked, float(weight), depth)
     evaluation = evaluate_run(run, qrels)
-    row = row_of("hybrid", evaluation, first_stage_evaluation(context)) | {"first_stage_weight": float(weight)}
+    row = row_of("hybrid", evaluation, context.first_stage_evaluation) | {"first_stage_weight": float(weight)}
     row["versus_before"] = versus(evaluation, stage, evaluate_run(reranked, qrels))
     distributed.run_on_main(lambda: write_evaluation(folder, run, evaluation, row, force=True))
     return row

@@ -7,7 +7,7 @@ so a resumed run goes the same way as an undisturbed one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ from prorank.evaluation.rerank import PRIMARY, lists_of
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import public_base
-from prorank.recipe.sections import RankingSection, Recipe
+from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
 from prorank.score_learning.lists import list_items
 from prorank.score_learning.trainer import ScoreTrainer
 from prorank.training import distributed
 from prorank.training.context import RunContext, sampled
-from prorank.training.trainer import RankingTrainer, SlotTrainer
+from prorank.training.trainer import RankingTrainer, SlotTrainer, TrainContext
 from prorank.util.errors import TrainingError
 from prorank.util.files import read_json, write_json
 from prorank.warmup.metrics import diagnosis
@@ -87,17 +87,8 @@ def train_warmup(context: RunContext) -> tuple[str, dict[str, Any]]:
         held_out_pairs(context, reranker.pair_tokenizer, split, section.held_out_pairs)
         for split in (recipe.data.dev, recipe.data.test)
     )
-    trainer = WarmupTrainer(
-        ready_to_train(reranker.backbone, recipe),
-        reranker.pair_tokenizer,
-        section,
-        training_pairs(context, reranker.pair_tokenizer),
-        dev,
-        folder / "training",
-        recipe.seed,
-        context.console,
-        context.log_to,
-    )
+    items = training_pairs(context, reranker.pair_tokenizer)
+    trainer = WarmupTrainer(train_context(context, reranker, section, items, folder), dev)
     start = trainer.metrics(dev)
     trainer.run(resume=True)
     with trainer.whole_weights():
@@ -119,85 +110,110 @@ def train_warmup(context: RunContext) -> tuple[str, dict[str, Any]]:
     return str(folder / "model"), result
 
 
-def train_scores(context: RunContext, model: str) -> str:
-    """Stage 2. Returns the folder of the trained model."""
-    section = context.recipe.score_learning
-    assert section is not None
-
-    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
-        items = list_items(context, reranker.pair_tokenizer)
-        backbone = ready_to_train(reranker.backbone, context.recipe)
-        return ScoreTrainer(reranker.settings.score, backbone, reranker.pair_tokenizer, section, items, *rest)
-
-    return train_ranking(context, model, "score-learning", "Stage 2, score learning", section, trainer)
-
-
-def train_grades(context: RunContext, model: str) -> str:
-    """ERank's first stage. Returns the folder of the trained model."""
-    section = context.recipe.sft
-    assert section is not None
-
-    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
-        items = sft_items(context, reranker.pair_tokenizer)
-        backbone = ready_to_train(reranker.backbone, context.recipe)
-        return SftTrainer(backbone, reranker.pair_tokenizer, section, items, *rest)
-
-    return train_ranking(context, model, "sft", "Supervised grades", section, trainer)
-
-
-def train_listwise(context: RunContext, model: str) -> str:
-    """ERank's second stage. Returns the folder of the trained model."""
-    section = context.recipe.listwise
-    assert section is not None
-
-    def trainer(reranker: Reranker, *rest: Any) -> RankingTrainer:
-        items = listwise_items(context, reranker)  # before dropout and adapters come in: it asks the model for grades
-        backbone = ready_to_train(reranker.backbone, context.recipe, section.lora)
-        return ListwiseTrainer(backbone, reranker.pair_tokenizer, section, items, *rest)
-
-    return train_ranking(context, model, "listwise", f"Listwise reinforcement, {section.reward}", section, trainer)
-
-
-def train_ranking(
+def train_context(
     context: RunContext,
-    model: str,
-    stage: str,
-    title: str,
-    section: RankingSection,
-    trainer_of: Callable[..., RankingTrainer],
-) -> str:
+    reranker: Reranker,
+    section: Any,
+    items: Sequence[Any],
+    folder: Path,
+    dev_metrics: Callable[[], dict[str, float]] | None = None,
+) -> TrainContext:
+    """What a trainer is made from; the model gets its adapters and its training mode."""
+    backbone = ready_to_train(reranker.backbone, context.recipe, getattr(section, "lora", True))
+    return TrainContext(
+        backbone,
+        reranker.pair_tokenizer,
+        section,
+        items,
+        folder / "training",
+        context.recipe.seed,
+        context.console,
+        context.log_to,
+        dev_metrics,
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage whose checkpoint is chosen by dev NDCG@10.
+
+    Args:
+        name: of its folder and its row.
+        section: its field in the recipe.
+        title: printed when training starts; `{0}` is the section.
+        items: training items of a run. The model is as it was before: it may be asked for grades.
+        trainer: made from a `TrainContext` and the reranker that is trained.
+    """
+
+    name: str
+    section: str
+    title: str
+    items: Callable[[RunContext, Reranker], Sequence[Any]]
+    trainer: Callable[[TrainContext, Reranker], RankingTrainer]
+
+
+STAGES = (
+    Stage(
+        "score-learning",
+        "score_learning",
+        "Stage 2, score learning",
+        lambda context, reranker: list_items(context, reranker.pair_tokenizer),
+        lambda context, reranker: ScoreTrainer(context, reranker.settings.score),
+    ),
+    Stage(
+        "sft",
+        "sft",
+        "Supervised grades",
+        lambda context, reranker: sft_items(context, reranker.pair_tokenizer),
+        lambda context, _: SftTrainer(context),
+    ),
+    Stage(
+        "listwise",
+        "listwise",
+        "Listwise reinforcement, {0.reward}",
+        listwise_items,
+        lambda context, _: ListwiseTrainer(context),
+    ),
+)
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The ranking stages that a recipe has, in order."""
+    return [stage for stage in STAGES if getattr(recipe, stage.section) is not None]
+
+
+def train_ranking(context: RunContext, model: str, stage: Stage) -> str:
     """Train a ranking stage, unless it is done; leave model, curves and `done.json` in its folder.
 
     Args:
         context: what the run knows.
         model: folder or name of the model that training starts from.
-        stage: name of the stage's folder.
-        title: printed when training starts.
-        section: of the recipe.
-        trainer_of: (reranker, dev metrics, folder, seed, console, log_to) -> trainer.
+        stage: which.
 
     Returns:
         The folder of the trained model.
     """
-    folder = context.folder / stage
-    if context.study.has(f"{stage}/model") and context.study.has(f"{stage}/done.json"):
+    folder, section = context.folder / stage.name, getattr(context.recipe, stage.section)
+    products = f"{stage.name}/model", f"{stage.name}/done.json"
+    if all(map(context.study.has, products)):
         return str(folder / "model")
-    context.console.print(f"[bold]{title}[/bold]: {section.steps} steps")
+    context.console.print(f"[bold]{stage.title.format(section)}[/bold]: {section.steps} steps")
     transformers.set_seed(context.recipe.seed)
     reranker = load_reranker(context, model, for_training=True)
-    for other in section.average_with:
-        if other != "start":  # one that does not fit is refused before the training, not after it
-            weights_like(context, other, reranker)
+    names = [model if name == "start" else name for name in section.average_with]
+    others = summed_weights(context, names, reranker)  # one that does not fit is refused before the training
     measure = dev_measure(context, reranker, section.dev_queries)
-    trainer = trainer_of(reranker, measure, folder / "training", context.recipe.seed, context.console, context.log_to)
+    items = stage.items(context, reranker)
+    trainer = stage.trainer(
+        train_context(context, reranker, section, items, folder, lambda: measure(reranker)), reranker
+    )
     trainer.run(resume=True)
 
     best = trainer.state.best_metric
     metrics, mean = {"best_dev_ndcg@10": best, "best_step": trainer.best_step()}, None
-    if section.average_with:
-        others = [model if name == "start" else name for name in section.average_with]
-        mean = mean_with(context, model, others, trainer)
-        average = float(dev_measure(context, mean, section.dev_queries)()["dev_ndcg@10"])
+    if names:
+        mean = mean_with(context, model, others, len(names), trainer)
+        average = float(measure(mean)["dev_ndcg@10"])
         context.console.print(
             f"  mean with {', '.join(section.average_with)}: dev NDCG@10 {average:.3f}, best checkpoint {best:.3f}"
         )
@@ -205,12 +221,12 @@ def train_ranking(
         mean = mean if average > best else None
     metrics["unchanged"] = mean is None and trainer.best_step() == 0
     if metrics["unchanged"]:
-        context.console.print(f"  [yellow]{unchanged_sentence([stage])}[/yellow]")
+        context.console.print(f"  [yellow]{unchanged_sentence([stage.name])}[/yellow]")
 
     def write() -> None:
         save_stage(context, mean or whole(context, model, reranker, trainer), folder / "model")
         write_json(folder / "done.json", metrics)
-        context.study.keep(f"{stage}/model", f"{stage}/done.json")
+        context.study.keep(*products)
 
     distributed.run_on_main(write)
     return str(folder / "model")
@@ -226,8 +242,10 @@ def unchanged_sentence(stages: Sequence[str]) -> str:
     return f"{names}: no step beat the start on dev, so its model is the one that it started from" if names else ""
 
 
-def mean_with(context: RunContext, start: str, others: list[str], trainer: SlotTrainer) -> Reranker:
-    """A model with the mean of the weights that training ended with and of other models' weights.
+def mean_with(
+    context: RunContext, start: str, others: dict[str, torch.Tensor], count: int, trainer: SlotTrainer
+) -> Reranker:
+    """A model with the mean of the weights that training ended with and of `count` other models' weights.
 
     With the start it often keeps what that knew of other data without losing what was learned (Wortsman et al. 2022,
     "Robust fine-tuning of zero-shot models", section 3, alpha = 0.5); with other runs from one start it is a uniform
@@ -237,14 +255,19 @@ def mean_with(context: RunContext, start: str, others: list[str], trainer: SlotT
     trainer.load_last(mean.backbone)
     mean.backbone.merge_lora()
     with torch.no_grad():
-        for other in others:
-            part = weights_like(context, other, mean)
-            for name, weights in mean.backbone.named_parameters():
-                weights.add_(part[name])
-        for weights in mean.backbone.parameters():
-            weights.div_(1 + len(others))
+        for name, weights in mean.backbone.named_parameters():
+            weights.add_(others[name].to(weights.device)).div_(1 + count)
     mean.backbone.eval()
     return mean
+
+
+def summed_weights(context: RunContext, models: Sequence[str], like: Reranker) -> dict[str, torch.Tensor]:
+    """Name -> sum of the weights of models whose prompt and shapes must be those of another; kept off the GPU."""
+    total: dict[str, torch.Tensor] = {}
+    for model in models:
+        for name, weights in weights_like(context, model, like).items():
+            total[name] = total[name] + weights.cpu() if name in total else weights.cpu()
+    return total
 
 
 def weights_like(context: RunContext, model: str, like: Reranker) -> dict[str, torch.Tensor]:
@@ -258,12 +281,12 @@ def weights_like(context: RunContext, model: str, like: Reranker) -> dict[str, t
     return weights
 
 
-def dev_measure(context: RunContext, reranker: Reranker, queries: int) -> Any:
-    """A function that gives dev NDCG@10 of the model as it is, the mean over collections and each one's.
+def dev_measure(context: RunContext, like: Reranker, queries: int) -> Callable[[Reranker], dict[str, float]]:
+    """A function that gives dev NDCG@10 of a model as it is, the mean over collections and each one's.
 
     Pairs are as long as they will be when the model is used (`evaluation.max_length`), which may be longer than those
-    it is trained on. Texts are tokenised once, at most `queries` of each collection's queries shared out over the
-    processes.
+    it is trained on. Texts are tokenised once, as `like` does it, at most `queries` of each collection's queries shared
+    out over the processes.
     """
     recipe = context.recipe
     qrels = sampled(context, recipe.data.dev, queries)
@@ -272,12 +295,12 @@ def dev_measure(context: RunContext, reranker: Reranker, queries: int) -> Any:
     shortened = top(lists, depth)
     ids = [(query, document) for query in distributed.shard(list(lists)) for document in shortened[query]]
     texts = context.texts()
-    length = fitting_length(recipe.evaluation.max_length or reranker.settings.max_length, reranker.backbone)
-    tokenizer = replace(reranker.pair_tokenizer, max_length=length)
+    length = fitting_length(recipe.evaluation.max_length or like.settings.max_length, like.backbone)
+    tokenizer = replace(like.pair_tokenizer, max_length=length)
     sequences, _ = tokenizer.encode([(context.collection.queries[q], texts[d]) for q, d in ids])
     groups = query_numbers(ids)
 
-    def measure() -> dict[str, float]:
+    def measure(reranker: Reranker) -> dict[str, float]:
         mine = reranker.score_sequences(sequences, groups=groups)[0].tolist()
         scores = scored_lists(lists, distributed.gather(list(zip(ids, mine))))
         reranked = rerank_run(lists, scores, depth)

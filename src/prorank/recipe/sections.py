@@ -123,6 +123,12 @@ class Optimisation(Section):
     steps: int = Field(100, ge=1)
     evaluate_every: int = Field(25, ge=1, description="steps between held-out evaluations and checkpoints")
     patience: int = Field(0, ge=0, description="evaluations without gain before stopping; 0 never stops")
+    token_budget: int | None = Field(
+        None, ge=1, description="tokens of a forward and backward pass; None: what the free memory holds"
+    )
+    gradient_checkpointing: bool | None = Field(
+        None, description="layers run again in the backward pass; None: where one pair exceeds the budget"
+    )
 
 
 class RankingSection(Optimisation):

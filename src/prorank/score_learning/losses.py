@@ -72,6 +72,19 @@ def listwise_softmax(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return -(target * scores[rows].log_softmax(-1)).sum(-1).mean()
 
 
+def terms_of(loss: str, labels: torch.Tensor) -> int:
+    """How many terms a loss on labels is the mean of: documents, pairs in order, or lists with a positive.
+
+    >>> terms_of("pairwise", torch.tensor([[2, 1, 0], [1, 0, 0]]))
+    5
+    """
+    if loss == "pointwise":
+        return labels.numel()
+    if loss == "listwise":
+        return int((labels.sum(-1) > 0).sum())
+    return int((labels.unsqueeze(-1) > labels.unsqueeze(-2)).sum())
+
+
 def margin_mse(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """((s_0 - s_j) - (t_0 - t_j))^2 over j >= 1, first document of a row against the rest.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset, merge, with_prefixed_ids, without
-from prorank.evaluation.rerank import carved_sentence, sample_queries
+from prorank.evaluation.metrics import Evaluation, evaluate_run
+from prorank.evaluation.rerank import carved_sentence, lists_of, sample_queries
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
 from prorank.first_stage.dense import dense_run
 from prorank.recipe.sections import Recipe
@@ -70,6 +72,12 @@ class RunContext:
     def study(self) -> Study:
         """The run's finished products."""
         return Study(self.folder)
+
+    @cached_property
+    def first_stage_evaluation(self) -> Evaluation:
+        """Metrics of the first stage alone, on the test queries that are measured."""
+        qrels = test_qrels(self)
+        return evaluate_run(lists_of(self.first_stage, qrels), qrels)
 
     def weights(self) -> list[float]:
         """How often each subset's items come."""

@@ -1,6 +1,6 @@
 """What all stages share: a transformers Trainer over a backbone, with safe checkpoints and exact resume.
 
-Subclasses give batches (`collate`), a loss (`loss_on`) and held-out metrics (`held_out`). The order of the data is
+Subclasses say how a step is computed (see `steps`) and give held-out metrics (`held_out`). The order of the data is
 fixed before training starts, so a resumed run sees what the uninterrupted one would have seen. Under a launcher
 (`torchrun` or `accelerate launch`) each process takes its part of every step's items. This module knows nothing of
 rewards, losses or collections.
@@ -12,6 +12,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,15 @@ import torch
 import transformers
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prorank.model.backbone import Backbone
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.recipe.sections import Optimisation
 from prorank.training import distributed
 from prorank.training.checkpoints import COMPLETE, drop_torn, last_checkpoint, step_of
 from prorank.training.progress import RichProgress
 from prorank.training.resume import OPTIMIZER, WEIGHTS, check_checkpoint, part_of_checkpoint
+from prorank.training.steps import Items, StepTrainer, mean_of
 from prorank.util.errors import TrainingError
 
 
@@ -51,63 +51,89 @@ def items_a_process(items: int, processes: int) -> int:
     return items // processes
 
 
-class SlotTrainer(transformers.Trainer):
-    """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out figure.
+@dataclass(frozen=True)
+class TrainContext:
+    """What a stage's training is made from.
 
     Args:
         backbone: the model; what `requires_grad` is trained.
-        settings: steps, learning rate and so on.
-        items: training items in the order of training; `batch_items` of them make a step.
-        batch_items: items a step.
+        tokenizer: pair tokenizer (answer ids, the slot, padding).
+        settings: the recipe's section of the stage.
+        items: training items in the order of training.
         folder: where checkpoints and `log.json` go.
         seed: seed of everything random.
-        best_by: held-out figure whose best checkpoint is kept (greater is better).
-        title: text of the progress bar.
         console: where to print.
         log_to: where else the log goes: `tensorboard`, `wandb`.
-        keep_start: `reference` will be asked for.
+        dev_metrics: of the model as it is, `dev_ndcg@10` among them; only the stages that rank need it.
     """
 
+    backbone: Backbone
+    tokenizer: PairTokenizer
+    settings: Any
+    items: Sequence[Any]
+    folder: Path
+    seed: int
+    console: Console
+    log_to: Sequence[str] = ()
+    dev_metrics: Callable[[], dict[str, float]] | None = None
+
+
+class SlotTrainer(StepTrainer):
+    """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out figure.
+
+    Args:
+        context: model, settings, items and places.
+    """
+
+    title: str  # of the progress bar
+    items_setting: str  # field of the settings that holds the items of a step
+    best_by: str  # held-out figure whose best checkpoint is kept (greater is better)
     start_competes = False  # whether the starting model is the first of the checkpoints to choose from
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        settings: Optimisation,
-        items: Sequence[Any],
-        batch_items: int,
-        folder: Path,
-        seed: int,
-        best_by: str,
-        title: str,
-        console: Console,
-        log_to: Sequence[str] = (),
-        keep_start: bool = False,
-    ) -> None:
-        self.frozen = copy.deepcopy(backbone).eval() if keep_start and not backbone.has_lora else None
-        if not any(p.requires_grad for p in backbone.parameters()):
+    def __init__(self, context: TrainContext) -> None:
+        self.context, self.backbone, self.console = context, context.backbone, context.console
+        self.pair_tokenizer, self.settings = context.tokenizer, context.settings
+        keeps_start = getattr(context.settings, "kl", 0) > 0 and not self.backbone.has_lora
+        self.frozen = copy.deepcopy(self.backbone).eval() if keeps_start else None
+        if not any(p.requires_grad for p in self.backbone.parameters()):
             raise TrainingError("no parameter of the model is trained", hint="train adapters (backbone.lora) or all")
-        on_cpu = backbone.device.type == "cpu"
         # written by TensorBoard's callback, which takes its folder from the environment
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
-        arguments = transformers.TrainingArguments(
-            output_dir=str(folder),
-            run_name=f"{folder.parent.parent.name}/{title}",
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(context.folder / "tensorboard")
+        callbacks: list[Any] = [RichProgress(self.title, self.console, context.folder / "log.json")]
+        if context.settings.patience:
+            callbacks.append(transformers.EarlyStoppingCallback(context.settings.patience))
+        super().__init__(
+            model=self.backbone,
+            args=self._arguments(context),
+            train_dataset=context.items,
+            eval_dataset=[],
+            data_collator=lambda items: {"items": Items(items)},
+            callbacks=callbacks,
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self.notes, self.token_budget = {}, context.settings.token_budget
+
+    def _arguments(self, context: TrainContext) -> transformers.TrainingArguments:
+        """The recipe's settings in the Trainer's words."""
+        settings, on_cpu = context.settings, self.backbone.device.type == "cpu"
+        return transformers.TrainingArguments(
+            output_dir=str(context.folder),
+            run_name=f"{context.folder.parent.parent.name}/{self.title}",
             max_steps=settings.steps,
-            per_device_train_batch_size=items_a_process(batch_items, distributed.count()),
+            per_device_train_batch_size=items_a_process(getattr(settings, self.items_setting), distributed.count()),
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             warmup_steps=int(settings.lr_warmup_ratio * settings.steps),
             lr_scheduler_type="linear",
-            seed=seed,
+            seed=context.seed,
             eval_strategy="steps",
             eval_steps=settings.evaluate_every,
             save_strategy="steps",
             save_steps=settings.evaluate_every,
             save_total_limit=2,
             load_best_model_at_end=True,
-            metric_for_best_model=best_by,
+            metric_for_best_model=self.best_by,
             greater_is_better=True,
             logging_steps=max(1, min(10, settings.evaluate_every)),
             train_sampling_strategy="sequential",
@@ -115,24 +141,10 @@ class SlotTrainer(transformers.Trainer):
             use_cpu=on_cpu,
             ddp_backend="gloo" if on_cpu and distributed.count() > 1 else None,
             ddp_find_unused_parameters=False,
-            dataloader_pin_memory=not on_cpu,
+            dataloader_pin_memory=False,  # items are token ids; tensors are made on the device
             disable_tqdm=True,
-            report_to=list(log_to) or "none",
+            report_to=list(context.log_to) or "none",
         )
-        callbacks: list[Any] = [RichProgress(title, console, folder / "log.json")]
-        if settings.patience:
-            callbacks.append(transformers.EarlyStoppingCallback(settings.patience))
-        super().__init__(
-            model=backbone,
-            args=arguments,
-            train_dataset=items,
-            eval_dataset=[],
-            data_collator=self.collate,
-            callbacks=callbacks,
-        )
-        self.remove_callback(transformers.PrinterCallback)
-        self.backbone, self.console = backbone, console
-        self.notes: dict[str, list[torch.Tensor]] = {}
 
     @contextmanager
     def reference(self) -> Iterator[Backbone]:
@@ -147,14 +159,6 @@ class SlotTrainer(transformers.Trainer):
                 yield self.backbone
             self.backbone.train(training)
 
-    def collate(self, items: list[Any]) -> dict[str, Any]:
-        """A step's items as one batch."""
-        raise NotImplementedError
-
-    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Loss of one batch; `model` is the backbone, perhaps wrapped for several processes."""
-        raise NotImplementedError
-
     def held_out(self) -> dict[str, float]:
         """Metrics on held-out data."""
         raise NotImplementedError
@@ -168,20 +172,10 @@ class SlotTrainer(transformers.Trainer):
     def check_notes(self, means: dict[str, float]) -> None:
         """Look at the notes' means whenever they are logged."""
 
-    def averaged(self, value: torch.Tensor) -> torch.Tensor:
-        """Mean of a detached value over the processes."""
-        mean: torch.Tensor = self.accelerator.reduce(value.detach(), "mean")
-        return mean
-
-    def note(self, **values: torch.Tensor | float) -> None:
-        """Remember metrics of this step; their means since the last log line are logged with the loss."""
-        for name, value in values.items():
-            self.notes.setdefault(name, []).append(torch.as_tensor(value, device=self.backbone.device).detach().float())
-
     def log(self, logs: dict[str, float], *arguments: Any, **others: Any) -> None:
         """Add the means of the notes, over steps and processes, to a line about training."""
         if "loss" in logs and self.notes:
-            means = torch.stack([torch.stack(values).mean() for values in self.notes.values()])
+            means = torch.stack([mean_of(values) for values in self.notes.values()])
             found = dict(zip(self.notes, self.averaged(means.to(self.backbone.device)).tolist()))
             self.check_notes(found)
             logs = {**logs, **found}
@@ -198,20 +192,6 @@ class SlotTrainer(transformers.Trainer):
         finally:
             for module in self.sharded():
                 module.reshard()
-
-    def sharded(self) -> list[FSDPModule]:
-        """The parts of the model whose weights are shared out over the processes."""
-        return [module for module in self.backbone.modules() if isinstance(module, FSDPModule)]
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        """The subclass's loss, refused when it is not finite."""
-        loss = self.loss_on(model, inputs)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}",
-                hint="lower the learning rate, or resume from the last checkpoint with precision fp32",
-            )
-        return (loss, {}) if return_outputs else loss
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Held-out metrics, logged under `eval_`."""
@@ -313,41 +293,11 @@ class SlotTrainer(transformers.Trainer):
 
 
 class RankingTrainer(SlotTrainer):
-    """A `SlotTrainer` that keeps the checkpoint with the highest dev NDCG@10; it never ends below its start.
+    """A `SlotTrainer` that keeps the checkpoint with the highest dev NDCG@10; it never ends below its start."""
 
-    Args:
-        backbone: the model.
-        tokenizer: pair tokenizer (answer ids, padding).
-        settings: the recipe's section of the stage.
-        items: training items in order of training.
-        dev_metrics: of the model as it is; `dev_ndcg@10` among them.
-        folder, seed, console, log_to: see `SlotTrainer`.
-        batch_items, title, keep_start: see `SlotTrainer`; each stage gives its own.
-    """
-
-    start_competes = True
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        tokenizer: PairTokenizer,
-        settings: Optimisation,
-        items: Sequence[Any],
-        dev_metrics: Callable[[], dict[str, float]],
-        folder: Path,
-        seed: int,
-        console: Console,
-        log_to: Sequence[str] = (),
-        *,
-        batch_items: int,
-        title: str,
-        keep_start: bool = False,
-    ) -> None:
-        self.pair_tokenizer, self.dev_metrics = tokenizer, dev_metrics
-        super().__init__(
-            backbone, settings, items, batch_items, folder, seed, "dev_ndcg@10", title, console, log_to, keep_start
-        )
+    best_by, start_competes = "dev_ndcg@10", True
 
     def held_out(self) -> dict[str, float]:
         """Dev NDCG@10 of reranked first-stage lists."""
-        return self.dev_metrics()
+        assert self.context.dev_metrics is not None, "a stage that ranks is chosen by dev metrics"
+        return self.context.dev_metrics()

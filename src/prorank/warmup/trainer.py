@@ -13,23 +13,28 @@ What it does not know: multi-token answers (see `completions`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 
 from prorank.engine.scorer import slot_logits
-from prorank.model.backbone import Backbone
-from prorank.prompts.tokenization import PairTokenizer
-from prorank.recipe.sections import WarmupSection
 from prorank.training import distributed
 from prorank.training.checkpoints import last_checkpoint
+from prorank.training.parts import Outputs, without_gradient
+from prorank.training.reading import read_slots
 from prorank.training.resume import part_of_checkpoint
-from prorank.training.trainer import SlotTrainer
+from prorank.training.trainer import SlotTrainer, TrainContext
 from prorank.util.errors import TrainingError
 from prorank.warmup import grpo, rewards
-from prorank.warmup.answer_distribution import AnswerDistribution, answer_distribution, end_of_turn, verdict_log_probs
+from prorank.warmup.answer_distribution import (
+    after_verdicts,
+    answer_distribution,
+    distinct,
+    drawn_log_probs,
+    end_of_turn,
+)
 from prorank.warmup.metrics import PairOutcome, VerdictMetrics, diagnosis, pair_outcomes, verdict_metrics
 from prorank.warmup.pairs import PairItem
 from prorank.warmup.rollouts import Rollout, Rollouts, batch_of_step
@@ -59,54 +64,88 @@ class WarmupTrainer(SlotTrainer):
     """Prompt warmup over balanced pairs.
 
     Args:
-        backbone: the model.
-        tokenizer: pair tokenizer (answer ids, padding).
-        settings: the recipe's `warmup` section.
-        items: training pairs, relevant and not in turn: `settings.batches` batches of `settings.pairs_per_step`.
+        context: its items are relevant and not in turn, `settings.batches` batches of `settings.pairs_per_step`.
         held_out: pairs for the held-out metrics.
-        folder, seed, console, log_to: see `SlotTrainer`.
         relevance_reward: (B, N) verdicts and (B, 1) right answers -> (B, N) rewards. Another one than the paper's 0/1
             is for experiments; the format reward and the guards stay.
     """
 
+    title, items_setting, best_by = "warmup", "pairs_per_step", "balanced_accuracy"
+
     def __init__(
         self,
-        backbone: Backbone,
-        tokenizer: PairTokenizer,
-        settings: WarmupSection,
-        items: Sequence[PairItem],
+        context: TrainContext,
         held_out: Sequence[PairItem],
-        folder: Path,
-        seed: int,
-        console: Console,
-        log_to: Sequence[str] = (),
         relevance_reward: RelevanceReward = rewards.relevance_reward,
     ) -> None:
-        self.pair_tokenizer, self.settings, self.held_out_items = tokenizer, settings, held_out
-        self.relevance_reward = relevance_reward
+        backbone, tokenizer, settings, items = context.backbone, context.tokenizer, context.settings, context.items
+        self.held_out_items, self.relevance_reward = held_out, relevance_reward
         self.answer_ids = torch.tensor(tokenizer.answer_ids, device=backbone.device)
         self.end_id = end_of_turn(backbone, tokenizer) if settings.end_of_turn else None
         self.rollouts = Rollouts(settings)
         size = settings.pairs_per_step
         batches = [batch_of_step(step, settings) for step in range(settings.steps)]
-        super().__init__(
-            backbone,
-            settings,
-            [item for batch in batches for item in items[batch * size : (batch + 1) * size]],
-            size,
-            folder,
-            seed,
-            best_by="balanced_accuracy",
-            title="warmup",
-            console=console,
-            log_to=log_to,
-            keep_start=settings.kl > 0,
-        )
+        order = [item for batch in batches for item in items[batch * size : (batch + 1) * size]]
+        super().__init__(replace(context, items=order))
 
-    def collate(self, items: list[PairItem]) -> dict[str, Any]:
-        """Padded batch with the labels."""
-        batch = self.pair_tokenizer.collate([item.input_ids for item in items])
-        return {**batch.tensors(), "label": torch.tensor([item.label for item in items])}
+    def collate(self, items: Sequence[PairItem]) -> dict[str, Any]:
+        """Pairs with their right answers."""
+        label = torch.tensor([item.label for item in items], device=self.answer_ids.device)
+        return {"sequences": [item.input_ids for item in items], "label": label}
+
+    @property
+    def draws(self) -> bool:
+        """Whether verdicts are drawn; otherwise the expectation over them is exact."""
+        return self.settings.num_generations != "exact" and self.settings.experimental.policy_weight > 0
+
+    def separable(self) -> bool:
+        """A weight that fades with the batch's format rate, or follows its verdicts' balance, needs the whole step."""
+        switches = self.settings.experimental
+        measured = switches.fade_format or switches.balance_verdicts
+        return not self.draws and not (switches.policy_weight > 0 and measured)
+
+    def added_tokens(self, inputs: dict[str, Any]) -> int:
+        """The branches behind a prompt."""
+        if self.end_id is None:
+            return 0
+        return max(len(self.answer_ids), int(self.settings.num_generations) if self.draws else 0)
+
+    def prepare(self, model: Any, inputs: dict[str, Any], parts: Sequence[slice]) -> None:
+        """First tokens of the verdicts, drawn now or kept from before; and the parts, for the reference."""
+        inputs["parts"] = parts
+        if not self.draws:
+            return
+        rollout = self.rollouts.get(self.state.global_step)
+        if rollout is not None:
+            inputs["first"] = rollout.tokens[..., 0]
+        elif self.end_id is not None:
+            logits = without_gradient(lambda part: {"logits": self._slots(model, inputs, part)}, parts)["logits"]
+            inputs["first"] = self._first_tokens(logits)
+
+    def _first_tokens(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, G) tokens drawn from logits (B, V)."""
+        return torch.multinomial(logits.detach().softmax(-1), int(self.settings.num_generations), replacement=True)
+
+    def _slots(self, model: Any, inputs: dict[str, Any], part: slice) -> torch.Tensor:
+        return read_slots(model, self.pair_tokenizer, inputs["sequences"][part])
+
+    def read(self, model: Any, inputs: dict[str, Any], part: slice) -> Outputs:
+        """The answers' distribution, and that around drawn verdicts."""
+        outputs: Outputs = {}
+        if self.supervised_weight() or not self.draws:
+            seen = answer_distribution(model, self.pair_tokenizer, inputs["sequences"][part], self.end_id)
+            outputs["logits"] = seen.logits
+            if seen.ending is not None:
+                outputs["ending"] = seen.ending
+        if self.draws:
+            outputs |= self._read_drawn(model, inputs, part)
+        return outputs
+
+    def _read_drawn(self, model: Any, inputs: dict[str, Any], part: slice) -> Outputs:
+        if self.end_id is None:
+            return {"drawn": self._slots(model, inputs, part)}
+        verdicts = distinct(inputs["first"][part])
+        return dict(zip(("drawn", "after"), after_verdicts(model, inputs["sequences"][part], verdicts)))
 
     def supervised_weight(self) -> float:
         """Weight of the supervised term: linear from its start to 0 over the first part of the run, or constant."""
@@ -116,76 +155,78 @@ class WarmupTrainer(SlotTrainer):
         progress = self.state.global_step / (settings.experimental.supervised_share * settings.steps)
         return settings.experimental.supervised_weight * max(0.0, 1.0 - progress)
 
-    def loss_on(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def loss(self, outputs: Outputs, inputs: dict[str, Any], whole: dict[str, Any]) -> torch.Tensor:
         """GRPO loss (exact or drawn), entropy bonus and supervised term, as the recipe weighs them."""
-        settings, supervised = self.settings, self.supervised_weight()
-        drawn = settings.num_generations != "exact" and settings.experimental.policy_weight > 0
-        seen = answer_distribution(model, inputs, self.answer_ids, self.end_id) if supervised or not drawn else None
-        loss = torch.zeros((), device=self.answer_ids.device)
-        if drawn:
-            logits, loss = self._drawn_loss(model, inputs)
-        else:
-            assert seen is not None
-            logits = seen.logits
-            if settings.experimental.policy_weight > 0:
-                loss = self._exact_loss(seen, inputs)
-        entropy = grpo.entropy(logits[:, self.answer_ids].log_softmax(-1)).mean()
-        outcomes = grpo.answer_outcomes(logits.detach(), self.answer_ids)
-        share = self._verdict_share(logits.detach())
-        self.note(entropy=entropy, answer_mass=1.0 - outcomes[:, -1].exp().mean(), verdict_balance=share[-1])
+        settings, supervised, label = self.settings, self.supervised_weight(), inputs["label"]
+        logits = outputs["drawn" if self.draws else "logits"]
+        answers = logits[:, self.answer_ids].log_softmax(-1)  # (B, K)
+        outcomes = grpo.answer_outcomes(logits, self.answer_ids)  # (B, K + 1)
+        share = answers.detach().exp().mean(0)
+        if settings.experimental.balance_verdicts and settings.experimental.policy_weight > 0:
+            share = self.averaged(share)
+        entropy = grpo.entropy(answers).mean()
+        mass = 1.0 - outcomes.detach()[:, -1].exp().mean()
+        self.note(entropy=entropy, answer_mass=mass, verdict_balance=share[-1])
+        loss = torch.zeros((), device=logits.device)
+        if self.draws:
+            loss = self._drawn_loss(outputs, inputs, share)
+        elif settings.experimental.policy_weight > 0:
+            loss = self._exact_loss(outputs, inputs, outcomes, share, mass)
         loss = settings.experimental.policy_weight * loss - settings.entropy_bonus * entropy
         if supervised:
-            assert seen is not None
-            term = self.supervised_loss(seen, inputs["label"])
+            term = self.supervised_loss(outputs, label)
             self.note(supervised_loss=term, supervised_weight=supervised)
             loss = loss + supervised * term
-        return loss
+        return loss * (len(label) / len(whole["label"]))
 
-    def supervised_loss(self, seen: AnswerDistribution, label: torch.Tensor) -> torch.Tensor:
+    def supervised_loss(self, outputs: Outputs, label: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy of the right answer, and of the end of the turn after it."""
         rows = torch.arange(len(label), device=label.device)
-        log_prob = seen.logits.log_softmax(-1)[rows, self.answer_ids[label]]
-        if seen.ending is not None:
-            log_prob = log_prob + seen.ending[rows, label, 0]
+        log_prob = outputs["logits"].log_softmax(-1)[rows, self.answer_ids[label]]
+        if "ending" in outputs:
+            log_prob = log_prob + outputs["ending"][rows, label, 0]
         return -log_prob.mean()
 
-    def _exact_loss(self, seen: AnswerDistribution, inputs: dict[str, Any]) -> torch.Tensor:
+    def _exact_loss(
+        self,
+        outputs: Outputs,
+        inputs: dict[str, Any],
+        outcomes: torch.Tensor,
+        share: torch.Tensor,
+        mass: torch.Tensor,
+    ) -> torch.Tensor:
         """Loss of the exact expectation over all outcomes.
 
         Whether the turn ends after an answer is a decision of its own, with its own advantages: in one group with the
         verdict its reward would be met too rarely to be found (docs/log.md).
         """
         settings, count = self.settings, len(self.answer_ids)
-        outcomes = grpo.answer_outcomes(seen.logits, self.answer_ids)  # (B, K + 1)
         p = outcomes.detach().exp()
         verdict = torch.arange(count + 1, device=p.device)
         verdict = torch.where(verdict < count, verdict, -1).expand_as(p)
-        met = self.averaged(1.0 - p[:, -1].mean())
-        reward = self.reward(verdict, None, inputs["label"], self._verdict_share(seen.logits.detach()), met)
+        met = self.averaged(mass) if settings.experimental.fade_format else mass
+        reward = self.reward(verdict, None, inputs["label"], share, met)
         loss = torch.zeros((), device=p.device)
         for weight, part in reward.terms(settings.separate_rewards):
             loss = loss + weight * grpo.exact_loss(outcomes, part, scale=settings.scale_advantages)
         self.note(
             reward_format=(p * reward.format).sum(-1).mean(), reward_relevance=(p * reward.relevance).sum(-1).mean()
         )
-        if seen.ending is not None:
-            ended = seen.ending.flatten(0, 1)  # (B * K, 2)
+        ending = outputs.get("ending")
+        if ending is not None:
+            ended = ending.flatten(0, 1)  # (B * K, 2)
             wanted = ended.new_tensor([settings.format_weight, 0.0]).expand_as(ended)
             loss = loss + grpo.exact_loss(ended, wanted, scale=settings.scale_advantages)
             self.note(end_mass=ended[:, 0].exp().mean())
         if settings.kl:
             with self.reference() as start:
-                before = answer_distribution(start, inputs, self.answer_ids, self.end_id)
-            kl = grpo.exact_kl(seen.logits.log_softmax(-1), before.logits.log_softmax(-1))  # (B,)
-            if seen.ending is not None and before.ending is not None:  # chain rule over the second decision
-                kl = kl + (outcomes[:, :-1].exp() * grpo.exact_kl(seen.ending, before.ending)).sum(-1)
+                before = without_gradient(lambda part: self.read(start, inputs, part), inputs["parts"])
+            kl = grpo.exact_kl(outputs["logits"].log_softmax(-1), before["logits"].log_softmax(-1))  # (B,)
+            if ending is not None:  # chain rule over the second decision
+                kl = kl + (outcomes[:, :-1].exp() * grpo.exact_kl(ending, before["ending"])).sum(-1)
             self.note(kl=kl.mean())
             loss = loss + settings.kl * kl.mean()
         return loss
-
-    def _verdict_share(self, logits: torch.Tensor) -> torch.Tensor:
-        """(K,) each answer's part of the batch's answers, over all processes."""
-        return self.averaged(logits[:, self.answer_ids].softmax(-1).mean(0))
 
     def reward(
         self,
@@ -236,17 +277,18 @@ class WarmupTrainer(SlotTrainer):
             )
         return found
 
-    def _drawn_loss(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, V) at the slot and GRPO loss over G drawn verdicts a prompt, drawn now or kept from before."""
+    def _drawn_loss(self, outputs: Outputs, inputs: dict[str, Any], share: torch.Tensor) -> torch.Tensor:
+        """GRPO loss over G drawn verdicts a prompt, drawn now or kept from before."""
         settings, step = self.settings, self.state.global_step
-        rollout = self.rollouts.get(step)
-        count, known = int(settings.num_generations), None if rollout is None else rollout.tokens
-        logits, tokens, log_prob = verdict_log_probs(model, inputs, count, self.end_id, known)
+        rollout, after = self.rollouts.get(step), outputs.get("after")
+        first = inputs["first"] if "first" in inputs else self._first_tokens(outputs["drawn"])
+        known = None if rollout is None else rollout.tokens
+        tokens, log_prob = drawn_log_probs(outputs["drawn"], after, first, known)
         log_prob = log_prob.flatten(0, 1)  # (B * G, L)
         verdict = rewards.verdicts(tokens[..., 0], self.answer_ids)
         ended = tokens[..., 1] == self.end_id if self.end_id is not None else None
         met = self.averaged((verdict >= 0 if ended is None else (verdict >= 0) & ended).float().mean())
-        reward = self.reward(verdict, ended, inputs["label"], self._verdict_share(logits.detach()), met)
+        reward = self.reward(verdict, ended, inputs["label"], share, met)
         ((_, total),) = reward.terms(separate=False)
         if rollout is None:
             scaled = [
@@ -258,7 +300,8 @@ class WarmupTrainer(SlotTrainer):
         reference = None
         if settings.kl:
             with self.reference() as start:
-                reference = verdict_log_probs(start, inputs, count, self.end_id, tokens)[2].flatten(0, 1)
+                before = without_gradient(lambda part: self._read_drawn(start, inputs, part), inputs["parts"])
+            reference = drawn_log_probs(before["drawn"], before.get("after"), first, tokens)[1].flatten(0, 1)
         loss = grpo.policy_loss(
             log_prob,
             rollout.log_prob,
@@ -276,7 +319,7 @@ class WarmupTrainer(SlotTrainer):
             staleness=float(step - rollout.step),
             **({"kl": loss.kl} if settings.kl else {}),
         )
-        return logits, loss.loss
+        return loss.loss
 
     def outcomes(self, items: Sequence[PairItem]) -> list[PairOutcome]:
         """What the model as it is does with pairs; shared out over the processes."""
