@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
+from safetensors.torch import load_file
 
 from prorank import Reranker
 from prorank.model.device import fast_bf16, resolve_precision
@@ -109,6 +110,38 @@ def test_lora_leaves_the_start_reachable_and_merges_on_saving(qwen_folder, tmp_p
     assert not merged.has_lora
     torch.testing.assert_close(merged(ids, mask, slot), changed, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(backbone(ids, mask, slot), changed)  # saving left the adapters alone
+
+
+@pytest.mark.parametrize("folder", ["qwen_folder", "bert_folder"])
+def test_what_lora_freezes_is_kept_as_it_is_computed(folder, request, tmp_path, monkeypatch):
+    from prorank.model import backbone as module
+
+    ids = torch.randint(5, 30, (2, 8))
+    found = []
+    for kept in (True, False):
+        backbone = load_backbone(request.getfixturevalue(folder), precision="bf16", for_training=True)
+        with monkeypatch.context() as patch:
+            if kept:
+                patch.setattr(module, "cast_frozen", lambda *_: None)
+            torch.manual_seed(2)
+            backbone.add_lora(rank=4, alpha=8)
+        with torch.no_grad():
+            for name, parameter in backbone.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.3)
+        logits = backbone(ids, torch.ones_like(ids), torch.tensor([7, 7]))
+        logits.log_softmax(-1)[:, 3].sum().backward()
+        adapters = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+        assert {p.dtype for p in adapters.values()} == {torch.float32}
+        found.append([logits, *(p.grad for p in adapters.values())])
+        narrow = [p for p in backbone.parameters() if p.dtype == torch.bfloat16]
+        assert bool(narrow) != kept and not any(p.requires_grad for p in narrow)
+    for one, other in zip(*found):
+        assert torch.equal(one, other)  # products were bf16 before as well
+    backbone.save(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert any(p.dtype == torch.bfloat16 for p in backbone.parameters())  # saving left the model alone
 
 
 def test_precision_is_never_half_by_accident(qwen_folder):

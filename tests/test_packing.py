@@ -5,8 +5,9 @@ import transformers
 from conftest import SIZE
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from prorank.model.attention import _attention, packed_attention
+from prorank.model.attention import WrittenOut, _attention, packed_attention
 from prorank.model.backbone import Backbone
 from prorank.model.last_layer import layers_of
 from prorank.model.packing import MIN_SHARED, Pack, one_pack, plan_packs, shared_length
@@ -170,7 +171,7 @@ def test_the_probe_finds_a_wrong_attention(monkeypatch):
         wrong = Pack(pack.input_ids, pack.position_ids, spans, pack.slots, pack.sequences, pack.causal)
         return packed_attention(module, query, key, value, attention_mask, pack=wrong, **rest)
 
-    monkeypatch.setattr(attention, "packed_attention", forgets_the_prefix)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, attention.ATTENTION, forgets_the_prefix)
     assert not backbone_of("qwen2").supports_packing
 
 
@@ -268,3 +269,17 @@ def test_written_out_attention_equals_torchs_in_values_and_gradients(heads, kind
         found.append([out.float(), *(s.grad.float() for s in states)])
     for exact, written in zip(*found):
         torch.testing.assert_close(written, exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_gradient_of_written_out_attention_is_the_formulas(heads, masked):
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, h, n, 3, dtype=torch.float64, requires_grad=True) for h, n in ((4, 3), (heads, 5), (heads, 5))
+    )
+    mask = torch.ones(3, 5, dtype=torch.bool).tril(2) if masked else None
+    assert torch.autograd.gradcheck(lambda *states: WrittenOut.apply(*states, mask, 0.4), (query, key, value))
+    out = WrittenOut.apply(query, key, value, mask, 0.4)
+    kept = list(out.grad_fn.saved_tensors)
+    assert [t.shape[-1] for t in kept] == [3, 3, 3]  # no weights among them

@@ -141,6 +141,55 @@ def bench_warmup(
     out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
 
 
+@bench.command("training")
+def bench_training(
+    model: Annotated[str, typer.Argument(help="Folder or name of a model.")],
+    stage: Annotated[Literal["warmup", "score-learning", "sft"], typer.Option(help="Whose loss.")] = "warmup",
+    pairs: Annotated[int, typer.Option(help="Pairs of a step; score learning makes lists of 8.", min=8)] = 16,
+    length: Annotated[int, typer.Option(help="Tokens of a pair.", min=16)] = 256,
+    budgets: Annotated[str, typer.Option(help="Tokens of a pass, with commas between.")] = "512,1024",
+    lora: Annotated[str, typer.Option(help="Ranks with commas between; 0 trains every weight.")] = "0,32",
+    recompute: Annotated[bool, typer.Option(help="Measure gradient checkpointing as well.")] = False,
+    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
+    device: Annotated[str, typer.Option(help="Where.")] = "auto",
+    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the layers.")] = "auto",
+    output: Output = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Measure memory and time of a training step at each budget of tokens, beside one pass."""
+    from prorank.bench.training import GIGABYTE, run_training_bench
+    from prorank.util.files import refuse_file_overwrite
+
+    if output is not None:
+        refuse_file_overwrite(output, force)
+    if stage == "score-learning" and pairs % 8:
+        raise typer.BadParameter("score learning needs a multiple of 8", param_hint="--pairs")
+    results = run_training_bench(
+        model,
+        stage=stage,
+        pairs=pairs,
+        length=length,
+        budgets=numbers(budgets),
+        lora=numbers(lora),
+        recompute=recompute,
+        steps=steps,
+        device=device,
+        precision=precision,
+        console=err,
+    )
+    if finish(results, output, as_json):
+        return
+    for row in results["rows"]:
+        held = "?" if row["extra_bytes"] is None else f"{row['extra_bytes'] / GIGABYTE:.2f}"
+        kind = "all weights" if not row["lora"] else f"LoRA {row['lora']}"
+        again = ", layers twice" if row["recompute"] else ""
+        out.print(
+            f"{kind}, budget {row['budget'] or 'none'}{again}: {held} GB beyond the weights, {row['time_ratio']:.2f} x "
+            "the time of one pass"
+        )
+
+
 @bench.command("guards")
 def bench_guards(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, a YAML file, or `toy`.")],

@@ -22,7 +22,7 @@ from prorank.model.packing import Pack
 logger = logging.getLogger(__name__)
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 QUERY_BLOCK = 512  # queries that share a mask
-WRITTEN_OUT = 256  # tokens of a span whose attention may be kept whole for the gradient
+WRITTEN_OUT = 256  # tokens of a span whose attention weights may exist whole
 VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
 
 
@@ -130,15 +130,55 @@ def _attention(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-    group = query.shape[1] // key.shape[1]
-    if group > 1:
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    logits = (query * (scaling or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (1, H, T, S)
     if causal:
         mask = _mask(tokens, 0, True, None, query.device)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    return logits.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    found: torch.Tensor = WrittenOut.apply(query, key, value, mask, scaling or query.shape[-1] ** -0.5)
+    return found
+
+
+class WrittenOut(torch.autograd.Function):
+    """softmax(q k' scale) v for (1, H, T, D) with its gradient; the weights (T x S) are computed again, not kept."""
+
+    @staticmethod
+    def weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+        """(1, Hkv, group, T, S) attention weights of grouped queries, at least in float32."""
+        logits = (query * scale) @ key.transpose(-1, -2)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+    @staticmethod
+    def grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(1, Hkv, group, T, D) queries beside (1, Hkv, 1, S, D) keys and values."""
+        return query.unflatten(1, (key.shape[1], -1)), key.unsqueeze(2), value.unsqueeze(2)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """(1, Hq, T, D)."""
+        ctx.save_for_backward(query, key, value)
+        ctx.mask, ctx.scale = mask, scale
+        q, k, v = WrittenOut.grouped(query, key, value)
+        return (WrittenOut.weights(q, k, mask, scale).to(v.dtype) @ v).flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of queries, keys and values."""
+        q, k, v = WrittenOut.grouped(*ctx.saved_tensors)
+        (gradient,) = (one.unflatten(1, (k.shape[1], -1)) for one in gradients)
+        weights = WrittenOut.weights(q, k, ctx.mask, ctx.scale)
+        of_weights = (gradient @ v.transpose(-1, -2)).to(weights.dtype)
+        of_logits = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
+        of_logits = (of_logits * ctx.scale).to(q.dtype)
+        of_keys = (of_logits.transpose(-1, -2) @ q).sum(2)
+        of_values = (weights.to(gradient.dtype).transpose(-1, -2) @ gradient).sum(2)
+        return (of_logits @ k).flatten(1, 2), of_keys, of_values, None, None
 
 
 @cache

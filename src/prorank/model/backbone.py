@@ -319,6 +319,8 @@ class Backbone(nn.Module):
     def add_lora(self, rank: int, alpha: int, dropout: float = 0.0) -> None:
         """Attach LoRA adapters to all linear layers and freeze the rest (peft).
 
+        What is frozen in the layers is kept as it is computed: in bf16 where the products are bf16.
+
         Raises:
             MissingExtraError: peft is not installed.
         """
@@ -327,11 +329,12 @@ class Backbone(nn.Module):
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none"
         )
         self.model = peft.get_peft_model(self.model, settings)
+        cast_frozen(self.model, self.compute_dtype)
 
     def merge_lora(self) -> None:
-        """Add what the adapters learned to the weights, and take the adapters off."""
+        """Add what the adapters learned to the weights, in float32, and take the adapters off."""
         if self.has_lora:
-            self.model = self.model.merge_and_unload()
+            self.model = merged(self.model)
 
     def without_lora(self) -> AbstractContextManager[Any]:
         """The starting model, for as long as the context is open (LoRA only)."""
@@ -342,7 +345,7 @@ class Backbone(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write weights (LoRA merged, safetensors) and tokenizer. The model in memory stays as it is."""
         with self.lock:
-            core = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
+            core = merged(copy.deepcopy(self.model)) if self.has_lora else self.model
             core.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         spell_out_rope(Path(folder) / "config.json")
@@ -363,6 +366,20 @@ def spell_out_rope(file: Path) -> None:
     theta = (config.get("rope_parameters") or {}).get("rope_theta")
     if theta is not None and "rope_theta" not in config:
         write_json(file, config | {"rope_theta": theta})
+
+
+def cast_frozen(model: Any, dtype: torch.dtype) -> None:
+    """Give the layers' matrices that LoRA adapters stand beside this type; the adapters stay as they are."""
+    for layer in layers_of(model.get_base_model().base_model):
+        for module in layer.modules():
+            if hasattr(module, "lora_A"):
+                module.base_layer.weight.data = module.base_layer.weight.data.to(dtype)
+
+
+def merged(model: Any) -> Any:
+    """The Hugging Face model with its LoRA adapters added to the weights, in float32."""
+    cast_frozen(model, torch.float32)
+    return model.merge_and_unload()
 
 
 def unwrapped(model: Any) -> Backbone:

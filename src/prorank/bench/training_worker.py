@@ -1,0 +1,101 @@
+"""One point of the training benchmark, alone in a process: `python -m prorank.bench.training_worker SPEC RESULT`.
+
+Pairs of random tokens; a step is a whole one: the trainer's own gradient, clipping, AdamW.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from prorank.bench.worker import Memory
+from prorank.erank.sft import SftItem, SftTrainer
+from prorank.recipe.sections import Optimisation, ScoreLearningSection, SftSection, WarmupSection
+from prorank.reranker import Reranker
+from prorank.score_learning.trainer import ScoreTrainer
+from prorank.training.lists import ListItem
+from prorank.training.memory import shape_of
+from prorank.training.steps import Items
+from prorank.training.trainer import SlotTrainer, TrainContext
+from prorank.warmup.pairs import PairItem
+from prorank.warmup.trainer import WarmupTrainer
+
+LIST = 8  # documents of a query in score learning
+
+
+def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
+    """The stage's trainer over one step of random pairs."""
+    reranker = Reranker.from_pretrained(
+        spec["model"],
+        prompt="prorank-short",
+        max_length=max(512, spec["length"]),
+        device=spec["device"],
+        precision=spec["precision"],
+        for_training=True,
+    )
+    backbone = reranker.backbone.train()
+    if spec["lora"]:
+        backbone.add_lora(spec["lora"], 2 * spec["lora"])
+    generator = torch.Generator().manual_seed(1)
+    words = backbone.config.vocab_size // 2
+    rows = torch.randint(100, words, (spec["pairs"], spec["length"]), generator=generator).tolist()
+    common = {
+        "steps": 1,
+        "token_budget": spec["budget"] or spec["pairs"] * (spec["length"] + LIST),
+        "gradient_checkpointing": spec["recompute"] or None,
+    }
+
+    def context(settings: Optimisation, items: Sequence[Any]) -> TrainContext:
+        return TrainContext(backbone, reranker.pair_tokenizer, settings, items, folder, 0, Console(quiet=True))
+
+    if spec["stage"] == "score-learning":
+        lists = [ListItem(rows[i : i + LIST], (1, *[0] * (LIST - 1)), None) for i in range(0, len(rows), LIST)]
+        section = ScoreLearningSection(queries_per_step=len(lists), **common)
+        return ScoreTrainer(context(section, lists), reranker.settings.score)
+    if spec["stage"] == "sft":
+        answer = reranker.pair_tokenizer.answer_tokens[0]
+        graded = [SftItem(ids, [*answer, *answer]) for ids in rows]
+        return SftTrainer(context(SftSection(pairs_per_step=len(rows), **common), graded))
+    pairs = [PairItem(ids, i % 2) for i, ids in enumerate(rows)]
+    return WarmupTrainer(context(WarmupSection(pairs_per_step=len(rows), **common), pairs), [])
+
+
+def main(spec_file: str, result_file: str) -> None:
+    """Measure one point."""
+    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(spec, Path(folder))
+    backbone, items = trainer.backbone, Items(list(trainer.context.items))
+    for parameter in backbone.parameters():
+        parameter.detach().sum()  # weights that are mapped from a file come into memory
+    trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    memory, seconds = Memory(spec["device"]), []
+    for _ in range(spec["steps"] + 1):
+        start = time.perf_counter()
+        loss = trainer.training_step(backbone, {"items": items})
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        seconds.append(time.perf_counter() - start)
+    result = {
+        "seconds": statistics.median(seconds[1:]),
+        "all_seconds": seconds,
+        "extra_bytes": memory.peak(),
+        "shape": shape_of(backbone.config, lora=spec["lora"], compute=backbone.compute_dtype)._asdict(),
+    }
+    Path(result_file).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
