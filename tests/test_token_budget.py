@@ -20,6 +20,7 @@ from prorank.training.steps import Items
 from prorank.training.trainer import TrainContext
 
 DOCUMENTS = ["a river of stone", "a cloud", "stone", "the tiger and the river", "a lemon", "violin and piano"]
+BALANCED = {"balance_verdicts": True}
 TEACHER = {"model": "unused", "loss": "margin_mse", "weight": 0.5}
 
 
@@ -135,15 +136,15 @@ def test_distillation_in_parts_is_distillation(loss, bert_folder, tmp_path):
     "settings",
     [
         {},  # the format weight fades with the whole step's format rate
-        {"fade_format": False, "supervised_weight": 0.5},
-        {"balance_verdicts": True, "scale_advantages": "std", "separate_rewards": False, "kl": 0.1},
-        {"num_generations": 6, "supervised_weight": 0.5},
-        {"num_generations": 6, "kl": 0.1, "balance_verdicts": True},
+        {"experimental": {"fade_format": False, "supervised_weight": 0.5}},
+        {"experimental": BALANCED, "scale_advantages": "std", "separate_rewards": False, "kl": 0.1},
+        {"num_generations": 6, "experimental": {"supervised_weight": 0.5}},
+        {"num_generations": 6, "kl": 0.1, "experimental": BALANCED},
     ],
 )
 def test_warmup_in_parts_is_warmup(settings, qwen_folder, tmp_path):
     trainer, _ = trainer_of(qwen_folder, tmp_path, steps=1, **settings)
-    assert_parts_equal_the_whole(trainer, 70, settings.get("fade_format", True))
+    assert_parts_equal_the_whole(trainer, 70, not trainer.separable())
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_generations": 6}])
