@@ -68,7 +68,8 @@ def load_parts(
     """Load what a reranker is made of.
 
     Args:
-        path_or_name: checkpoint folder, model folder, hub name, `embedded`, or the model that ships: `prorank-mini`.
+        path_or_name: checkpoint folder, model folder, GGUF file or a folder with one, hub name, `embedded`,
+            `smollm2-135m`, or the model that ships: `prorank-mini`.
         prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
             (default: the published checkpoint's, else `prorank`).
         max_length: tokens of a pair, template included; default the checkpoint's, else 512.

@@ -10,6 +10,7 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Run
 from prorank.first_stage.bm25 import best_documents, most_excluded, without_excluded
 from prorank.util.errors import CheckpointError, require
+from prorank.util.sources import is_gguf
 
 
 def biencoder_source(name: str) -> str:
@@ -21,7 +22,10 @@ def biencoder_source(name: str) -> str:
     from prorank.model.loading import resolve_source
 
     try:
-        return resolve_source(name)
+        source = resolve_source(name)
+        if is_gguf(source):
+            raise CheckpointError(f"'{source}' is a GGUF file, which sentence-transformers does not read")
+        return source
     except CheckpointError as error:
         if "/" in name:
             raise

@@ -18,8 +18,9 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from prorank.model import gguf_files
 from prorank.model.backbone import Backbone
-from prorank.model.loading import EMBEDDED, detect_family, resolve_source
+from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
 from prorank.model.weights import MARK, reading
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.chat import chat_frame
@@ -30,12 +31,16 @@ from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
 from prorank.util.files import read_json, read_text, write_json
 from prorank.util.provenance import fingerprint
-from prorank.util.sources import expanded
+from prorank.util.sources import expanded, is_gguf
 from prorank.util.version import VERSION
 
 logger = logging.getLogger(__name__)
 SETTINGS_FILE = "prorank.json"
-EMBEDDED_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what the embedded backbone is called on the hub
+# What the backbones that need no hub are called where results and cards name them.
+PUBLIC_NAMES = {
+    EMBEDDED: "sentence-transformers/all-MiniLM-L6-v2",
+    SMOLLM2: "SmolLM2-135M-Instruct, from a 4-bit file",
+}
 _UNIMPORTANT = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype"})
 DEFAULT_LENGTH = 512  # tokens of a pair, where neither user nor checkpoint says
 
@@ -158,6 +163,8 @@ def _file(source: str, name: str) -> Path | None:
     if Path(source).is_dir():
         path = Path(source) / name
         return path if os.path.lexists(path) else None  # a broken link is no missing file
+    if is_gguf(source):
+        return None  # it holds everything itself
     from transformers.utils import cached_file
 
     try:
@@ -221,8 +228,8 @@ def public_base(name: str | Path) -> str:
     name, seen = str(name), set[str]()
     while name not in seen:
         seen.add(name)
-        if name == EMBEDDED:
-            return EMBEDDED_NAME
+        if name in PUBLIC_NAMES:
+            return PUBLIC_NAMES[name]
         settings = (FOLDER if name == MINI else expanded(name)) / SETTINGS_FILE
         if settings.is_file():
             name = read_json(settings).get("base_model") or name
@@ -249,7 +256,7 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
     """What a checkpoint is, without loading its weights.
 
     Args:
-        path_or_name: checkpoint folder, model folder, hub name, or `embedded`.
+        path_or_name: checkpoint folder, model folder, GGUF file, hub name, `embedded` or `smollm2-135m`.
 
     Returns:
         Model type, parameters, bytes on disk, licence and languages that its card states, family, prompt, answers with
@@ -258,29 +265,23 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such model.
     """
-    from safetensors import safe_open
-    from transformers import AutoConfig
-
     source = resolve_source(path_or_name)
     settings = read_settings(source)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no model at '{path_or_name}'", hint="give a checkpoint folder or a hub name") from error
-    parameters = 0
-    for file in sorted(Path(source).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
-                parameters += int(np.prod(tensors.get_slice(key).get_shape()))
+    config = read_config(source, path_or_name)
+    described = Path(source)
+    files = [described] if is_gguf(source) else [file for file in described.rglob("*") if file.is_file()]
     description: dict[str, Any] = {
         "model": str(path_or_name),
         "type": config.model_type,
         "family": settings.family if settings else detect_family(config),
-        "parameters": parameters or None,
-        "size on disk": sum(f.stat().st_size for f in Path(source).rglob("*") if f.is_file()) or None,
-        **_card_facts(Path(source)),
+        "parameters": _parameters(described),
+        "size on disk": sum(file.stat().st_size for file in files) or None,
+        **_card_facts(described),
+        **gguf_files.facts(source),
         "prorank checkpoint": settings is not None,
     }
+    if str(path_or_name) in PUBLIC_NAMES:
+        description["base model"] = PUBLIC_NAMES[str(path_or_name)]
     if settings is not None:
         recipe = settings.recipe or {}
         description |= {
@@ -298,6 +299,18 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
             "made with prorank": settings.prorank_version,
         }
     return description
+
+
+def _parameters(folder: Path) -> int | None:
+    """Numbers in a folder's files of weights; None where there are none."""
+    from safetensors import safe_open
+
+    found = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
+                found += int(np.prod(tensors.get_slice(key).get_shape()))
+    return found or None
 
 
 def _trained_on(data: dict[str, Any]) -> str | None:

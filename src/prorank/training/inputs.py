@@ -14,7 +14,7 @@ from typing import Any
 
 from prorank.data.collection import Collection, documents_fingerprint, load_collection
 from prorank.model.checkpoint import read_settings
-from prorank.model.loading import EMBEDDED, family_of, resolve_source
+from prorank.model.loading import OFFLINE, family_of, resolve_source
 from prorank.recipe.families import for_family
 from prorank.recipe.sections import Recipe
 from prorank.shipped import MINI
@@ -70,7 +70,7 @@ def data_files(collections: Sequence[Collection]) -> dict[str, str]:
 
 def model_files_fingerprint(model: str) -> str | None:
     """Fingerprint of a model that lies on this machine; None for a name of the hub, which is not asked here."""
-    return model_fingerprint(resolve_source(model) if model in (MINI, EMBEDDED) else expanded(model))
+    return model_fingerprint(resolve_source(model) if model in (MINI, *OFFLINE) else expanded(model))
 
 
 def model_files(models: Mapping[str, str | None]) -> dict[str, str]:

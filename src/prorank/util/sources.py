@@ -22,6 +22,7 @@ _FILE_SUFFIXES = frozenset(
     ".bin .csv .gguf .gz .json .jsonl .md .ndjson .onnx .pt .run .safetensors .trec .tsv .txt .xml .yaml .zip".split()
 )
 _MODEL_FILES = ("config.json", "prorank.json", "modules.json")
+GGUF = ".gguf"
 Kind = Literal["model", "dataset"]
 _ERRORS: dict[Kind, type[ProrankError]] = {"model": CheckpointError, "dataset": DataError}
 
@@ -65,24 +66,55 @@ def did_you_mean(path: Path) -> str:
     return "" if path.parent == Path() else f"{path.parent} is a folder here, so the hub is not asked"
 
 
-def find_model(name: str) -> str:
-    """The folder of a model, or its name where the hub has it.
+def is_gguf(source: str | Path) -> bool:
+    """Whether a model's source is a GGUF file here.
 
-    Args:
-        name: a folder or a hub name.
+    >>> is_gguf("owner/name"), is_gguf("absent.gguf")
+    (False, False)
+    """
+    path = Path(source)
+    return path.suffix.lower() == GGUF and path.is_file()
+
+
+def _gguf_in(folder: Path) -> Path | None:
+    """The GGUF file of a folder whose weights lie in no other form.
 
     Raises:
-        CheckpointError: a mistyped path, a file, a folder without a model, or nothing that the hub has.
+        CheckpointError: there are several.
+    """
+    files = sorted(filter(is_gguf, folder.iterdir()))
+    others = any((folder / file).is_file() for file in _MODEL_FILES[1:]) or any(folder.glob("*.safetensors"))
+    if others or not files:
+        return None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise CheckpointError(f"'{folder}' holds {len(files)} GGUF files: {names}", hint=f"give one: {files[0]}")
+    return files[0]
+
+
+def find_model(name: str) -> str:
+    """The folder or GGUF file of a model, or its name where the hub has it.
+
+    Args:
+        name: a folder, a GGUF file, a folder that holds one, or a hub name.
+
+    Raises:
+        CheckpointError: a mistyped path, another file, a folder without a model, or nothing that the hub has.
     """
     path = expanded(name)
     if not name.strip():
         raise CheckpointError("the model's name is empty", hint="give a folder, a hub name or prorank-mini")
     if os.path.isdir(path):
+        if (file := _gguf_in(path)) is not None:
+            return str(file)
         _check_folder(path)
+        return str(path)
+    if is_gguf(path):
         return str(path)
     if os.path.isfile(path):
         folder = path.parent
-        hint = f"did you mean {folder}?" if _holds_model(folder) else "a model is a folder with config.json and weights"
+        shape = "a model is a folder with config.json and weights, or a GGUF file"
+        hint = f"did you mean {folder}?" if _holds_model(folder) else shape
         raise CheckpointError(f"cannot load '{name}': this is a file, not a folder", hint=hint)
     if is_path(name) and not _downloaded(name):
         raise CheckpointError(f"cannot load '{name}': no model at that path, no such folder", hint=did_you_mean(path))
