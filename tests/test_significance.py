@@ -77,10 +77,10 @@ def test_bootstrap_interval_covers_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_figures_that_are_no_numbers_are_refused(bad):
-    with pytest.raises(DataError, match=f"figure 1 is {bad}"):
+def test_values_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(DataError, match=f"value 1 is {bad}"):
         paired_randomization_test([0.5, bad], [0.0, 0.0])
-    with pytest.raises(DataError, match=f"figure 1 is {bad}"):
+    with pytest.raises(DataError, match=f"value 1 is {bad}"):
         bootstrap_interval([0.5, bad])
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from prorank.cli.bench import Output, Replace, finish, numbers, parts
-from prorank.cli.shared import AsJson, err, print_json, working
+from prorank.cli.shared import AsJson, err, print_json, refuse_taken, working
 
 
 def ablate(
@@ -28,10 +28,8 @@ def ablate(
     from prorank.bench.tables import ablation_markdown, budget_markdown
     from prorank.recipe.loading import load_recipe
     from prorank.training.inputs import load_collections
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     base, chosen = load_recipe(recipe, overrides or []), numbers(seeds)
     names = parts(variants) or fitting(base)
     if budget:

@@ -17,6 +17,7 @@ from prorank.cli.shared import (
     out,
     print_json,
     refuse,
+    refuse_taken,
     working,
     written,
 )
@@ -83,10 +84,8 @@ def bench_inference(
 ) -> None:
     """Score the same pairs with other libraries and prorank, in one run."""
     from prorank.bench import inference
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     results = inference.run_inference_bench(
         shape,
         collection,
@@ -126,10 +125,8 @@ def bench_warmup(
 ) -> None:
     """Time a warmup step beside TRL's GRPOTrainer and beside plain supervised training."""
     from prorank.bench.warmup import run_warmup_bench
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     results = run_warmup_bench(
         shape, prompts=prompts, prompt_tokens=prompt_tokens, steps=steps, device=device, console=err
     )
@@ -205,10 +202,8 @@ def bench_guards(
     """Warm up with and without each guard: which keep balanced accuracy?"""
     from prorank.bench.guards import VARIANTS, base_recipe, run_guards
     from prorank.bench.tables import guards_table, plot_guards
-    from prorank.util.files import refuse_file_overwrite
 
-    for target in filter(None, (output, plot)):
-        refuse_file_overwrite(target, force)
+    refuse_taken(force, output, plot)
     names = parts(variants) or list(VARIANTS)
     with working(work):
         found = run_guards(base_recipe(recipe, overrides or [], work), names, numbers(seeds), work, err, force)
@@ -234,10 +229,8 @@ def bench_variance(
     """Measure the gradient noise that the exact expectation removes."""
     from prorank.bench.guards import base_recipe
     from prorank.bench.variance import run_variance_bench
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     with working(work):
         base = base_recipe(recipe, overrides or [], work)
         found = run_variance_bench(base, work / "run", numbers(groups), draws, err, force)
@@ -267,12 +260,10 @@ def bench_quality(
     """Compare a model with BM25 and a bi-encoder on the test queries of several collections."""
     from prorank.bench.quality import run_quality_bench
     from prorank.bench.tables import quality_markdown, quality_table
-    from prorank.util.files import refuse_file_overwrite
 
     if as_json:
         refuse(context, "not with --json", "markdown")
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     with working(work):
         found = run_quality_bench(
             model,
@@ -311,10 +302,8 @@ def bench_erank(
     from prorank.bench.erank import VARIANTS, run_erank_bench
     from prorank.bench.tables import erank_markdown, ties_markdown
     from prorank.recipe.loading import load_recipe
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     names = parts(variants) or list(VARIANTS)
     with working(work):
         base = load_recipe(recipe, override or [])

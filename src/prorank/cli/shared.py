@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from prorank.util.errors import InputError, ProrankError
+from prorank.util.files import refuse_file_overwrite
 from prorank.util.live import again, interruptible, kept
 from prorank.util.terminal import HIDDEN, PlainConsole
 from prorank.util.texts import surrogate
@@ -71,13 +72,24 @@ def print_json(value: Any) -> None:
     try:
         text = json_text(value, ascii_only=not (sys.stdout.encoding or "utf-8").lower().startswith("utf"))
     except ValueError as error:
-        raise ProrankError("a figure is NaN or infinite, which JSON cannot hold", hint="leave out --json") from error
+        raise ProrankError("a number is NaN or infinite, which JSON cannot hold", hint="leave out --json") from error
     print(text)
 
 
 def written(path: Path) -> None:
     """Say where a result went; on standard error, since standard output may be read by a program."""
     err.print(f"written to {escape(str(path))}", soft_wrap=True, highlight=False)
+
+
+def refuse_taken(force: bool, *outputs: Path | None) -> None:
+    """Refuse to overwrite any of the files that a command will write, before it works for hours; None is no file.
+
+    Raises:
+        ProrankError: a file is there and `force` is not set.
+    """
+    for output in outputs:
+        if output is not None:
+            refuse_file_overwrite(output, force)
 
 
 def typed(context: typer.Context, *names: str) -> list[str]:

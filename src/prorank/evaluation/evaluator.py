@@ -117,14 +117,7 @@ def evaluate_model(
 
     rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))
     title = f"rerank {len(qrels)} queries"
-    journal: Journal | None = None
-    if output is None:
-        reranked = rerank_collection(reranker, loaded, lists, depth, title)
-    else:
-        depends_on = made_from(reranker, model, loaded, depth) | {"the first stage": run_fingerprint(lists)}
-        with locked(output, JOURNAL):
-            journal = Journal(output / JOURNAL, depends_on, force)
-            reranked = rerank_through(journal, reranker, loaded, lists, depth, title)
+    reranked, journal = reranked_lists(reranker, model, loaded, lists, depth, title, output, force)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
@@ -152,6 +145,25 @@ def evaluate_model(
     if journal is not None:
         journal.discard()
     return summary
+
+
+def reranked_lists(
+    reranker: Reranker,
+    model: str,
+    collection: Collection,
+    lists: Run,
+    depth: int,
+    title: str,
+    output: Path | None,
+    force: bool,
+) -> tuple[Run, Journal | None]:
+    """The lists as the model orders them; with an output folder, the journal from which a killed evaluation goes on."""
+    if output is None:
+        return rerank_collection(reranker, collection, lists, depth, title), None
+    depends_on = made_from(reranker, model, collection, depth) | {"the first stage": run_fingerprint(lists)}
+    with locked(output, JOURNAL):
+        journal = Journal(output / JOURNAL, depends_on, force)
+        return rerank_through(journal, reranker, collection, lists, depth, title), journal
 
 
 def rerank_dense(model: str, collection: Collection, lists: Run, depth: int, device: str = "auto") -> Run:

@@ -10,7 +10,7 @@ GRID = tuple(i / 10 for i in range(11))
 
 
 def choose_weight(first_stage: Run, reranked: Run, qrels: Qrels, top_k: int, metric: str = "nDCG@10") -> float:
-    """The first stage's weight in 0, .1, ... 1 with the best figure on these (dev) judgments; ties take the lower.
+    """The first stage's weight in 0, .1, ... 1 with the best metric on these (dev) judgments; ties take the lower.
 
     Args:
         first_stage, reranked: runs of the dev queries.

@@ -38,7 +38,7 @@ def rank_change(before: int, after: int) -> float:
 def p_mrr(run: Run, qrels: Qrels) -> dict[str, float]:
     """Mean rank change of each query's documents that lost their relevance; a document out of the list is behind it.
 
-    The published figure is 100 times the mean over queries.
+    The published number is 100 times the mean over queries.
 
     Args:
         run: scores of both versions of every query.

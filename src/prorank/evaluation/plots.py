@@ -84,7 +84,7 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path, metric: str
 
 
 def plot_curves(log: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Training curves: one small panel for each figure of the log, over the training step.
+    """Training curves: one small panel for each metric of the log, over the training step.
 
     Args:
         log: entries with `step` and numbers, as a Trainer's log history; entries without a step are left out.

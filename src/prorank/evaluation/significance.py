@@ -22,7 +22,7 @@ _DRAWS_AT_ONCE = 2**22  # numbers drawn in one block: bounds memory
 def _finite(values: Sequence[float]) -> np.ndarray:
     data = np.asarray(values, dtype=float)
     if not np.isfinite(data).all():
-        raise DataError(f"figure {int(np.argmin(np.isfinite(data)))} is {data[~np.isfinite(data)][0]}, not a number")
+        raise DataError(f"value {int(np.argmin(np.isfinite(data)))} is {data[~np.isfinite(data)][0]}, not a number")
     return data
 
 
@@ -86,7 +86,7 @@ def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples
         seed: of the drawing.
 
     Raises:
-        DataError: different lengths, or a figure that is not finite.
+        DataError: different lengths, or a value that is not finite.
 
     >>> paired_randomization_test([1, 1, 1], [0, 0, 0])
     0.25
