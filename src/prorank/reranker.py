@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from prorank.engine.backend import ScorerBackend
-from prorank.engine.load import known_options, load_parts
+from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
 from prorank.engine.passages import aggregate, split_passages
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
 from prorank.engine.scorer import ScoredPairs, answer_logits, query_numbers
@@ -32,10 +32,11 @@ from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import MINI
 from prorank.types import Aggregation, ScoreKind
-from prorank.util.errors import CheckpointError, InputError
+from prorank.util.errors import CheckpointError, InputError, InputTypeError
 from prorank.util.files import atomic_writer
 from prorank.util.inputs import (
     Document,
+    RankedDocument,
     checked_pairs,
     finite,
     listed,
@@ -47,6 +48,9 @@ from prorank.util.inputs import (
 )
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 NOT_FINITE = "a weight is damaged, or the precision does not suffice: copy the checkpoint again, or use precision fp32"
 
@@ -89,10 +93,12 @@ class Reranker:
         *,
         passages: Aggregation | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
-        **options: Any,
+        **options: Unpack[LoadOptions],
     ) -> None:
         whole_numbers(max_new_tokens=max_new_tokens)
         one_of("passages", passages, Aggregation)
+        if not isinstance(model, (str, Path)) and not hasattr(model, "read"):
+            raise InputTypeError(f"a model is a name or a folder, got {model!r}")
         if isinstance(model, (str, Path)):
             if tokenizer is not None or settings is not None:
                 raise InputError("a model's name brings its own tokenizer and settings", hint="leave them out")
@@ -110,7 +116,7 @@ class Reranker:
         )
 
     @classmethod
-    def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Any) -> Reranker:
+    def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Unpack[RerankerOptions]) -> Reranker:
         """Load a reranker by name or from a folder.
 
         Args:
@@ -294,7 +300,7 @@ class Reranker:
         calibration = self.settings.calibration
         if calibration is None and self.settings.score != "logit_difference":
             raise CheckpointError(f"the score '{self.settings.score}' has no sigmoid; the checkpoint is not calibrated")
-        return probabilities(found.tolist(), calibration or {"slope": 1.0, "intercept": 0.0}).tolist()
+        return [float(p) for p in probabilities(found.tolist(), calibration or {"slope": 1.0, "intercept": 0.0})]
 
     def rank(
         self,
@@ -303,7 +309,7 @@ class Reranker:
         top_k: int | None = None,
         return_documents: bool = False,
         threshold: float | None = None,
-    ) -> list[dict[str, Any]]:
+    ) -> list[RankedDocument]:
         """Documents in order of relevance, as sentence-transformers' `CrossEncoder.rank` returns them.
 
         Args:
@@ -330,11 +336,11 @@ class Reranker:
         order = np.argsort(-scores, kind="stable")
         if threshold is not None and len(scores):
             order = order[np.array(self.probability(scores.tolist()))[order] >= threshold]
-        order = order[:top_k]
-        return [
-            {"corpus_id": int(i), "score": float(scores[i])} | ({"text": documents[i]} if return_documents else {})
-            for i in order
-        ]
+        found = [RankedDocument(corpus_id=int(i), score=float(scores[i])) for i in order[:top_k]]
+        if return_documents:
+            for result in found:
+                result["text"] = documents[result["corpus_id"]]
+        return found
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
         """Write the checkpoint: weights (safetensors), tokenizer, `prorank.json`, model card.

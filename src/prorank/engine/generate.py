@@ -40,7 +40,7 @@ class Tree:
 
     def rows(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values at the predicting positions (M,) -> (N, L) padded with 0, and its mask (N, L)."""
-        padded = pad_sequence(list(values.split(self.lengths)), batch_first=True)
+        padded = pad_sequence(list(torch.split(values, self.lengths)), batch_first=True)
         mask = (
             torch.arange(padded.shape[1], device=values.device)[None]
             < torch.tensor(self.lengths, device=values.device)[:, None]
@@ -108,7 +108,7 @@ def token_log_probs(backbone: Backbone, hidden: torch.Tensor, targets: torch.Ten
 
     pieces = [
         checkpoint(chunk, h, t, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, t)
-        for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK))
+        for h, t in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK))
     ]
     return torch.cat(pieces)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from prorank.engine.backend import ScorerBackend
 from prorank.engine.runtime import RuntimeBackend, is_exported, scores_only
@@ -23,7 +23,7 @@ from prorank.model.loading import load_backbone, resolve_source
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.types import Family, Precision, ScoreKind
+from prorank.types import Aggregation, Family, Precision, ScoreKind
 from prorank.util.errors import CheckpointError, InputTypeError
 from prorank.util.inputs import of_type, one_of, whole_numbers
 
@@ -48,6 +48,29 @@ def known_options(options: Mapping[str, object]) -> None:
     for name in options:
         if name not in known:
             raise InputTypeError(f"there is no option '{name}'", hint=f"passages, max_new_tokens, {', '.join(known)}")
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded; `load_parts` explains each."""
+
+    prompt: str | Path | Prompt | None
+    max_length: int | None
+    instruction: str | None
+    score: ScoreKind | None
+    family: Family | None
+    device: str
+    precision: Precision
+    token_budget: int | None
+    compile_layers: bool
+    for_training: bool
+    trust_remote_code: bool
+
+
+class RerankerOptions(LoadOptions, total=False):
+    """What `Reranker.from_pretrained` takes besides a name."""
+
+    passages: Aggregation | None
+    max_new_tokens: int
 
 
 def load_parts(

@@ -60,7 +60,8 @@ def openvino_graph(file: Path, precision: str = "auto") -> Graph:
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if not hasattr(own, "request"):
             own.request = compiled.create_infer_request()
-        return own.request.infer({"input_ids": ids, "attention_mask": mask})[0].copy()
+        logits: np.ndarray = own.request.infer({"input_ids": ids, "attention_mask": mask})[0]
+        return logits.copy()
 
     return run
 

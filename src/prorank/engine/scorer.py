@@ -138,7 +138,8 @@ def _run(backend: ScorerBackend, work: Pack | Batch, rows: Sequence[int] | None)
 def _run_both(backbone: Backbone, work: Pack | Batch, tokenizer: Tokenizer, stem: int) -> torch.Tensor:
     """Logits (B, K) of whole answers: read before the stem and behind it, in one forward pass."""
     if isinstance(work, Pack):
-        hidden = backbone.packed_hidden(work.to(backbone.device)).unflatten(0, (-1, 2))  # (B, 2, H)
+        hidden = backbone.packed_hidden(work.to(backbone.device))
+        hidden = hidden.view(-1, 2, hidden.shape[-1])  # (B, 2, H)
     else:
         batch = work.to(backbone.device)
         both = torch.stack([batch.slot - 1, batch.slot], -1)

@@ -7,7 +7,7 @@ letter or key by key. Every mistake gets an error that names the place, counted 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 
@@ -16,6 +16,14 @@ from prorank.util.texts import SURROGATE_HINT, surrogate
 
 Document = str | Mapping[str, Any]
 BYTES = (bytes, bytearray, memoryview)
+
+
+class RankedDocument(TypedDict, total=False):
+    """One document in `Reranker.rank`'s order; `text` is there only where the documents were asked for."""
+
+    corpus_id: int
+    score: float
+    text: Document
 
 
 def listed(values: Iterable[Any], name: str, what: str) -> list[Any]:
