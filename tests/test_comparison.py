@@ -1,6 +1,7 @@
 """Results compared query by query: equal to scipy on the same numbers, and readable from every form they come in."""
 
 import json
+import re
 
 import pytest
 import scipy.stats
@@ -103,3 +104,26 @@ def test_other_queries_are_refused(runs, call):
     (runs / "good" / "per_query.tsv").write_text("\n".join(lines[:-1]) + "\n")
     code, _, err = call("compare", runs / "bad", runs / "good")
     assert code == 2 and "share only 4 queries of 4 and 5" in err
+
+
+def test_the_page_shows_plots_verdict_and_texts_and_loads_nothing(runs, call):
+    page = runs / "report.html"
+    code, _, err = call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", page)
+    assert code == 0, err
+    text = page.read_text()
+    assert "good is better than bad by" in text and "it may be chance (p = 0.062)" in text  # five queries
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', text)
+    assert labels == ["ndcg@10 with 95 % intervals", "Reranking fewer documents", "Scores by label", "Reliability"]
+    assert "rank 6 &rarr; 1" in text and "query 3" in text
+    assert not re.findall(r'(?:src|href)="(?!#)', text.replace("xlink:href", "x")) and "<script" not in text
+    code, _, err = call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", page)
+    assert code == 2 and "already exists" in err
+    assert "add --collection" in call("compare", runs / "bad", runs / "good", "--html", runs / "other.html")[2]
+
+
+def test_texts_on_the_page_are_escaped(runs, call):
+    lines = (runs / "c" / "queries.jsonl").read_text().replace("query 3", "<script>alert(1)</script>")
+    (runs / "c" / "queries.jsonl").write_text(lines)
+    call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", runs / "p.html")
+    text = (runs / "p.html").read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prorank.cli.shared import AsJson, print_json, refuse
+from prorank.cli.shared import AsJson, Force, print_json, refuse, written
 
 
 def compare(
@@ -20,14 +20,17 @@ def compare(
     split: Annotated[str, typer.Option(help="Split of the judgments.")] = "test",
     metric: Annotated[str, typer.Option(help="As ir-measures writes it.")] = "nDCG@10",
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots and the queries that change.")] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare results on the same queries with the first: intervals, paired tests, Holm's correction."""
     from prorank.data.collection import load_collection
-    from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_result
+    from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_result, run_of
+    from prorank.evaluation.html_report import write_page
     from prorank.evaluation.metrics import metric_key
     from prorank.util.errors import InputError
-    from prorank.util.files import distinct_names
+    from prorank.util.files import distinct_names, refuse_file_overwrite
 
     if len(results) < 2:
         raise InputError("give two results or more", hint="the others are compared with the first")
@@ -35,9 +38,19 @@ def compare(
         refuse(context, "only with --collection", "split")
     if as_json:
         refuse(context, "not with --json", "latex")
-    qrels = load_collection(collection).judgments(split) if collection is not None else None
+    if html is None:
+        refuse(context, "only with --html", "force")
+    elif collection is None:
+        raise InputError("--html shows texts", hint="add --collection (and --split)")
+    else:
+        refuse_file_overwrite(html, force)
+    loaded = load_collection(collection) if collection is not None else None
+    qrels = loaded.judgments(split) if loaded is not None else None
     names = distinct_names(results)
     rows = compared({name: read_result(path, metric, qrels) for name, path in zip(names, results)}, metric_key(metric))
+    if html is not None and loaded is not None:
+        write_page(html, rows, [run_of(path) for path in results], loaded, split, metric_key(metric))
+        written(html)
     if as_json:
         print_json(rows)
     else:

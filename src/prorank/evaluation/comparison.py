@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prorank.data.runs import Qrels
+from prorank.data.runs import Qrels, Run
 from prorank.data.trec import read_run
 from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, read_per_query
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
@@ -39,6 +39,17 @@ def read_result(path: Path, metric: str, qrels: Qrels | None) -> Evaluation:
     if qrels is None:
         raise DataError(f"{path}: a run needs judgments", hint="add --collection (and --split)")
     return evaluate_run(read_run(path), qrels, (metric,))
+
+
+def run_of(path: Path) -> Run:
+    """The run that a result was measured on: `run.trec` of an evaluation's folder, or the run itself.
+
+    Raises:
+        DataError: a table of metrics alone, or no run in the folder.
+    """
+    if path.suffix == ".tsv":
+        raise DataError(f"{path}: a table of metrics holds no run", hint="give the evaluation's folder, or the run")
+    return read_run(path / "run.trec" if path.is_dir() else path)
 
 
 def _column(table: Path, key: str) -> dict[str, float]:
