@@ -1,4 +1,4 @@
-"""One self-contained HTML page about runs on the same queries: who is better, whether that is chance, and where it shows.
+"""One self-contained HTML page about runs on the same queries: who is better, is that chance, and where it shows.
 
 Plots are SVG inside the page; nothing is loaded from elsewhere. Knows runs, judgments and texts; no models.
 """
@@ -49,10 +49,10 @@ def verdict(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     for row in rows[1:]:
         found = row["versus_first"]
         word = "better" if found["difference"] > 0 else "worse"
-        low, high = (
-            sorted((abs(found["low"]), abs(found["high"]))) if found["low"] * found["high"] > 0 else (None, None)
-        )
-        span = f"{low:.3f} to {high:.3f}" if low is not None else f"{found['low']:+.3f} to {found['high']:+.3f}"
+        low, high = found["low"], found["high"]
+        if low * high > 0:  # one sign: as sizes, like the difference itself
+            low, high = sorted((abs(low), abs(high)))
+        span = f"{low:.3f} to {high:.3f}"
         p = p_value_cell({"p_value": found["p_value_holm"]})
         p = f"p {p}" if p.startswith("<") else f"p = {p}"
         chance = "chance is an unlikely explanation" if found["p_value_holm"] < 0.05 else "it may be chance"
@@ -88,8 +88,7 @@ def html_report(entries: Sequence[Entry], collection: Collection, qrels: Qrels, 
     """The page.
 
     Args:
-        entries: the first is what the others are compared with; where it is their first stage, the depth plot shows what
-            reranking fewer documents would give.
+        entries: the first is what the others are compared with; the depth plot takes it for their first stage.
         collection: texts.
         qrels: judgments of the queries.
         metric: key such as `ndcg@10`.
@@ -187,7 +186,7 @@ def reliability(entries: Sequence[Entry], qrels: Qrels) -> str:
         bins = np.minimum((predicted * 10).astype(int), 9)
         points = [(predicted[bins == b].mean(), found[bins == b].mean()) for b in np.unique(bins)]
         axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.2, color="#0b6e5b")
-        axis.set_xlabel(f"predicted; expected error {calibration_error(predicted, labels):.3f}", fontsize=7)
+        axis.set_xlabel(f"predicted; expected error {calibration_error(predicted.tolist(), labels):.3f}", fontsize=7)
     return svg(figure)
 
 
