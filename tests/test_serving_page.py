@@ -107,6 +107,11 @@ def test_each_line_leads_from_the_place_before_to_the_place_after(page):
 def test_the_copied_call_runs_and_gives_the_scores_of_the_page(page, address, language):
     paste(page, NASTY[0], "\n".join(map(json.dumps, NASTY)), "jsonl")
     run(page)
+    plain = page.inner_text("#after")
+    page.click("#instruction-field summary")
+    page.fill("#instruction", "Is it about a cat's 'name'?")
+    run(page)
+    assert page.inner_text("#after") != plain
     code = copied(page, language)
     assert f"{address}/v1/rerank" in code
     command = ["bash", "-c", code] if language == "curl" else [sys.executable, "-c", code]
@@ -150,7 +155,7 @@ def test_what_is_missing_is_said_before_anything_is_sent(page):
     for query, documents, message, field in (
         ("", "a", "Type a query.", "query"),
         ("a", " \n", "Paste some documents.", "documents"),
-        ("a", '{"text": "b"}\n{"text"', "line 2: this is not JSON", "documents"),
+        ("a", '{"text": "b"}\n{"text"', "line 2 is not JSON", "documents"),
     ):
         paste(page, query, documents, "detect")
         page.click("#rank")
@@ -166,6 +171,9 @@ def test_formats_are_told_apart(page):
         ('{"text": "a", "title": "T"}\n\n{"text": "b\\nc"}', "jsonl", ["T a", "b\nc"]),
         ('id,Text\n1,"a, ""b""\nc"\n2,d\n', "csv", ['a, "b"\nc', "d"]),
         ("Owls, which hunt, eat mice.", "lines", ["Owls, which hunt, eat mice."]),
+        ('"Who," she asked, "hunts?"\n"Owls."', "lines", ['"Who," she asked, "hunts?"', '"Owls."']),
+        ('"a"\n"b"\n', "jsonl", ["a", "b"]),
+        ('[{"text": "a"},\n "b"]', "jsonl", ["a", "b"]),
     ]
     for text, form, documents in cases:
         found = page.evaluate(
@@ -175,12 +183,54 @@ def test_formats_are_told_apart(page):
         assert found == [form, documents]
 
 
-def test_a_file_is_opened_and_its_name_tells_the_format(page):
-    page.set_input_files(
-        "#file", {"name": "a.csv", "mimeType": "text/csv", "buffer": b'title,text\nOwls,"They hunt,\nby night"\n'}
+def drop(page, name, content):
+    dropped = page.evaluate_handle(
+        """([name, bytes]) => {
+            const found = new DataTransfer();
+            found.items.add(new File([new Uint8Array(bytes)], name));
+            return found;
+        }""",
+        [name, list(content)],
     )
+    page.dispatch_event("body", "drop", {"dataTransfer": dropped})
+
+
+def test_files_are_opened_or_dropped_and_their_name_tells_the_format(page):
+    table = b'title,text\nOwls,"They hunt,\nby night"\n'
+    page.set_input_files("#file", {"name": "a.csv", "mimeType": "text/csv", "buffer": table})
     page.wait_for_function("() => document.querySelector('#count').textContent.startsWith('1 of')")
     assert page.input_value("#format") == "csv"
+    drop(page, "b.jsonl", '"naïve"\n"b"\n'.encode())
+    page.wait_for_function("() => document.querySelector('#count').textContent.startsWith('2 of')")
+    assert "naïve" in page.input_value("#documents") and page.input_value("#format") == "jsonl"
+    drop(page, "c.txt", b"na\xefve")
+    page.get_by_text("c.txt is not text in UTF-8.").wait_for()
+    assert "naïve" in page.input_value("#documents")
+
+
+def test_long_lists_are_shown_in_part_until_all_are_asked_for(page):
+    paste(page, "stone 7", "\n".join(f"stone {i}" for i in range(55)))
+    run(page)
+    assert page.locator("#after li").count() == page.locator("#before li").count() == 50
+    page.click("#all")
+    assert page.locator("#after li").count() == page.locator("path").count() == 55
+
+
+def test_results_of_other_fields_are_called_so(page):
+    run(page)
+    page.fill("#query", "something else")
+    assert "changed since" in page.inner_text("#status")
+    run(page)
+    assert "8 documents ranked" in page.inner_text("#status")
+
+
+def test_scores_that_are_no_probabilities_are_not_called_so(browser, address, service, monkeypatch):
+    monkeypatch.setattr(service, "calibrated", False)
+    with opened(browser, address) as page:
+        run(page)
+        assert "probability" not in page.inner_text("#orders")
+        first, last = (page.locator("#after .filled").nth(place).bounding_box()["width"] for place in (0, -1))
+        assert first > 50 and last == 0
 
 
 def test_a_key_is_asked_for_where_there_is_one_and_stays_out_of_the_code(browser, reranker):

@@ -6,7 +6,7 @@ const TEXT = "text", TITLE = "title";
 /** The format of a text that was pasted. */
 export function detected(text) {
   const lines = text.split("\n").filter((line) => line.trim());
-  if (/^\s*\{\s*"/.test(lines[0] ?? "")) return "jsonl";
+  if (/^\s*(\{\s*"|\[\s*["{])/.test(text) || (lines.length && lines.every(isString))) return "jsonl";
   if (lines.length > 1 && header(lines[0]).includes(TEXT)) return "csv";
   return /\S[^\S\n]*\n[^\S\n]*\n\s*\S/.test(text) ? "paragraphs" : "lines";
 }
@@ -26,22 +26,35 @@ export function documentsOf(text, format) {
   return parts.map((part) => part.replace(/^\n+|\s+$/g, "")).filter((part) => part.trim());
 }
 
+/** Strings, or objects with a text and maybe a title: one a line, or all in one array. */
 function jsonLines(text) {
-  const found = [];
-  text.split("\n").forEach((line, place) => {
-    if (!line.trim()) return;
-    let value;
-    try {
-      value = JSON.parse(line);
-    } catch {
-      throw new Error(`Documents, line ${place + 1}: this is not JSON.`);
-    }
-    const document = typeof value === "string" ? value : value?.[TEXT];
-    if (typeof document !== "string")
-      throw new Error(`Documents, line ${place + 1}: a string is needed, or an object with a "text".`);
-    found.push(titled(value?.[TITLE], document));
+  if (text.trimStart().startsWith("[")) return parsed(text, "this").map((value, place) => content(value, `number ${place + 1}`));
+  return text.split("\n").flatMap((line, place) => {
+    const where = `line ${place + 1}`;
+    return line.trim() ? [content(parsed(line, where), where)] : [];
   });
-  return found;
+}
+
+function parsed(text, where) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error(`Documents: ${where} is not JSON.`);
+  }
+}
+
+function content(value, where) {
+  const text = typeof value === "string" ? value : value?.[TEXT];
+  if (typeof text !== "string") throw new Error(`Documents: ${where} is neither a string nor an object with a "text".`);
+  return titled(value[TITLE], text);
+}
+
+function isString(line) {
+  try {
+    return line.trimStart().startsWith('"') && typeof JSON.parse(line) === "string";
+  } catch {
+    return false;
+  }
 }
 
 function csv(text) {

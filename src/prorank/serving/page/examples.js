@@ -1,4 +1,4 @@
-// The three built-in examples: in each, shared words alone lead BM25 astray.
+// The three built-in examples, in which shared words alone lead BM25 astray, and empty fields.
 
 export const EXAMPLES = {
   question: {
@@ -61,4 +61,5 @@ How do I send an item back? Print the label in My orders and hand in the parcel 
 
 Which browsers are supported? The last two versions of Chrome, Edge, Firefox and Safari.`,
   },
+  own: { query: "", format: "detect", text: "" },
 };

@@ -6,12 +6,15 @@ import { element, showOrders } from "./results.js";
 import { SNIPPETS } from "./snippets.js";
 
 const ROWS = 50; // of each list until all are asked for
+const SHOWN = 20_000; // characters of the code that are shown; all are copied
 const CALM = 150; // milliseconds without typing before the documents are read
 const $ = (id) => document.getElementById(id);
 const form = $("ask"), query = $("query"), instruction = $("instruction"), key = $("key");
 const documents = $("documents"), format = $("format"), file = $("file");
 let card = null; // what /v1/models tells of the model
 let running = null; // AbortController of the call under way
+let code = ""; // what is copied
+let fresh = false; // whether the results are of what the fields hold
 
 // What is asked
 
@@ -26,6 +29,11 @@ function body(texts) {
   return found;
 }
 
+function tellChange() {
+  if (fresh) $("status").textContent = "The fields have changed since this ranking.";
+  fresh = false;
+}
+
 function tellCount() {
   try {
     const { chosen, texts } = read();
@@ -38,10 +46,12 @@ function tellCount() {
 }
 
 function tellCode(texts) {
-  const language = form.ownerDocument.querySelector("[name=language]:checked").value;
+  const language = document.querySelector("[name=language]:checked").value;
   const url = new URL("v1/rerank", document.baseURI).href;
   $("copy").textContent = `Copy as ${language === "curl" ? "curl" : "Python"}`;
-  $("snippet").textContent = SNIPPETS[language](url, body(texts), !$("key-field").hidden);
+  code = SNIPPETS[language](url, body(texts), !$("key-field").hidden);
+  const more = code.length - SHOWN;
+  $("snippet").textContent = more > 0 ? `${code.slice(0, SHOWN)}… ${more} more characters` : code;
 }
 
 function show(name) {
@@ -50,14 +60,22 @@ function show(name) {
   for (const button of form.querySelectorAll("[data-example]"))
     button.setAttribute("aria-pressed", String(button.dataset.example === name));
   complain("");
+  tellChange();
   tellCount();
+  if (!example.text) documents.focus();
 }
 
 async function take(files) {
   if (files.length !== 1) return complain("One file at a time.", "", documents);
-  documents.value = await files[0].text();
-  format.value = formatOf(files[0].name);
+  const [{ name }] = files;
+  try {
+    documents.value = new TextDecoder("utf-8", { fatal: true }).decode(await files[0].arrayBuffer());
+  } catch {
+    return complain(`${name} is not text in UTF-8.`, "", documents);
+  }
+  format.value = formatOf(name);
   complain("");
+  tellChange();
   tellCount();
 }
 
@@ -154,7 +172,7 @@ function tellResults(answer, texts, trip) {
   const rise = results.filter((result, rank) => place.get(result.index) > rank).length;
   const calibrated = card?.scores === "probability";
   tellTitle("before-title", stage.missing ? ["As given", ""] : ["BM25", "score"]);
-  tellTitle("after-title", ["Reranked", calibrated ? "probability, raw score" : "score, raw score"]);
+  tellTitle("after-title", ["Reranked", calibrated ? "probability, raw score" : "score"]);
   $("note").hidden = !stage.missing;
   $("note").textContent = stage.missing ? `No first stage: ${stage.missing}` : "";
   const best = place.get(results[0].index);
@@ -164,7 +182,7 @@ function tellResults(answer, texts, trip) {
     "first stage": stage.missing ? "none" : milliseconds(stage.milliseconds),
     reranking: milliseconds(answer.milliseconds),
     "round trip": milliseconds(trip),
-    "tokens read": answer.tokens.toLocaleString("en"),
+    tokens: answer.tokens.toLocaleString("en"),
     cut: answer.not_read || "nothing",
   });
   const shown = (limit) => showOrders(first, results, texts, calibrated, limit);
@@ -175,6 +193,7 @@ function tellResults(answer, texts, trip) {
     shown(results.length);
     $("all").hidden = true;
   };
+  fresh = true;
   if ($("results").getBoundingClientRect().top > 0.7 * innerHeight) $("results").scrollIntoView();
 }
 
@@ -197,11 +216,13 @@ const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(va
 const counted = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
 async function copy() {
+  tellCount(); // the last keystrokes too
   try {
-    await navigator.clipboard.writeText($("snippet").textContent);
+    await navigator.clipboard.writeText(code);
     $("copy").textContent = "Copied";
   } catch {
-    getSelection().selectAllChildren($("snippet")); // no clipboard without https
+    $("snippet").textContent = code; // no clipboard without https
+    getSelection().selectAllChildren($("snippet"));
     $("copy").textContent = "Selected: press Ctrl C";
   }
 }
@@ -220,6 +241,7 @@ system.addEventListener("change", nameTheme);
 
 let waiting;
 form.addEventListener("input", () => {
+  tellChange();
   clearTimeout(waiting);
   waiting = setTimeout(tellCount, CALM);
 });
@@ -237,7 +259,7 @@ document.addEventListener("keydown", (event) => {
 $("open").addEventListener("click", () => file.click());
 file.addEventListener("change", () => take(file.files).then(() => (file.value = "")));
 for (const name of ["dragover", "dragleave", "drop"])
-  documents.addEventListener(name, (event) => {
+  document.addEventListener(name, (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     documents.classList.toggle("over", name === "dragover");

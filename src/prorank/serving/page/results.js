@@ -18,7 +18,7 @@ export function showOrders(first, scored, texts, calibrated, limit) {
   after.replaceChildren(
     ...scored.slice(0, limit).map((result, rank) => {
       const share = (result.relevance_score - low) / (high - low || 1);
-      return scoredRow(result, rank, place.get(result.index) - rank, texts, share);
+      return scoredRow(result, rank, place.get(result.index) - rank, texts, share, calibrated);
     }),
   );
   orders.style.setProperty("--rows", Math.min(limit, scored.length));
@@ -34,7 +34,7 @@ function firstRow(result, rank, texts, most) {
   return row;
 }
 
-function scoredRow(result, rank, move, texts, share) {
+function scoredRow(result, rank, move, texts, share, calibrated) {
   const row = emptyRow(result, rank);
   row.classList.add(move > 0 ? "up" : move < 0 ? "down" : "same");
   const text = element("button", textStyle(texts[result.index]), texts[result.index]);
@@ -46,8 +46,8 @@ function scoredRow(result, rank, move, texts, share) {
     drawMoves();
   });
   const raw = element("span", "raw", result.score.toFixed(2).replace("-", "−"));
-  raw.title = "the model's raw score";
-  row.append(text, line(moved(move), bar(share), element("span", "number", result.relevance_score.toFixed(3)), raw));
+  const told = calibrated ? [element("span", "number", result.relevance_score.toFixed(3)), raw] : [raw];
+  row.append(text, line(moved(move), bar(share), ...told));
   if (result.tokens_cut) row.append(element("p", "cut", `cut: the last ${result.tokens_cut} tokens were not read`));
   return row;
 }
