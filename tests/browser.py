@@ -17,7 +17,7 @@ from prorank.serving.service import Service
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 30_000  # milliseconds, for machines that do much else
 PICTURES = {
-    "page-light.png": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "page-light.png": {"viewport": {"width": 1280, "height": 990}, "color_scheme": "light"},
     "page-dark-narrow.png": {"viewport": {"width": 375, "height": 800}, "color_scheme": "dark"},
 }
 
@@ -66,10 +66,10 @@ def take_pictures(folder):
         for name, options in PICTURES.items():
             with opened(browser, address, device_scale_factor=1.5, **options) as page:
                 page.click("[data-example=faq]" if "narrow" in name else "[data-example=question]")
-                for _ in range(3):  # the first one is slower
+                for _ in range(5):  # the first ones are slower
                     run(page)
                 page.evaluate("document.activeElement.blur()")
-                page.mouse.move(0, 0)
+                page.mouse.move(0, 0)  # points at nothing
                 if "narrow" in name:
                     page.evaluate("document.querySelector('#results').scrollIntoView()")
                 page.screenshot(path=Path(folder) / name)

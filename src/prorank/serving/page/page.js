@@ -92,19 +92,17 @@ function complain(title, detail = "", field = null) {
 }
 
 const TITLES = {
-  401: "The server asks for an API key.",
-  413: "This is too large.",
-  429: "The server is busy.",
-  503: "The server is not ready.",
-  504: "This took too long.",
+  401: "The server asks for an API key",
+  413: "This is too large",
+  429: "The server is busy",
+  503: "The server is not ready",
+  504: "This took too long",
 };
 
 async function refusal(answer) {
   const found = await answer.json().catch(() => ({}));
-  const wait = answer.headers.get("Retry-After");
-  const title = TITLES[answer.status] ?? (answer.status < 500 ? "The server refused this." : "The server failed.");
-  const again = wait ? ` Try again in ${wait} s.` : "";
-  return [title, `${found.message ?? answer.statusText}${again} (${answer.status})`];
+  const title = TITLES[answer.status] ?? (answer.status < 500 ? "The server refused this" : "The server failed");
+  return [`${title} (${answer.status})`, found.message ?? answer.statusText];
 }
 
 function call(path, options = {}) {
@@ -152,18 +150,22 @@ async function rank() {
     } else {
       if (answer.status === 401) $("key-field").hidden = false;
       complain(...(await refusal(answer)), answer.status === 401 ? key : null);
-      $("status").textContent = "Nothing was ranked.";
+      tellFailure();
     }
   } catch (error) {
     if (mine.signal.aborted) return;
     complain("The server does not answer.", "Is it still running?");
-    $("status").textContent = "Nothing was ranked.";
+    tellFailure();
   } finally {
     if (running === mine) $("rank").removeAttribute("aria-busy");
   }
 }
 
 // What is shown
+
+function tellFailure() {
+  $("status").textContent = $("orders").hidden ? "Not ranked." : "Not ranked; below is the ranking before.";
+}
 
 function tellResults(answer, texts, trip) {
   const { results, first_stage: stage } = answer;
