@@ -14,7 +14,8 @@ from served import serving
 from prorank import Reranker
 from prorank.serving.service import Service
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 PATIENCE = 30_000  # milliseconds, for machines that do much else
 PICTURES = {
     "page-light.png": {"viewport": {"width": 1280, "height": 990}, "color_scheme": "light"},

@@ -217,6 +217,23 @@ def test_health_ready_and_metrics(client):
     assert "secret-path" not in (client.get("/secret-path"), client.get("/metrics"))[1].text
 
 
+def test_the_page_gets_both_orders_and_what_was_cut(client, service, direct):
+    documents = [*DOCUMENTS, "stone " * 200]
+    found = client.post("/page/rank", json={"query": QUERY, "documents": documents}).json()
+    scores = service.reranker.score([(QUERY, document) for document in documents])
+    by_place = sorted(found["results"], key=lambda result: result["index"])
+    assert [result["score"] for result in by_place] == pytest.approx(scores, abs=1e-5)
+    assert [result["relevance_score"] for result in by_place[:4]] == pytest.approx(direct[1], abs=1e-6)
+    assert [result["index"] for result in found["results"]] == sorted(range(5), key=lambda place: -scores[place])
+    assert [result["tokens_cut"] > 100 for result in by_place] == [False] * 4 + [True]
+    assert found["not_read"] == "the end of the document in 1"
+    first = found["first_stage"]
+    assert first["missing"] is None and first["results"][0]["index"] == 1 and first["results"][-1]["index"] == 0
+    assert first["results"][-1]["score"] == 0 < first["results"][0]["score"]
+    wordless = client.post("/page/rank", json={"query": "?", "documents": ["!"]}).json()["first_stage"]
+    assert "no words" in wordless["missing"] and wordless["results"] == []
+
+
 def test_the_openapi_document_describes_the_bodies_and_can_be_read(client):
     document = client.get("/openapi.json").json()
     for path, field in {"/v1/rerank": "rank_fields", "/v2/rerank": "priority", "/score": "text_1"}.items():
