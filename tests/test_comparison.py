@@ -2,9 +2,11 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import scipy.stats
+from browser import CHROMIUM, browsing
 from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,3 +129,26 @@ def test_texts_on_the_page_are_escaped(runs, call):
     call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", runs / "p.html")
     text = (runs / "p.html").read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_runs_are_measured_on_a_sampled_evaluations_queries(runs, call):
+    lines = (runs / "good" / "per_query.tsv").read_text().splitlines()
+    (runs / "good" / "per_query.tsv").write_text("\n".join(lines[:-2]) + "\n")
+    code, out, err = call("compare", runs / "bad.run", runs / "good", "--collection", runs / "c", "--json")
+    assert code == 0, err
+    assert [row["queries"] for row in json.loads(out)] == [3, 3]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_example_page_shows_all_its_plots_in_a_browser():
+    page_file = Path(__file__).parents[1] / "docs" / "examples" / "compare-cosqa.html"
+    with browsing() as browser:
+        page = browser.new_page()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(page_file.as_uri())
+        boxes = [box.bounding_box() for box in page.get_by_role("img").all()]
+        assert len(boxes) == 4 and all(box["width"] > 200 and box["height"] > 60 for box in boxes)
+        assert "chance is an unlikely explanation" in page.inner_text(".verdict")
+        assert page.evaluate("document.querySelectorAll('svg path').length") > 100
+        assert asked == [page_file.as_uri()]  # nothing is loaded from elsewhere

@@ -26,7 +26,7 @@ def compare(
 ) -> None:
     """Compare results on the same queries with the first: intervals, paired tests, Holm's correction."""
     from prorank.data.collection import load_collection
-    from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_result, run_of
+    from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_results, run_of
     from prorank.evaluation.html_report import write_page
     from prorank.evaluation.metrics import metric_key
     from prorank.util.errors import InputError
@@ -46,10 +46,11 @@ def compare(
         refuse_file_overwrite(html, force)
     loaded = load_collection(collection) if collection is not None else None
     qrels = loaded.judgments(split) if loaded is not None else None
-    names = distinct_names(results)
-    rows = compared({name: read_result(path, metric, qrels) for name, path in zip(names, results)}, metric_key(metric))
+    found = dict(zip(distinct_names(results), read_results(results, metric, qrels)))
+    rows = compared(found, metric_key(metric))
     if html is not None and loaded is not None:
-        write_page(html, rows, [run_of(path) for path in results], loaded, split, metric_key(metric))
+        runs = {name: (one, run_of(path)) for (name, one), path in zip(found.items(), results)}
+        write_page(html, rows, runs, loaded, split, metric_key(metric))
         written(html)
     if as_json:
         print_json(rows)

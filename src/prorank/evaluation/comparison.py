@@ -20,25 +20,31 @@ PER_QUERY = "per_query.tsv"
 LATEX_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
 
-def read_result(path: Path, metric: str, qrels: Qrels | None) -> Evaluation:
-    """Metrics per query: of an evaluation's folder or table, or of a TREC run measured now.
+def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> list[Evaluation]:
+    """Metrics per query of each path: of an evaluation's folder or table, or of a TREC run measured now.
 
     Args:
-        path: folder with `per_query.tsv`, such a table, or a run.
+        paths: folders with `per_query.tsv`, such tables, or runs. Where there are tables, runs are measured on their
+            queries, since an evaluation may be of a sample.
         metric: as ir-measures writes it, `nDCG@10`.
         qrels: judgments, for runs.
 
     Raises:
-        DataError: no such metric in a table, or a run without judgments.
+        DataError: no such path, no such metric in a table, or a run without judgments.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
-    table = path / PER_QUERY if path.is_dir() else path
-    if table.suffix == ".tsv":
-        return Evaluation((metric_key(metric),), {metric_key(metric): _column(table, metric_key(metric))})
-    if qrels is None:
-        raise DataError(f"{path}: a run needs judgments", hint="add --collection (and --split)")
-    return evaluate_run(read_run(path), qrels, (metric,))
+    key, tables = metric_key(metric), dict[Path, Evaluation]()
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        table = path / PER_QUERY if path.is_dir() else path
+        if table.suffix == ".tsv":
+            tables[path] = Evaluation((key,), {key: _column(table, key)})
+        elif qrels is None:
+            raise DataError(f"{path}: a run needs judgments", hint="add --collection (and --split)")
+    if qrels is not None and tables:
+        measured = set.intersection(*(set(one.values(key)) for one in tables.values()))
+        qrels = {query: judged for query, judged in qrels.items() if query in measured}
+    return [tables[path] if path in tables else evaluate_run(read_run(path), qrels or {}, (metric,)) for path in paths]
 
 
 def run_of(path: Path) -> Run:

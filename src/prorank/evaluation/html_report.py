@@ -18,7 +18,7 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, ranked, rerank_run, top
 from prorank.engine.scores import probabilities
 from prorank.evaluation.calibration import calibration_error, fit_platt, judged_scores
-from prorank.evaluation.metrics import evaluate_run
+from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.plots import draw_panels
 from prorank.evaluation.tables import p_value_cell
 from prorank.util.errors import DataError
@@ -28,6 +28,7 @@ from prorank.util.provenance import versions
 DEPTHS = (10, 20, 30, 50, 70, 100)
 SHOWN = 8  # queries of each kind
 CHARACTERS = 220  # of a text
+HEAD = 20  # documents per query whose scores are looked at; further down a run's scores may only be places
 
 
 class Entry(NamedTuple):
@@ -66,17 +67,23 @@ def verdict(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 def write_page(
     path: Path,
     rows: Sequence[Mapping[str, Any]],
-    runs: Sequence[Run],
+    results: Mapping[str, tuple[Evaluation, Run]],
     collection: Collection,
     split: str,
     metric: str,
 ) -> None:
-    """Write `html_report` of compared runs, on the judged queries that have a relevant document."""
-    judged = collection.judgments(split)
-    name = re.sub("^ndcg", "nDCG", re.sub("^m(?=rr)", "", metric))
-    evaluations = [evaluate_run(run, judged, (name,)) for run in runs]
-    qrels = {query: judged[query] for query in evaluations[0].values(metric)}
-    entries = [Entry(row, run, one.values(metric)) for row, run, one in zip(rows, runs, evaluations)]
+    """Write `html_report` of compared results.
+
+    Args:
+        path: HTML file to write.
+        rows: of `comparison.compared`.
+        results: by name, metrics per query and the run that they were measured on.
+        collection: texts and judgments.
+        split: of the judgments.
+        metric: key such as `ndcg@10`.
+    """
+    entries = [Entry(row, run, one.values(metric)) for row, (one, run) in zip(rows, results.values())]
+    qrels = {query: collection.judgments(split)[query] for query in entries[0].values}
     made = f"prorank compare, split {split}, fingerprint of the collection {collection.fingerprint[:16]}; " + ", ".join(
         f"{package} {version}" for package, version in versions().items()
     )
@@ -144,9 +151,9 @@ def depths(entries: Sequence[Entry], qrels: Qrels, metric: str) -> str:
     name = re.sub("^ndcg", "nDCG", metric)
     for entry in entries[1:]:
         scores = {q: {d: entry.run.get(q, {}).get(d, -np.inf) for d in first[q]} for q in first}
-        known = min((len([d for d in first[q] if d in entry.run.get(q, {})]) for q in first if first[q]), default=0)
+        longest = max((len(documents) for documents in first.values()), default=0)
         points = []
-        for depth in [k for k in DEPTHS if k <= max(known, DEPTHS[0])]:
+        for depth in [k for k in DEPTHS if k <= max(longest, DEPTHS[0])]:
             finite = {q: {d: s if np.isfinite(s) else -1e9 for d, s in own.items()} for q, own in scores.items()}
             points.append((depth, evaluate_run(rerank_run(first, finite, depth), qrels, (name,)).mean(metric)))
         axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, label=entry.row["name"])
@@ -157,10 +164,10 @@ def depths(entries: Sequence[Entry], qrels: Qrels, metric: str) -> str:
 
 
 def histograms(entries: Sequence[Entry], qrels: Qrels) -> str:
-    """Scores of relevant and other documents, each as a share of its kind."""
+    """Scores of relevant and other documents among the first `HEAD`, each as a share of its kind."""
     figure, axes = draw_panels([str(entry.row["name"]) for entry in entries])
     for axis, entry in zip(axes, entries):
-        scores, labels = map(np.array, judged_scores(entry.run, qrels))
+        scores, labels = map(np.array, judged_scores(top(entry.run, HEAD), qrels))
         edges = np.histogram_bin_edges(scores, bins=24)
         for label, colour, text in ((0, "0.6", "other"), (1, "#0b6e5b", "relevant")):
             own = scores[labels == label]
@@ -177,8 +184,8 @@ def reliability(entries: Sequence[Entry], qrels: Qrels) -> str:
     for axis, entry in zip(axes, entries):
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         try:
-            fitted = fit_platt(*judged_scores(top(entry.run, 20), halves[0]))
-            scores, labels = judged_scores(top(entry.run, 20), halves[1])
+            fitted = fit_platt(*judged_scores(top(entry.run, HEAD), halves[0]))
+            scores, labels = judged_scores(top(entry.run, HEAD), halves[1])
         except DataError:
             axis.text(0.5, 0.5, "too few judgments", ha="center", fontsize=7)
             continue
