@@ -10,9 +10,10 @@ import torch
 from test_training import tiny
 
 from prorank import Reranker
-from prorank.erank.graders import ChatTeacher, Task, is_loopback
+from prorank.erank.graders import ChatTeacher, Task
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import dump_recipe, load_recipe, validate_recipe
+from prorank.util.addresses import is_loopback
 from prorank.util.errors import CheckpointError, InputError, ProrankError, RecipeError
 from prorank.warmup.grpo import group_advantages
 

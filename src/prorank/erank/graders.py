@@ -12,9 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from ipaddress import ip_address
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -22,7 +20,8 @@ from prorank.engine.reasoning import parse_grade, reason
 from prorank.prompts.builtin import PROMPTS
 from prorank.reranker import Reranker
 from prorank.training.inputs import model_files_fingerprint
-from prorank.util.errors import DataError, InputError, ProrankError, require
+from prorank.util.addresses import is_loopback
+from prorank.util.errors import DataError, ProrankError, require
 
 logger = logging.getLogger(__name__)
 HIGHEST = 10
@@ -273,30 +272,6 @@ class ChatTeacher:
             f"{self.base_url}: status {status}: {error.response.text[:200]}",
             hint="check the address, the model's name and the key",
         )
-
-
-def is_loopback(base_url: str) -> bool:
-    """Whether an address is on this machine, so that nobody else hears what is sent there.
-
-    Raises:
-        InputError: not an http or https address.
-
-    >>> is_loopback("http://localhost:8000/v1"), is_loopback("http://localhost@example.org/v1")
-    (True, False)
-    """
-    try:
-        parts = urlsplit(base_url)
-        host = parts.hostname
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise InputError(f"'{base_url}' is no address", hint="write it as http://localhost:8000/v1 or https://...")
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def key_for(base_url: str, key_variable: str) -> str:

@@ -7,6 +7,8 @@ and exits with code 2. This module knows nothing of the rest of the package.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -80,5 +82,30 @@ def require(module: str, extra: str | None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
             raise
-        wanted = f"'prorank[{extra}]'" if extra else error.name
-        raise MissingExtraError(f"the package '{error.name}' is not installed", hint=f"pip install {wanted}") from error
+        raise _missing(error.name, extra) from error
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Imports of what an extra brings: where a package is missing, say which pip command brings it.
+
+    Args:
+        extra: of prorank, for instance `langchain`.
+
+    Raises:
+        MissingExtraError: a package is not installed.
+
+    >>> with needs("langchain"):
+    ...     import no_such
+    Traceback (most recent call last):
+    prorank.util.errors.MissingExtraError: the package 'no_such' is not installed (pip install 'prorank[langchain]')
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise _missing((error.name or "?").split(".")[0], extra) from error
+
+
+def _missing(package: str, extra: str | None) -> MissingExtraError:
+    wanted = f"'prorank[{extra}]'" if extra else package
+    return MissingExtraError(f"the package '{package}' is not installed", hint=f"pip install {wanted}")
