@@ -28,6 +28,16 @@ reranker = Reranker(precision="fp32")
 found = reranker.rank("when do owls hunt", ["The moon is far.", "Owls hunt mice at night."], return_documents=True)
 print(found[0]["text"], 0 < reranker.probability([found[0]["score"]])[0] < 1)
 """
+INTEGRATE = """
+from importlib import import_module
+from prorank.integrations.source import source
+for name in ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "remote"):
+    try:
+        import_module(f"prorank.integrations.{name}")
+    except ImportError as error:
+        print(f"pip install 'prorank[{name}]'" in str(error), name)
+print(source().rank("owls", ["The moon.", "Owls."])[0].place)
+"""
 COMMAND = "from prorank.cli.main import main\nmain()\n"
 
 
@@ -71,10 +81,16 @@ def test_the_core_reranks(absent):
     assert done.stdout == "Owls hunt mice at night. True\n", done.stderr
 
 
+def test_integrations_name_their_extra_and_a_local_source_needs_none(absent):
+    done = run(absent, INTEGRATE)
+    names = ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "remote")
+    assert done.stdout == "".join(f"True {name}\n" for name in names) + "1\n", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
-    "arguments", [("index", "cosqa", "--output", "OUT"), ("train", "quickstart", "--output", "OUT")]
+    "arguments", [("index", "cosqa", "--output", "OUT"), ("train", "quickstart", "--output", "OUT"), ("mcp",)]
 )
 def test_what_needs_an_extra_names_it(absent, tmp_path, arguments):
     done = run(absent, COMMAND, *(tmp_path / "out" if a == "OUT" else a for a in arguments))
-    assert done.returncode == 2 and re.search(r"pip install 'prorank\[(eval|train)\]'", done.stderr), done.stderr
+    assert done.returncode == 2 and re.search(r"pip install 'prorank\[(eval|train|mcp)\]'", done.stderr), done.stderr
     assert not (tmp_path / "out").exists()

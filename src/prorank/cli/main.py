@@ -16,6 +16,7 @@ from prorank.cli.ablate import ablate
 from prorank.cli.bench import bench
 from prorank.cli.compare import compare
 from prorank.cli.data import data
+from prorank.cli.mcp import mcp
 from prorank.cli.models import export, info
 from prorank.cli.recipes import recipes
 from prorank.cli.rerank import rerank
@@ -261,7 +262,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, compare, rerank, index, search, serve, info, export):
+for command in (ablate, compare, rerank, index, search, serve, mcp, info, export):
     app.command()(command)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from prorank.model import gguf_files
-from prorank.model.int8_rowwise import INT8_FILE, load_int8
+from prorank.model.int8_rowwise import ROWS8_FILE, load_rows8
 from prorank.util.errors import CheckpointError, ProrankError
 from prorank.util.sources import is_gguf
 
@@ -58,10 +58,10 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
     Raises:
         CheckpointError: a file is missing or damaged, or holds other weights than config.json describes.
     """
-    packed = Path(source) / INT8_FILE
-    if packed.is_file():
-        with reading(packed):
-            stored = load_int8(packed)
+    rows8 = Path(source) / ROWS8_FILE
+    if rows8.is_file():
+        with reading(rows8):
+            stored = load_rows8(rows8)
         with reading(Path(source) / "config.json"):
             model = auto.from_config(config, **options)
         missing, unexpected, shapes = _put(model, stored)
