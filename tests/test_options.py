@@ -84,8 +84,9 @@ def test_json_is_a_flag_and_output_a_file_in_bench(word_collection, tmp_path, ca
 
 
 def test_reports_as_json_are_the_results(tmp_path, call):
-    (tmp_path / "results.json").write_text('{"rows": []}')
-    assert json.loads(call("report", tmp_path, "--json")[1]) == [{"rows": []}]
+    results = {"collection": "c", "recipe": "r", "queries": 3, "rows": []}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert json.loads(call("report", tmp_path, "--json")[1]) == [results]
 
 
 def test_a_closed_standard_input_holds_no_documents(checkpoint, call, monkeypatch):

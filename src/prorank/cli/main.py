@@ -238,9 +238,10 @@ def report(
     from prorank.evaluation.results import read_results
     from prorank.evaluation.tables import markdown_report, print_rows
 
-    results = [read_results(path) for path in runs]
     if as_json:
         refuse(context, "not with --json", "markdown")
+    results = [read_results(path) for path in runs]
+    if as_json:
         print_json(results)
         return
     if markdown:
