@@ -5,10 +5,12 @@ import torch
 import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from prorank import Reranker
 from prorank.model.device import fast_bf16, resolve_precision
 from prorank.model.loading import detect_family, load_backbone
+from prorank.model.packing import one_pack
 from prorank.util.errors import CheckpointError
 
 KV = {"num_key_value_heads": 2}
@@ -142,6 +144,22 @@ def test_what_lora_freezes_is_kept_as_it_is_computed(folder, request, tmp_path, 
     saved = load_file(tmp_path / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert any(p.dtype == torch.bfloat16 for p in backbone.parameters())  # saving left the model alone
+
+
+def test_the_gradient_of_adapters_multiplies_no_frozen_weights(qwen_folder):
+    """Trained whole, a backward pass costs two forward passes; with small adapters hardly more than one."""
+    products = []
+    for lora in (False, True):
+        backbone = load_backbone(qwen_folder, precision="fp32", for_training=True)
+        if lora:
+            backbone.add_lora(rank=1, alpha=1)
+        pack = one_pack([list(range(5, 69))] * 4, causal=True)
+        with FlopCounterMode(display=False) as forward:
+            hidden = backbone(pack=pack)
+        with FlopCounterMode(display=False) as backward:
+            hidden.sum().backward()
+        products.append(backward.get_total_flops() / forward.get_total_flops())
+    assert products[0] > 1.7 and products[1] < 1.3
 
 
 def test_precision_is_never_half_by_accident(qwen_folder):

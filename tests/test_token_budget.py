@@ -12,10 +12,11 @@ from prorank.erank.listwise import ListwiseTrainer
 from prorank.erank.sft import SftItem, SftTrainer
 from prorank.recipe.sections import ListwiseSection, ScoreLearningSection, SftSection
 from prorank.reranker import Reranker
-from prorank.score_learning.losses import LABEL_LOSSES
+from prorank.score_learning.losses import LABEL_LOSSES, listwise_softmax
 from prorank.score_learning.trainer import ScoreTrainer
 from prorank.training import memory
 from prorank.training.lists import ListItem
+from prorank.training.reading import read_slots
 from prorank.training.steps import Items
 from prorank.training.trainer import TrainContext
 
@@ -178,6 +179,35 @@ def test_generated_answers_in_parts_are_generated_answers(qwen_folder, tmp_path,
 
     monkeypatch.setattr("prorank.erank.listwise.draw", say)
     assert_parts_equal_the_whole(trainer, 900, True)
+
+
+@pytest.mark.parametrize("prompt", ["prorank", "instruction-first"])
+def test_a_lists_documents_share_their_prefix_with_the_same_gradient(prompt, qwen_folder):
+    reranker = reranker_of(qwen_folder, prompt)
+    backbone, tokenizer = reranker.backbone.train(), reranker.pair_tokenizer
+    sequences, _ = tokenizer.encode([(query, text) for query in ("river stone", "tiger") for text in DOCUMENTS])
+    torch.manual_seed(8)
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    assert backbone.supports_packing
+    lengths, gradients = [], []
+    usual = backbone.packed_hidden
+
+    def watched(pack):
+        lengths.append(pack.input_ids.numel())
+        return usual(pack)
+
+    backbone.packed_hidden = watched
+    for groups in (None, [0] * 6 + [1] * 6):
+        backbone.zero_grad()
+        logits = read_slots(backbone, tokenizer, sequences, tokenizer.answer_ids, groups)
+        listwise_softmax((logits[:, 1] - logits[:, 0]).view(2, 6), torch.eye(2, 6)).backward()
+        gradients.append([p.grad.clone() for p in backbone.parameters()])
+    assert lengths[0] == sum(map(len, sequences)) and lengths[1] < (0.5 if "first" in prompt else 0.8) * lengths[0]
+    for alone, shared in zip(*gradients):
+        torch.testing.assert_close(shared, alone, atol=1e-5, rtol=0)
+    assert max(float(alone.abs().max()) for alone in gradients[0]) > 0.01
 
 
 def test_dropout_is_the_same_in_both_passes(bert_folder, tmp_path):

@@ -15,6 +15,9 @@ from prorank.model.backbone import Backbone
 from prorank.util.errors import require
 
 SHARE = 0.7  # of the free memory may go to a pass's activations; the rest is for what comes and goes
+PROCESS = (
+    250_000_000  # bytes that the process itself takes while it trains: libraries' workspaces, allocator, temporaries
+)
 LEAST, MOST = 512, 65_536  # tokens of a pass that is planned without being told
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -130,7 +133,7 @@ def step_bytes(shape: Shape, *, tokens: int, budget: int, recompute: bool = Fals
     """
     a_token = recomputed_bytes(shape) if recompute else token_bytes(shape)
     dense = 0 if shape.lora else 4 * shape.vocabulary * shape.hidden  # of the embedding, on its way to the sum
-    return state_bytes(shape) + min(tokens, budget) * a_token + dense
+    return PROCESS + state_bytes(shape) + min(tokens, budget) * a_token + dense
 
 
 def free_bytes(device: torch.device) -> int:
