@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from prorank.cli.ablate import ablate
+from prorank.cli.analyze import analyze
 from prorank.cli.bench import bench
 from prorank.cli.compare import compare
 from prorank.cli.data import data
@@ -263,7 +264,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, compare, rerank, index, search, serve, mcp, info, export):
+for command in (ablate, analyze, compare, rerank, index, search, serve, mcp, info, export):
     app.command()(command)
 
 

@@ -179,6 +179,30 @@ def slot_logits(
     return _all(backend, tokenizer, sequences, lambda work: _run(backend, work, rows), 1, groups, progress)
 
 
+def slot_states(
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    sequences: Sequence[list[int]],
+    *,
+    groups: Sequence[int] | None = None,
+    progress: str | None = None,
+) -> torch.Tensor:
+    """Hidden states at the answer slot, as the vocabulary matrix gets them (N, H), float32 on the CPU, in input order.
+
+    Args:
+        sequences: at least one.
+        groups, progress: see `slot_logits`.
+    """
+
+    def states(work: Pack | Batch) -> torch.Tensor:
+        if isinstance(work, Pack):
+            return backbone.packed_hidden(work.to(backbone.device)).cpu()
+        batch = work.to(backbone.device)
+        return backbone.slot_hidden(batch.input_ids, batch.attention_mask, batch.slot, batch.type_ids).cpu()
+
+    return _all(backbone, tokenizer, sequences, states, 1, groups, progress)
+
+
 def answer_logits(
     backend: ScorerBackend,
     tokenizer: Tokenizer,
