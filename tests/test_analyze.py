@@ -103,7 +103,15 @@ def tiny(qwen_folder):
 
 @pytest.mark.parametrize(
     ("said", "expected"),
-    [("1<|im_end|>", 1), ("0<|im_end|>", 0), ("1", -1), ("1.<|im_end|>", -1), (" 1<|im_end|>", -1), ("<|im_end|>", -1)],
+    [
+        ("1<|im_end|>", 1),
+        ("0<|im_end|>", 0),
+        ("1", -1),
+        ("1a", -1),
+        ("1.<|im_end|>", -1),
+        (" 1<|im_end|>", -1),
+        ("<|im_end|>", -1),
+    ],
 )
 def test_a_verdict_is_one_answer_and_the_end_of_the_turn(tiny, said, expected):
     assert verdict_of(tiny.backbone.tokenizer(said).input_ids, tiny.pair_tokenizer) == expected
@@ -126,14 +134,14 @@ def test_greedy_answers_are_those_of_the_models_own_generation(tiny):
 
 def test_pairs_hold_one_relevant_document_and_both_kinds_of_negatives(word_collection):
     collection = load_collection(str(word_collection))
-    pairs = drawn_pairs(collection, "test", 6, 2, seed=13)
-    assert pairs == drawn_pairs(collection, "test", 6, 2, seed=13)
+    pairs = drawn_pairs(collection, "train", 24, 10, seed=13)
+    assert pairs == drawn_pairs(collection, "train", 24, 10, seed=13)
     for query in {pair.query for pair in pairs}:
         own = [pair for pair in pairs if pair.query == query]
         assert len({pair.document for pair in own}) == len(own)
         assert sum(pair.kind == "relevant" for pair in own) == sum(pair.kind == "random" for pair in own) == 1
         for pair in own:
-            assert (collection.qrels["test"][query].get(pair.document, 0) > 0) == (pair.kind == "relevant")
+            assert (collection.qrels["train"][query].get(pair.document, 0) > 0) == (pair.kind == "relevant")
 
 
 def test_the_command_sets_models_of_both_families_side_by_side(tiny, bert_folder, word_collection, tmp_path, call):
