@@ -65,6 +65,7 @@ def causal_recipe(qwen_folder, word_collection, **changes):
         word_collection,
         backbone__max_length=128,
         warmup__kl=0.01,
+        warmup__entropy_bonus=0.1,  # said, since a file holds every field and a default of the family would not be one
         warmup__experimental__supervised_weight=0.5,
         **changes,
     )

@@ -358,10 +358,10 @@ def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collecti
             word_collection,
             warmup=None,
             score_learning__label_weight=0.0,
-            score_learning__teacher={"model": "some/teacher", "loss": loss, "temperature": 0.5, "margin": 5.0},
+            score_learning__teacher={"model": str(encoder_folder), "loss": loss, "temperature": 0.5, "margin": 5.0},
         )
         run_recipe(recipe, tmp_path / loss)
-        assert asked["model"] == "some/teacher"
+        assert asked["model"] == str(encoder_folder)
         log = json.loads((tmp_path / loss / "score-learning" / "training" / "log.json").read_text())
         losses = [entry["loss"] for entry in log if "loss" in entry]
         assert losses[-1] < losses[0]
