@@ -65,7 +65,8 @@ def causal_recipe(qwen_folder, word_collection, **changes):
         word_collection,
         backbone__max_length=128,
         warmup__kl=0.01,
-        warmup__entropy_bonus=0.1,  # said, since a file holds every field and a default of the family would not be one
+        warmup__entropy_bonus=0.1,  # these two are said, since a file holds every field: none is left to the family
+        warmup__learning_rate=1e-3,
         warmup__experimental__supervised_weight=0.5,
         **changes,
     )
