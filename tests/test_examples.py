@@ -6,16 +6,21 @@ import runpy
 from pathlib import Path
 
 import evaluate_run
+import lancedb_hybrid
 import own_loss
 import own_prompt
 import own_reward
+import postgres_rerank
+import psycopg
 import pytest
 import rerank_for_rag
+from sentence_transformers import SentenceTransformer
 
 from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.data.trec import write_run
 from prorank.first_stage.bm25 import BM25Index
+from prorank.integrations.lancedb import ProrankReranker
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +64,38 @@ def test_evaluate_run_compares_two_runs(word_collection, tmp_path):
     said = evaluate_run.report(str(word_collection), str(tmp_path / "second.run"), str(tmp_path / "first.run"))
     assert "first.run: ndcg@10 1.000 [1.000, 1.000]" in said and "second.run: ndcg@10 0.631" in said
     assert "difference +0.369" in said
+
+
+@pytest.mark.skipif(
+    postgres_rerank.program("initdb") is None, reason="PostgreSQL is not installed (Debian: apt-get install postgresql)"
+)
+def test_postgres_finds_and_the_reranker_orders(two_candidates):
+    _, texts = two_candidates
+    query = "python read a csv file"
+    with postgres_rerank.cluster() as address:
+        socket = Path(address.split()[0].removeprefix("host="))
+        with psycopg.connect(address) as database:
+            assert database.execute("SHOW listen_addresses").fetchone() == ("",)
+            postgres_rerank.index(database, texts)
+            found = postgres_rerank.search(database, query, 30)
+    assert not socket.exists()
+    scores = [score for *_, score in found]
+    assert 10 < len(found) <= 30 and scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
+    reranker = Reranker()
+    ranked = postgres_rerank.rerank(reranker, query, found, 5)
+    best = max(found, key=lambda row: reranker.score([(query, row[1])])[0])
+    assert ranked[0][0] == best[0] and [chance for _, chance in ranked] == sorted((c for _, c in ranked), reverse=True)
+
+
+def test_lancedb_joins_vectors_and_words_and_the_reranker_orders(two_candidates, encoder_folder, tmp_path):
+    _, texts = two_candidates
+    query, reranker = "python read a csv file", Reranker()
+    encoder = SentenceTransformer(str(encoder_folder), device="cpu")
+    table = lancedb_hybrid.table_of(str(tmp_path), texts, encoder)
+    found = lancedb_hybrid.search(table, query, encoder, ProrankReranker(reranker), 10)
+    chances = reranker.probability(reranker.score([(query, row["text"]) for row in found]))
+    assert 10 <= len(found) <= 20 and chances == sorted(chances, reverse=True)
+    assert [row["_relevance_score"] for row in found] == pytest.approx(chances, abs=1e-4)
 
 
 @pytest.mark.parametrize("script", ["own_loss", "own_reward"])

@@ -3,13 +3,18 @@
 The retrievers put the moon first, so that only the reranker can bring the owls to the top.
 """
 
+import ast
 import asyncio
+import json
 import os
 
 import pytest
 from served import serving
+from test_docs import ROOT, blocks
+from typer.testing import CliRunner
 
 from prorank import Reranker
+from prorank.cli.main import app
 from prorank.serving.service import Service
 from prorank.util.errors import InputError
 
@@ -355,3 +360,38 @@ class TestPyTerrier:
         ]
         with pytest.raises(pt.validate.InputValidationError, match="text"):
             ProrankReranker(mini)(pd.DataFrame([("q", "a", "d", "b")], columns=columns))
+
+
+PAGE = ROOT / "docs" / "integrations.md"
+
+
+class TestPage:
+    """docs/integrations.md says what is so."""
+
+    @pytest.mark.parametrize(
+        "code", blocks(PAGE, "python"), ids=lambda code: code.split("prorank.integrations.")[1][:9]
+    )
+    def test_its_code_finds_the_owls_here_and_by_a_server(self, code, mini, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        names, values = {}, []
+        with serving(Service(mini, "mini")) as address:
+            assert "http://127.0.0.1:8000" in code
+            for statement in ast.parse(code.replace("http://127.0.0.1:8000", address)).body:
+                text = ast.unparse(statement)
+                if isinstance(statement, ast.Expr):
+                    values.append(eval(text, names))
+                else:
+                    exec(text, names)
+        told = [value for value in values if value is not None]
+        rankings = [str(value[value["rank"] == 0] if "rank" in value else value) for value in told[-2:]]
+        assert len(rankings) == 2 and all("Owls hunt mice" in ranking for ranking in rankings)
+        assert not any("moon" in ranking or "trees" in ranking for ranking in rankings)
+
+    def test_its_configuration_starts_commands_that_exist(self):
+        (text,) = blocks(PAGE, "json")
+        servers = json.loads(text)["mcpServers"].values()
+        assert len(servers) == 2
+        help_text = CliRunner().invoke(app, ["mcp", "--help"], terminal_width=200).output
+        for server in servers:
+            assert server["command"] == "prorank" and server["args"][0] == "mcp"
+            assert all(word in help_text for word in server["args"] if word.startswith("--"))

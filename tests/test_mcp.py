@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from served import DOCUMENTS, QUERY, serving, tiny_service
 
 from prorank import Reranker
@@ -43,9 +44,8 @@ def results(answer):
 def command(*arguments):
     """`prorank mcp` as a client starts it."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MCP_KEY": "s3cret"}
-    return StdioServerParameters(
-        command=sys.executable, args=["-m", "prorank.cli", "mcp", *map(str, arguments)], env=environment
-    )
+    words = ["-m", "prorank.cli", "mcp", *map(str, arguments)]
+    return stdio_client(StdioServerParameters(command=sys.executable, args=words, env=environment))
 
 
 def test_the_command_speaks_over_stdio(bert_folder, expected):

@@ -1,6 +1,7 @@
-"""Haystack: a ranker component for pipelines."""
+"""Haystack: a ranker component for pipelines.
 
-from __future__ import annotations
+Annotations are objects here, not strings: Haystack 2 reads a component's types from them as they stand.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class ProrankRanker:
 
     def __init__(
         self,
-        model: str | Path | Reranker = MINI,
+        model: "str | Path | Reranker" = MINI,
         *,
         top_k: int = 10,
         scale_score: bool = True,
@@ -81,7 +82,7 @@ class ProrankRanker:
         )
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ProrankRanker:
+    def from_dict(cls, data: dict[str, Any]) -> "ProrankRanker":
         """The component that `to_dict` wrote down."""
         given = data.get("init_parameters", {})
         key = given.get("api_key")
