@@ -233,22 +233,45 @@ def reference_varlen(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, wind
     return output
 
 
+def reference_varlen_2_11(query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+    """The same before grouped queries and `num_splits`."""
+    assert query.shape[1] == key.shape[1]
+    return reference_varlen(
+        query,
+        key,
+        value,
+        cu_q,
+        cu_k,
+        max_q,
+        max_k,
+        scale=scale,
+        window_size=window_size,
+        enable_gqa=False,
+        num_splits=1,
+    )
+
+
+@pytest.mark.parametrize("kernel", [reference_varlen, reference_varlen_2_11])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 5])
-def test_the_gpu_call_means_the_same_as_the_loop(causal, window, monkeypatch):
+def test_the_gpu_call_means_the_same_as_the_loop(causal, window, kernel, monkeypatch):
     """Indices and lengths for torch's flash kernel, checked against a plain implementation of its contract."""
     import torch.nn.attention.varlen as varlen
 
-    from prorank.model.attention import _varlen_attention
+    from prorank.model.attention import _varlen_attention, varlen_kernel
 
-    monkeypatch.setattr(varlen, "varlen_attn", reference_varlen)
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    varlen_kernel.cache_clear()
     sequences = [[*range(20), 30, 31], [*range(20), 40], [5, 6, 7, 8, 9, 10, 11]]
     (pack,) = plan_packs(sequences, [0, 0, 1], 99, causal=causal)
     torch.manual_seed(0)
     tokens = pack.input_ids.shape[1]
     query, key, value = torch.randn(1, 4, tokens, 8), torch.randn(1, 2, tokens, 8), torch.randn(1, 2, tokens, 8)
     expected, _ = packed_attention(None, query, key, value, pack=pack, scaling=0.3, sliding_window=window)
-    found = _varlen_attention(query, key, value, pack, 0.3, window)
+    try:
+        found = _varlen_attention(query, key, value, pack, 0.3, window)
+    finally:
+        varlen_kernel.cache_clear()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

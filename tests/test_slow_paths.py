@@ -28,15 +28,11 @@ def fresh_kernel():
 def before_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None, scale=None): ...
 
 
-def before_2_12(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)): ...
-
-
 @pytest.mark.parametrize(
     "kernel, lacks",
     [
-        (None, "enable_gqa, num_splits, scale, window_size"),
-        (before_2_11, "enable_gqa, num_splits, window_size"),
-        (before_2_12, "enable_gqa, num_splits"),
+        (None, "scale, window_size"),
+        (before_2_11, "window_size"),
     ],
 )
 def test_an_older_torch_attends_text_by_text_and_says_so_once(kernel, lacks, fresh_kernel, monkeypatch, caplog):
@@ -47,11 +43,11 @@ def test_an_older_torch_attends_text_by_text_and_says_so_once(kernel, lacks, fre
     with caplog.at_level(logging.WARNING):
         assert attention.varlen_kernel() is None and attention.varlen_kernel() is None
     (record,) = caplog.records
-    assert f"({lacks})" in record.getMessage() and "install torch 2.12 or newer" in record.getMessage()
+    assert f"({lacks})" in record.getMessage() and "install torch 2.11 or newer" in record.getMessage()
 
 
 def test_the_kernel_of_this_torch_is_taken_where_it_has_all_arguments(fresh_kernel, caplog):
-    torch_has_it = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12)
+    torch_has_it = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 11)
     assert (attention.varlen_kernel() is not None) == torch_has_it
     assert bool(caplog.records) != torch_has_it
 

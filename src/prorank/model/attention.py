@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 QUERY_BLOCK = 512  # queries that share a mask
 WRITTEN_OUT = 256  # tokens of a span whose attention weights may exist whole
-VARLEN_ARGUMENTS = {"scale", "window_size", "enable_gqa", "num_splits"}
+VARLEN_ARGUMENTS = {"scale", "window_size"}  # what packed attention on a GPU needs of torch
 
 
 @lru_cache(maxsize=8)
@@ -185,7 +185,8 @@ class WrittenOut(torch.autograd.Function):
 def varlen_kernel() -> Callable[..., Any] | None:
     """torch's variable-length attention, where it takes all that a pack needs; said once where it does not.
 
-    torch has it since 2.10, sliding windows since 2.11, grouped queries and fixed sums (`num_splits`) since 2.12.
+    torch has it since 2.10 and sliding windows since 2.11. Grouped queries and fixed sums (`num_splits`: the same
+    whatever the neighbours) came with 2.12; 2.11 gets each key and value once for every query head of its group.
     """
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -193,15 +194,33 @@ def varlen_kernel() -> Callable[..., Any] | None:
         known = set()
     else:
         known = set(inspect.signature(varlen_attn).parameters)
+        if known >= VARLEN_ARGUMENTS | {"enable_gqa", "num_splits"}:
+            return partial(varlen_attn, num_splits=1)
         if known >= VARLEN_ARGUMENTS:
-            return varlen_attn
+            return partial(_ungrouped, varlen_attn)
     logger.warning(
         "torch %s lacks what packed attention on a GPU needs (%s): texts attend one by one, which is slower; "
-        "install torch 2.12 or newer",
+        "install torch 2.11 or newer",
         torch.__version__,
         ", ".join(sorted(VARLEN_ARGUMENTS - known)),
     )
     return None
+
+
+def _ungrouped(
+    kernel: Callable[..., Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *lengths: Any,
+    enable_gqa: bool,
+    **others: Any,
+) -> Any:
+    """Call a kernel that has no grouped queries, with (N, Hkv, D) keys and values repeated to (N, Hq, D)."""
+    if enable_gqa:
+        group = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    return kernel(query, key, value, *lengths, **others)
 
 
 def _varlen_attention(
@@ -217,7 +236,7 @@ def _varlen_attention(
     assert kernel is not None
     queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (N, H, D)
     if pack.key_index is not None:
-        keys, values = keys[pack.key_index], values[pack.key_index]
+        keys, values = keys.index_select(0, pack.key_index), values.index_select(0, pack.key_index)
     cumulative_queries, cumulative_keys, longest_query, longest_key = pack.bounds
     reach = -1 if sliding_window is None else sliding_window - 1  # -1: no limit
     window = (reach, 0 if pack.causal else reach)
@@ -232,7 +251,6 @@ def _varlen_attention(
         scale=scaling,
         window_size=window,
         enable_gqa=query.shape[1] != key.shape[1],
-        num_splits=1,  # the same sums whatever the neighbours
     )
     return output[None]  # (1, N, H, D)
 
