@@ -97,9 +97,9 @@ def write_run(run: Run, path: str | Path, tag: str = "prorank") -> None:
     Raises:
         DataError: an id that a run cannot hold, or a score that is not finite.
     """
+    check_ids([tag, *run, *dict.fromkeys(document for scores in run.values() for document in scores)], str(path))
     with atomic_writer(path) as file:
         for query, scores in run.items():
-            check_ids((query, tag, *scores), str(path))
             file.write(run_lines(query, scores, tag))
 
 
