@@ -30,6 +30,11 @@ def _one_thread_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["PRORANK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 def byte_tokenizer(chat_template: str | None = CHATML) -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer like Qwen's, trained on a few lines."""
     tokenizer = Tokenizer(models.BPE())

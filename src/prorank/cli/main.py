@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -17,6 +16,7 @@ from prorank.cli.analyze import analyze
 from prorank.cli.bench import bench
 from prorank.cli.compare import compare
 from prorank.cli.data import data
+from prorank.cli.evaluate import evaluate
 from prorank.cli.mcp import mcp
 from prorank.cli.models import export, info
 from prorank.cli.recipes import recipes
@@ -24,23 +24,14 @@ from prorank.cli.rerank import rerank
 from prorank.cli.search import index, search
 from prorank.cli.serve import serve
 from prorank.cli.shared import (
-    MODEL_HELP,
     AsJson,
-    CollectionArgument,
-    Device,
-    ExcludeQueryDocument,
     Force,
-    MaxLength,
-    Passages,
-    PrecisionOption,
     err,
     flush_output,
     out,
     print_json,
     refuse,
-    reranking,
     working,
-    written,
 )
 from prorank.util.errors import InputError, ProrankError
 from prorank.util.terminal import PlainHandler, visible
@@ -149,86 +140,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    context: typer.Context,
-    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
-    collection: CollectionArgument,
-    split: Annotated[str, typer.Option(help="Split whose queries are measured.")] = "test",
-    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 100,
-    run: Annotated[Path | None, typer.Option(help="First-stage TREC run; default BM25.")] = None,
-    candidates: Annotated[bool, typer.Option("--candidates", help="Rerank the collection's own lists.")] = False,
-    dense: Annotated[str | None, typer.Option(help="A bi-encoder that reranks the same lists too.")] = None,
-    hybrid: Annotated[float | None, typer.Option(help="Also join with this first-stage share.", min=0, max=1)] = None,
-    hybrid_scale: Annotated[
-        Literal["z-score", "min-max"], typer.Option(help="How a query's two scores are made comparable.")
-    ] = "z-score",
-    relevant_from: Annotated[int, typer.Option(help="Least relevant grade in metrics without grades.", min=1)] = 1,
-    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of the queries.", min=1)] = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
-    max_length: MaxLength = None,
-    passages: Passages = None,
-    device: Device = "auto",
-    precision: PrecisionOption = "auto",
-    exclude_query_document: ExcludeQueryDocument = False,
-    seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
-    output: Annotated[Path | None, typer.Option(help="Folder for run, per-query file and summary.")] = None,
-    force: Force = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Doubtful data are errors.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Rerank the true first stage of a split and compare with it."""
-    from prorank.evaluation.evaluator import evaluate_model
-    from prorank.evaluation.rerank import carved_sentence, few_queries
-    from prorank.evaluation.rerank_file import JOURNAL, interrupted
-    from prorank.evaluation.tables import results_table
-    from prorank.util.files import refuse_overwrite
-
-    if run is not None:
-        refuse(context, "the first stage is the run", "candidates")
-    if hybrid is None:
-        refuse(context, "only with --hybrid", "hybrid_scale")
-    if output is None:
-        refuse(context, "only with --output", "force")
-    elif force or not interrupted(output):
-        refuse_overwrite(output, force)
-    with reranking(output / JOURNAL) if output else nullcontext():
-        summary = evaluate_model(
-            model,
-            collection,
-            split=split,
-            depth=depth,
-            run_file=run,
-            candidates=candidates,
-            dense=dense,
-            hybrid=hybrid,
-            hybrid_scale=hybrid_scale,
-            relevant_from=relevant_from,
-            max_queries=max_queries,
-            prompt=prompt,
-            max_length=max_length,
-            passages=passages,
-            device=device,
-            precision=precision,
-            seed=seed,
-            output=output,
-            strict=strict,
-            exclude_query_document=exclude_query_document,
-            force=force,
-        )
-    if as_json:
-        print_json(summary)
-    else:
-        out.print(results_table(summary["rows"]))
-        for row in summary["rows"]:
-            if "p_mrr" in row:
-                out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
-        for note in filter(None, (few_queries(summary["queries"]), carved_sentence(summary["carved_splits"]))):
-            out.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
-    if output:
-        written(output)
-
-
-@app.command()
 def report(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
@@ -264,7 +175,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, analyze, compare, rerank, index, search, serve, mcp, info, export):
+for command in (ablate, analyze, compare, evaluate, rerank, index, search, serve, mcp, info, export):
     app.command()(command)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prorank.data.beir import BUNDLED, Files, Row, bundled, folder_files, text_field
+from prorank.data.benchmarks import named_files
 from prorank.data.hub import hub_files
 from prorank.data.overlap import own_documents, shared_queries
 from prorank.data.runs import Qrels
@@ -113,7 +114,8 @@ def load_collection(source: str | Path, *, strict: bool = False) -> Collection:
     """Read a collection.
 
     Args:
-        source: folder in BEIR layout, name of a bundled collection (`cosqa`), or hub data set `owner/name`.
+        source: folder in BEIR layout, name of a bundled collection (`cosqa`), hub data set `owner/name`, or
+            `irds:ID`, `bright:DOMAIN`, `followir:NAME` (see `prorank.data.benchmarks`).
         strict: doubtful entries are errors.
 
     Raises:
@@ -129,12 +131,21 @@ def load_collection(source: str | Path, *, strict: bool = False) -> Collection:
         files, name = folder_files(path), path.name
     elif os.path.isfile(path):
         raise DataError(f"{source}: this is a file, not a folder", hint="a collection is a folder in BEIR layout")
+    elif (named := named_files(str(source))) is not None:
+        files, name = named, str(source)
     elif str(source).count("/") == 1 and not is_path(str(source)):
         files, name = hub_files(on_hub(str(source), "dataset")), str(source)
     else:
         hint = did_you_mean(path) or f"bundled collections: {', '.join(bundled())}"
         raise DataError(f"{source}: no such folder", hint=hint)
     return _build(name, files, strict)
+
+
+def holds_collection(folder: Path) -> bool:
+    """Whether a folder looks like a collection in BEIR layout."""
+    return (
+        any((folder / name).is_file() for name in ("corpus.jsonl", "corpus.jsonl.gz")) and (folder / "qrels").is_dir()
+    )
 
 
 def documents_fingerprint(documents: Mapping[str, Document]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from prorank.data.beir import json_rows, text_field
+from prorank.data.beir import Files, json_rows, text_field
 from prorank.data.hub import whole
 from prorank.data.trec import check_ids, judgment, trec_rows, tsv_rows
 from prorank.util.errors import DataError, ProrankError, require
@@ -147,6 +147,22 @@ def trec_dl(source: Path, year: str | None = None) -> Tables:
     if not whole:  # what is judged, but in no list, has no text
         judgments = [judgment for judgment in judgments if judgment[1] in passages]
     return Tables(((key, "", text) for key, text in rows), queries, judgments, candidates, [])
+
+
+def files_of(tables: Tables, name: str, split: str = "test") -> Files:
+    """Tables as a collection's rows, without a folder; `name` says in errors where they stood."""
+
+    def rows(file: str, values: Iterable[Any]) -> Iterator[tuple[str, int, Any]]:
+        return ((f"{name}/{file}", number, value) for number, value in enumerate(values, start=1))
+
+    cells = ([query, document, str(grade)] for query, document, grade in tables.judgments)
+    return Files(
+        rows("corpus", ({"_id": key, "title": title, "text": text} for key, title, text in tables.documents)),
+        rows("queries", ({"_id": key, "text": text} for key, text in tables.queries)),
+        {split: rows(f"qrels/{split}", cells)},
+        {split: rows(f"candidates/{split}", map(list, tables.candidates))} if tables.candidates else {},
+        rows("excluded", map(list, tables.excluded)),
+    )
 
 
 def write_collection(tables: Tables, folder: Path, split: str = "test") -> None:

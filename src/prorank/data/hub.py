@@ -12,7 +12,10 @@ SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
 def hub_files(name: str) -> Files:
-    """Rows of a hub data set: configs `corpus` and `queries`, judgments in `default`/`qrels` or `NAME-qrels`."""
+    """Rows of a hub data set: configs `corpus` and `queries`, judgments in `default`/`qrels` or `NAME-qrels`.
+
+    Judgments without a score (NanoBEIR) are of grade 1.
+    """
     datasets = require("datasets", "train")
 
     def rows(config: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -29,7 +32,7 @@ def hub_files(name: str) -> Files:
                     (
                         f"{source}/{split}",
                         i,
-                        [str(row["query-id"]), str(row["corpus-id"]), whole(row["score"])],
+                        [str(row["query-id"]), str(row["corpus-id"]), whole(row.get("score", 1))],
                     )
                     for i, row in enumerate(table[split], start=1)
                 ]

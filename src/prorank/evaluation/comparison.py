@@ -135,10 +135,17 @@ def comparison_markdown(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 def comparison_latex(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     """Rows of `compared` as a LaTeX tabular (package booktabs); p-values are Holm's."""
+    return latex_table(_header(rows, metric), _cells(rows, metric))
+
+
+def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A LaTeX tabular (package booktabs), its first column text and the others numbers."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    body = "\n".join(line(cells) for cells in _cells(rows, metric)).replace("<", "$<$")
-    head = line(_header(rows, metric))
-    return f"\\begin{{tabular}}{{lrrrrr}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+    body = "\n".join(map(line, lines)).replace("<", "$<$")
+    columns = "l" + "r" * (len(header) - 1)
+    return (
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+    )

@@ -101,9 +101,24 @@ def html_report(entries: Sequence[Entry], collection: Collection, qrels: Qrels, 
         metric: key such as `ndcg@10`.
         made: the command, and versions.
     """
+    title = f"<h1>{escape(collection.name)}: {len(entries)} runs on {entries[0].row['queries']} queries</h1>"
+    body = [title, *collection_sections(entries, collection, qrels, metric), f"<footer>{escape(made)}</footer>"]
+    return page(collection.name, body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole page around its parts."""
+    return PAGE.replace("TITLE", escape(title)).replace("BODY", "\n".join(body))
+
+
+def collection_sections(entries: Sequence[Entry], collection: Collection, qrels: Qrels, metric: str) -> list[str]:
+    """What is to be seen on one collection: verdict, plots, and the queries that gain and lose.
+
+    Args:
+        entries, collection, qrels, metric: see `html_report`.
+    """
     rows = [entry.row for entry in entries]
     parts = [
-        f"<h1>{escape(collection.name)}: {len(entries)} runs on {rows[0]['queries']} queries</h1>",
         f"<p class=verdict>{escape(verdict(rows, metric))}</p>",
         section(f"{metric} with 95 % intervals", bars(rows, metric)),
         section("Reranking fewer documents", depths(entries, qrels, metric)),
@@ -112,8 +127,7 @@ def html_report(entries: Sequence[Entry], collection: Collection, qrels: Qrels, 
     ]
     for entry in entries[1:]:
         parts.append(changes(entries[0], entry, collection, qrels))
-    parts.append(f"<footer>{escape(made)}</footer>")
-    return PAGE.replace("TITLE", escape(collection.name)).replace("BODY", "\n".join(parts))
+    return parts
 
 
 def section(title: str, figure: str, note: str = "") -> str:
@@ -125,7 +139,7 @@ def section(title: str, figure: str, note: str = "") -> str:
 def svg(figure: Any) -> str:
     """A figure as an SVG element."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()[file.getvalue().index("<svg") :]
 
 
@@ -237,6 +251,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 .verdict { font-size: 1.15rem } section { margin: 2.5rem 0 } svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; width: 100% } td { border-top: 1px solid #ddd8cd; padding: .6rem .5rem;
   vertical-align: top } td:first-child { font-variant-numeric: tabular-nums; white-space: nowrap }
+th { text-align: left; padding: .3rem .5rem } summary { cursor: pointer; font-weight: 600; margin: 1rem 0 }
 .kind { color: #5d594f; font-size: .85rem } footer { color: #5d594f; font-size: .85rem }
 </style></head><body>
 BODY

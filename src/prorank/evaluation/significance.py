@@ -72,6 +72,38 @@ def bootstrap_interval(
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def mean_of_means_interval(
+    groups: Sequence[Sequence[float]], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over groups of each group's mean; queries are drawn inside each group.
+
+    It speaks of other queries of the same collections, not of other collections.
+
+    Args:
+        groups: one sequence of values a collection, none empty.
+        level: coverage, between 0 and 1.
+        samples: resamples.
+        seed: of the resampling.
+
+    Raises:
+        DataError: no group, an empty one, or a value that is not finite.
+
+    >>> mean_of_means_interval([[0.5, 0.5], [1.0]])
+    (0.75, 0.75)
+    """
+    if not groups or not all(len(group) for group in groups):
+        raise DataError("an interval needs at least one value in each group")
+    generator, total = np.random.default_rng(seed), np.zeros(samples)
+    for group in groups:
+        data = _finite(group)
+        rows = max(1, _DRAWS_AT_ONCE // len(data))
+        for start in range(0, samples, rows):
+            size = (min(rows, samples - start), len(data))
+            total[start : start + size[0]] += data[generator.integers(len(data), size=size)].mean(axis=1)
+    low, high = np.quantile(total / len(groups), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def paired_randomization_test(a: Sequence[float], b: Sequence[float], *, samples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of the paired sign-flip test on the mean difference (Smucker, Allan, Carterette 2007).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +36,26 @@ def biencoder_source(name: str) -> str:
             raise error from None
 
 
+def load_encoder(model: str, device: str = "auto") -> Any:
+    """A sentence-transformers model by name or folder, or `embedded`.
+
+    Raises:
+        CheckpointError: no such model.
+        MissingExtraError: sentence-transformers is not installed.
+    """
+    from prorank.model.device import resolve_device
+
+    library = require("sentence_transformers", "train")
+    return library.SentenceTransformer(biencoder_source(model), device=str(resolve_device(device)))
+
+
 def encode_texts(
-    model: str, texts: Sequence[str], batch_size: int = 64, progress: bool = True, device: str = "auto"
+    model: Any, texts: Sequence[str], batch_size: int = 64, progress: bool = True, device: str = "auto"
 ) -> np.ndarray:
     """Unit-length embeddings of texts, float32 (N, D).
 
     Args:
-        model: sentence-transformers name or folder, or `embedded`.
+        model: sentence-transformers name or folder, `embedded`, or what `load_encoder` loaded.
         texts: what to embed.
         batch_size: texts a batch.
         progress: show a bar.
@@ -57,9 +71,8 @@ def encode_texts(
 
     from prorank.model.device import fast_bf16, resolve_device
 
-    library = require("sentence_transformers", "train")
     where = resolve_device(device)
-    encoder = library.SentenceTransformer(biencoder_source(model), device=str(where))
+    encoder = load_encoder(model, device) if isinstance(model, str) else model
     # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     pieces: list[np.ndarray] = []

@@ -1,0 +1,50 @@
+"""First-stage runs kept by what they were made from: the same texts and settings are searched once.
+
+Runs lie in the user's cache folder: `$PRORANK_CACHE`, else `$XDG_CACHE_HOME/prorank`, else `~/.cache/prorank`. Knows
+BM25 and files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from prorank.data.collection import Collection, documents_fingerprint
+from prorank.data.runs import Qrels, Run
+from prorank.data.trec import read_run, write_run
+from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
+from prorank.util.provenance import fingerprint
+from prorank.util.version import VERSION
+
+
+def cache_folder() -> Path:
+    """Where first-stage runs are kept."""
+    own, common = os.environ.get("PRORANK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(common or Path.home() / ".cache") / "prorank"
+
+
+def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: int, lists: bool) -> Run:
+    """BM25's first `depth` documents of the judged queries, or the split's own lists in BM25's order.
+
+    Args:
+        collection: documents, queries, what is excluded.
+        split: whose lists.
+        qrels: judgments of the queries that are searched.
+        depth: documents a query.
+        lists: take the collection's own candidate lists, whole.
+    """
+    queries = {query: collection.queries[query] for query in qrels}
+    given = {query: collection.candidates.get(split, {}).get(query, []) for query in qrels} if lists else {}
+    excluded = {query: collection.excluded[query] for query in qrels if query in collection.excluded}
+    made_from = [VERSION, documents_fingerprint(collection.documents), queries, given, excluded, depth]
+    key = fingerprint(json.dumps(made_from, ensure_ascii=False))
+    file = cache_folder() / "first-stage" / f"{key}.run"
+    if not file.is_file():
+        if lists:
+            found = candidate_run(collection, split)
+        else:
+            found = bm25_run(BM25Index.build(collection.documents), collection, queries, depth)
+        write_run({query: found.get(query, {}) for query in queries}, file, tag="BM25")
+    kept = read_run(file) if file.stat().st_size else {}
+    return {query: kept.get(query, {}) for query in queries}

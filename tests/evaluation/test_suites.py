@@ -1,0 +1,182 @@
+"""Suites: every system on every collection once, resumed, cached by content, reported; and each kind of system."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import bert_tokenizer, save
+from served import serving, tiny_service
+
+from prorank import Reranker
+from prorank.data.beir import BUNDLED
+from prorank.evaluation import streaming
+from prorank.evaluation import systems as kinds
+from prorank.evaluation.suites import SUITES, tasks_of
+from prorank.evaluation.systems import folder_names, open_system
+from prorank.first_stage import cached
+from prorank.util.errors import DataError, InputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, and no plots of each collection: test_comparison.py has them, and they are slow."""
+    monkeypatch.setattr(
+        "prorank.evaluation.suite.collection_sections", lambda entries, *rest: [f"plots {len(entries)}"]
+    )
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(word_collection, tmp_path):
+    """Two collections, one of them a level deeper and with lists of its own."""
+    shutil.copytree(word_collection, tmp_path / "all" / "words")
+    deeper = tmp_path / "all" / "more" / "lists"
+    shutil.copytree(word_collection, deeper)
+    rows = [f"q{q}\td{d}" for q in range(30, 40) for d in (q, q + 1, q + 2)]
+    (deeper / "candidates").mkdir()
+    (deeper / "candidates" / "test.tsv").write_text("query-id\tcorpus-id\n" + "\n".join(rows) + "\n")
+    return tmp_path / "all"
+
+
+@pytest.fixture
+def model(bert_folder, tmp_path):
+    Reranker(bert_folder, prompt="prorank-short", max_length=48, precision="fp32").save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_suite_gives_tables_a_page_and_is_not_measured_twice(folder, model, encoder_folder, tmp_path, call, cache):
+    beside = ("--beside", f"bi-encoder:{encoder_folder}")
+    words = ("evaluate", model, folder, "--suite", "open", "--output", tmp_path / "out", "--depth", 5, *beside)
+    code, out, err = call(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [one["name"] for one in found["collections"]] == ["more/lists", "words"]
+    assert [one["own_lists"] for one in found["collections"]] == [True, False]
+    assert [len(one["rows"]) for one in found["collections"]] == [3, 3]
+    mean = sum(one["rows"][1]["ndcg@10"] for one in found["collections"]) / 2
+    assert found["means"][1]["ndcg@10"] == pytest.approx(mean)
+    low, high = found["means"][1]["ndcg@10_interval"]
+    assert low < mean < high
+    assert found["collections"][1]["rows"][1]["pairs"] == 10 * 5
+    page, latex = ((tmp_path / "out" / name).read_text() for name in ("report.html", "suite.tex"))
+    labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', page)
+    assert labels == ["Mean NDCG@10 over the collections, 95 % intervals", "Cost against quality"]
+    assert page.count("<details>") == page.count("plots 3") == 2
+    assert "<script" not in page and not re.findall(r'(?:src|href)="(?!#)', page.replace("xlink:href", "x"))
+    assert latex.count(r"\\") == 1 + 4 and f"{mean:.3f} [" in latex
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("run.trec")}
+    code, out, err = call(*words)
+    assert code == 0 and f"| mean | 20 | {found['means'][0]['ndcg@10']:.3f} [" in out
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("run.trec")} == times
+    code, _, err = call(*words[:-3], 4, *beside)
+    assert code == 2 and "depth: 5 in the run, 4 now" in err and "--force" in err
+
+
+def test_a_killed_suite_goes_on_inside_a_collection(folder, model, tmp_path, call, monkeypatch):
+    words = ("evaluate", model, folder, "--suite", "open", "--output", tmp_path / "out", "--depth", 5)
+    scored = []
+    real = Reranker.score_detailed
+
+    def dying(self, pairs, progress=None):
+        scored.append(len(pairs))
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return real(self, pairs, progress)
+
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (15,))
+    monkeypatch.setattr(Reranker, "score_detailed", dying)
+    code, _, err = call(*words)
+    assert code == 130 and "Go on with" in err
+    before = sum(scored[:2])
+    code, out, err = call(*words, "--json")
+    assert code == 0, err
+    assert before + sum(scored[3:]) == 10 * 3 + 10 * 5  # nothing twice
+    code, whole, _ = call(*words[:-3], tmp_path / "whole", "--depth", 5, "--json")
+    rows = [[one["rows"][1]["ndcg@10"] for one in json.loads(text)["collections"]] for text in (out, whole)]
+    assert rows[0] == rows[1]
+
+
+def test_a_first_stage_is_searched_once_for_the_same_texts(folder, model, tmp_path, call, cache, monkeypatch):
+    words = ("evaluate", model, folder / "more", "--suite", "open", "--max-queries", 3, "--depth", 2, "--output")
+    assert call(*words, tmp_path / "a")[0] == 0
+    assert len(list(cache.rglob("*.run"))) == 1
+    monkeypatch.setattr(cached, "candidate_run", None)  # a search would fail
+    assert call(*words, tmp_path / "b")[0] == 0
+    with (folder / "more" / "lists" / "corpus.jsonl").open("a") as file:
+        file.write('{"_id": "new", "title": "", "text": "stone"}\n')
+    assert call(*words, tmp_path / "c")[0] == 1
+
+
+def test_systems_of_every_kind_score_the_same_pairs(qwen_folder, encoder_folder, model, tmp_path):
+    torch.manual_seed(2)
+    tokenizer = bert_tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=len(tokenizer), num_labels=1, max_position_embeddings=64, **shape)
+    save(transformers.BertForSequenceClassification(config), tokenizer, tmp_path / "ce")
+    pairs = [("red stone", "green tree water"), ("red stone", "red stone"), ("blue river", "red stone")]
+    found = {}
+    with serving(tiny_service(model)) as url:
+        names = [f"bi-encoder:{encoder_folder}", f"cross-encoder:{tmp_path / 'ce'}", f"yes-no:{qwen_folder}", url]
+        for name in names:
+            scorer = open_system(name, {"device": "cpu", "precision": "fp32"})
+            found[name] = scorer.score_detailed(pairs).scores.tolist()
+    bi, cross, asked, served = found.values()
+    assert bi[1] == pytest.approx(1.0, abs=1e-5) and bi[0] < 1
+    ours = Reranker(tmp_path / "ce", device="cpu", precision="fp32").score(pairs)  # logits, as sentence-transformers'
+    assert cross == pytest.approx(ours, abs=1e-4)
+    assert asked == pytest.approx(Reranker(qwen_folder, prompt="yesno", precision="fp32").score(pairs), abs=1e-4)
+    assert all(0 < score < 1 for score in served) and len(set(served)) == 3
+    assert kinds.system_files(url) == {} and len(kinds.system_files(str(qwen_folder))) == 1
+
+
+def test_names_are_checked_before_anything_is_measured(folder, model, tmp_path, call):
+    words = ("evaluate", model, folder, "--output", tmp_path / "o", "--suite")
+    assert "there are open, beir" in call(*words, "bier")[2]
+    assert "lacks trec-covid, nfcorpus" in call(*words, "beir")[2]
+    assert "no collection in it" in call("evaluate", model, model, "--suite", "open")[2]
+    assert "not with --suite" in call(*words, "open", "--split", "dev")[2]
+    assert "given twice" in call(*words, "open", "--beside", model)[2]
+    assert "only with --suite" in call("evaluate", model, folder / "words", "--beside", "x")[2]
+    assert "--suite NAME" in call("evaluate", model)[2]
+    code, _, err = call(*words, "open", "--beside", "bi-encoder:./absent")
+    assert code == 2 and "absent" in err and not (tmp_path / "o" / "words").exists()
+
+
+def test_the_registry_reads_folders_by_their_collections_names(tmp_path):
+    shutil.copytree(BUNDLED / "cosqa", tmp_path / "cosqa")
+    with pytest.raises(DataError, match="lacks apps"):
+        tasks_of("code", tmp_path)
+    with pytest.raises(InputError, match="needs a folder"):
+        tasks_of("open", None)
+    assert [task.source for task in tasks_of("open", tmp_path)] == [str(tmp_path / "cosqa")]
+    assert SUITES["followir"].tasks[0].source == "followir:core17" and SUITES["trec-dl"].relevant_from == 2
+    with pytest.raises(InputError, match="too like"):
+        folder_names(["a/b", "a-b"])
+
+
+def test_a_suite_of_instructions_shows_p_mrr(tmp_path, model, call):
+    lines = {
+        "corpus.jsonl": [{"_id": d, "text": f"stone {d}"} for d in "abc"],
+        "queries.jsonl": [{"_id": f"1-{kind}", "text": f"red {kind}"} for kind in ("og", "changed")],
+    }
+    tables = {"qrels": "1-og\ta\t1\n1-og\tb\t1\n1-changed\ta\t1\n1-changed\tb\t0\n"}
+    tables["candidates"] = "".join(f"1-{kind}\t{d}\n" for kind in ("og", "changed") for d in "abc")
+    for name in ("core17", "robust04", "news21"):
+        for file, rows in lines.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for table, rows in tables.items():
+            (tmp_path / name / table).mkdir()
+            header = "query-id\tcorpus-id\tscore\n" if table == "qrels" else "query-id\tcorpus-id\n"
+            (tmp_path / name / table / "test.tsv").write_text(header + rows)
+    output = Path(tmp_path / "out")
+    code, out, err = call("evaluate", model, tmp_path, "--suite", "followir", "--output", output)
+    assert code == 0, err
+    found = json.loads((output / "suite.json").read_text())
+    row = found["collections"][0]["rows"][1]
+    assert f"| core17 | 2 | +0.0 | {100 * row['p_mrr']:+.1f} |" in out and "mean NDCG@10" in out
