@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Loading, scoring, saving, training and resuming: what the lower bounds are for.
-CORE_TESTS := tests/test_backbone.py tests/test_engine_and_reranker.py tests/test_mini.py tests/test_packing.py \
-	tests/test_damaged_runs.py tests/test_training.py
+CORE_TESTS := tests/model/test_backbone.py tests/model/test_packing.py tests/engine/test_engine_and_reranker.py \
+	tests/shipped/test_mini.py tests/pipeline/test_damaged_runs.py tests/pipeline/test_training.py \
+	tests/pipeline/test_best_model.py tests/pipeline/test_shipped_recipes.py
 
 .PHONY: quickstart test test-lowest lint docs install clean
 

@@ -135,6 +135,18 @@ def toy_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished(bert_folder, word_collection, tmp_path_factory):
+    """A run left alone, of `tiny_runs.tiny` as it stands: its folder and its results."""
+    from tiny_runs import tiny
+
+    from prorank.pipeline.run import run_recipe
+
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    results = run_recipe(tiny(bert_folder, word_collection), folder)
+    return folder, results
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run the command in this process: call(*arguments) -> (code, out, err)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pages import ROOT, blocks
 from typer.testing import CliRunner
 
 from prorank import Reranker
@@ -19,7 +20,6 @@ from prorank.cli import main as cli
 from prorank.prompts.prompt import Prompt
 from prorank.recipe.loading import load_recipe
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 RUN = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
@@ -34,14 +34,6 @@ SHORT = [
     *("score_learning.teacher=null", "score_learning.pseudo_queries=0", "evaluation.max_queries=4"),
     "score_learning.negatives={hard: 1, medium: 1, easy: 0, random: 1}",
 ]
-
-
-def blocks(page, *languages):
-    """Fenced blocks of a page, those inside lists as well."""
-    found = re.findall(r"^( *)```(\w+)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [
-        re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, language, text in found if language in languages
-    ]
 
 
 def commands(page):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_training import tiny, weights
+from tiny_runs import tiny, weights
 
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import dump_recipe

@@ -9,8 +9,8 @@ import json
 import os
 
 import pytest
+from pages import ROOT, blocks
 from served import serving
-from test_docs import ROOT, blocks
 from typer.testing import CliRunner
 
 from prorank import Reranker

@@ -10,7 +10,7 @@ def test_the_query_with_the_clearest_gain():
 
 
 def test_it_prints_new_and_old_ranks_in_eighty_columns(bert_folder, word_collection, tmp_path):
-    from test_training import tiny
+    from tiny_runs import tiny
 
     from prorank.pipeline.run import run_recipe
 

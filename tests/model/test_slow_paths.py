@@ -15,7 +15,7 @@ from prorank.model import attention
 from prorank.model.loading import load_backbone
 from prorank.training.trainer import SlotTrainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

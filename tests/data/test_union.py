@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import write_collection
 from rich.console import Console
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank import Reranker
 from prorank.data.collection import load_collection

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import openai
 import pytest
 import torch
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank import Reranker
 from prorank.erank.graders import ChatTeacher, Task

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank import Reranker
 from prorank.data.collection import load_collection

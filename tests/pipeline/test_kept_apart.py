@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank.data.collection import load_collection
 from prorank.data.trec import read_run

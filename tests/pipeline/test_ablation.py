@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank.bench.ablation import BASE, VARIANTS, fitting, pairs_of, rows_of, varied
 from prorank.bench.budget import counted

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import assert_equal_weights, tiny
+from tiny_runs import assert_equal_weights, tiny
 
 import prorank
 from prorank.pipeline.run import run_recipe

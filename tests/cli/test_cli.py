@@ -13,7 +13,7 @@ from prorank.cli import main as cli
 from prorank.data.collection import load_collection
 from prorank.data.trec import read_run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def prorank(*arguments, text=None):

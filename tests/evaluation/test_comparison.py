@@ -141,7 +141,7 @@ def test_runs_are_measured_on_a_sampled_evaluations_queries(runs, call):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_example_page_shows_all_its_plots_in_a_browser():
-    page_file = Path(__file__).parents[1] / "docs" / "examples" / "compare-cosqa.html"
+    page_file = Path(__file__).parents[2] / "docs" / "examples" / "compare-cosqa.html"
     with browsing() as browser:
         page = browser.new_page()
         asked = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from test_warmup import trainer_of
+from tiny_runs import trainer_of
 
 from prorank.erank.listwise import ListwiseTrainer
 from prorank.erank.sft import SftItem, SftTrainer

@@ -10,42 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
-from test_training import tiny
+from tiny_runs import tiny, trainer_of
 
 from prorank.bench.guards import SUPERVISED
 from prorank.engine.generate import completion_log_probs
 from prorank.pipeline.run import prepare_folder
 from prorank.recipe.sections import WarmupSection
-from prorank.reranker import Reranker
 from prorank.training.checkpoints import last_checkpoint
 from prorank.training.context import prepare_data
-from prorank.training.trainer import TrainContext
 from prorank.util.errors import DataError, TrainingError
 from prorank.warmup import grpo, rewards
 from prorank.warmup.answer_distribution import answer_distribution, drawn_log_probs
-from prorank.warmup.pairs import PairItem, exchanged_pairs, training_pairs
+from prorank.warmup.metrics import VerdictMetrics, diagnosis
+from prorank.warmup.pairs import exchanged_pairs, training_pairs
 from prorank.warmup.rollouts import Rollout, Rollouts, batch_of_step
-from prorank.warmup.trainer import WarmupTrainer
-
-
-def trainer_of(model, folder, lora=None, relevance_reward=rewards.relevance_reward, console=None, **settings):
-    """A trainer over a few pairs, and one batch of them."""
-    reranker = Reranker.from_pretrained(
-        model, prompt="prorank-short", max_length=128, precision="fp32", for_training=True
-    )
-    section = WarmupSection(**{"steps": 4, "pairs_per_step": 4, "evaluate_every": 2, **settings})
-    texts = [("river stone", "a river of stone"), ("river", "a cloud"), ("tiger", "the tiger"), ("piano", "a lemon")]
-    sequences, _ = reranker.pair_tokenizer.encode(texts)
-    items = [PairItem(ids, 1 - i % 2) for i, ids in enumerate(sequences)]
-    backbone = reranker.backbone.train()
-    if lora:
-        backbone.add_lora(2, 4, 0.0)
-    everything = items * section.batches
-    context = TrainContext(
-        backbone, reranker.pair_tokenizer, section, everything, folder, 1, console or Console(quiet=True)
-    )
-    trainer = WarmupTrainer(context, items, relevance_reward)
-    return trainer, trainer.collate(items)
 
 
 def logits_of(backbone, trainer, batch):
@@ -342,3 +320,19 @@ def test_training_without_gradients_is_said_aloud_and_without_parameters_refused
     trainer.backbone.requires_grad_(False)
     with pytest.raises(TrainingError, match="no parameter of the model is trained"):
         type(trainer)(trainer.context, [])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ((0.0, 0.0, 0.0), "no reward found"),
+        ((0.5, 0.2, 0.5), "format not learned"),
+        ((1.0, 0.5, 0.0), "collapsed: 100%"),
+        ((1.0, 0.5, 0.99), "collapsed: 99%"),
+        ((1.0, 0.8, 0.45), ""),
+    ],
+)
+def test_collapse_is_named(metrics, words):
+    rate, accuracy, share = metrics
+    found = diagnosis(VerdictMetrics(rate, accuracy, share, 0.5, rate, 0, 100))
+    assert found.startswith(words) and bool(found) == bool(words)

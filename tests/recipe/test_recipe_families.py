@@ -4,7 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
-from test_training import tiny
+from tiny_runs import tiny
 
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.families import for_family
