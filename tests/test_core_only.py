@@ -31,7 +31,7 @@ print(found[0]["text"], 0 < reranker.probability([found[0]["score"]])[0] < 1)
 INTEGRATE = """
 from importlib import import_module
 from prorank.integrations.source import source
-for name in ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "remote"):
+for name in ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "mteb", "remote"):
     try:
         import_module(f"prorank.integrations.{name}")
     except ImportError as error:
@@ -83,7 +83,7 @@ def test_the_core_reranks(absent):
 
 def test_integrations_name_their_extra_and_a_local_source_needs_none(absent):
     done = run(absent, INTEGRATE)
-    names = ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "remote")
+    names = ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "mteb", "remote")
     assert done.stdout == "".join(f"True {name}\n" for name in names) + "1\n", done.stdout + done.stderr
 
 

@@ -1,0 +1,59 @@
+"""MTEB evaluates a reranker as a cross-encoder, on a task of a few words."""
+
+import datasets
+import mteb
+import pytest
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models import CrossEncoderProtocol
+
+from prorank import Reranker
+from prorank.evaluation.metrics import evaluate_run
+from prorank.integrations.mteb import MTEBReranker
+from prorank.util.errors import InputError
+
+DOCUMENTS = {"a": ("", "red stone"), "b": ("Green", "tree water"), "c": ("", "the blue river")}
+QUERIES = {"q": "red stone", "r": "blue river"}
+QRELS = {"q": {"a": 1}, "r": {"c": 1}}
+
+
+class Words(AbsTaskRetrieval):
+    metadata = TaskMetadata(
+        name="Words",
+        dataset={"path": "none/none", "revision": "1"},
+        description="A few words.",
+        type="Reranking",
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+    )
+
+    def load_data(self, **_):
+        corpus = [{"id": key, "title": title, "text": text} for key, (title, text) in DOCUMENTS.items()]
+        queries = datasets.Dataset.from_list([{"id": key, "text": text} for key, text in QUERIES.items()])
+        lists = {query: list(DOCUMENTS) for query in QUERIES}
+        split = RetrievalSplitData(
+            corpus=datasets.Dataset.from_list(corpus), queries=queries, relevant_docs=QRELS, top_ranked=lists
+        )
+        self.dataset, self.data_loaded = {"default": {"test": split}}, True
+
+
+def test_mteb_finds_the_ndcg_of_our_own_scores(bert_folder):
+    options = {"prompt": "prorank-short", "max_length": 48, "precision": "fp32"}
+    wrapped = MTEBReranker(str(bert_folder), device="cpu", **options)
+    assert isinstance(wrapped, CrossEncoderProtocol)
+    result = mteb.evaluate(wrapped, [Words()], cache=None, show_progress_bar=False, co2_tracker=False)
+    reranker = Reranker(bert_folder, **options)
+    texts = {key: f"{title} {text}".strip() for key, (title, text) in DOCUMENTS.items()}
+    run = {q: dict(zip(texts, reranker.score([(query, t) for t in texts.values()]))) for q, query in QUERIES.items()}
+    wanted = evaluate_run(run, QRELS, ("nDCG@10",)).mean("ndcg@10")
+    assert wanted < 1 and result.task_results[0].scores["test"][0]["ndcg_at_10"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_another_revision_and_unequal_inputs_are_refused(bert_folder):
+    with pytest.raises(InputError, match="no revision 'main'"):
+        MTEBReranker(str(bert_folder), "main")
+    wrapped = MTEBReranker(str(bert_folder), prompt="prorank-short", max_length=48)
+    with pytest.raises(InputError, match="1 queries for 2 documents"):
+        wrapped.predict([{"text": ["q"]}], [{"text": ["a", "b"]}])
