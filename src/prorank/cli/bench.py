@@ -9,6 +9,7 @@ import typer
 
 from prorank.cli.shared import (
     AsJson,
+    CollectionArgument,
     CollectionOption,
     Force,
     MaxLength,
@@ -138,8 +139,8 @@ def bench_warmup(
     out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
 
 
-@bench.command("training")
-def bench_training(
+@bench.command("memory")
+def bench_memory(
     model: Annotated[str, typer.Argument(help="Folder or name of a model.")],
     stage: Annotated[Literal["warmup", "score-learning", "sft"], typer.Option(help="Whose loss.")] = "warmup",
     pairs: Annotated[int, typer.Option(help="Pairs of a step; score learning makes lists of 8.", min=8)] = 16,
@@ -155,14 +156,14 @@ def bench_training(
     force: Force = False,
 ) -> None:
     """Measure memory and time of a training step at each budget of tokens, beside one pass."""
-    from prorank.bench.training import GIGABYTE, run_training_bench
+    from prorank.bench.memory import GIGABYTE, run_memory_bench
     from prorank.util.files import refuse_file_overwrite
 
     if output is not None:
         refuse_file_overwrite(output, force)
     if stage == "score-learning" and pairs % 8:
         raise typer.BadParameter("score learning needs a multiple of 8", param_hint="--pairs")
-    results = run_training_bench(
+    results = run_memory_bench(
         model,
         stage=stage,
         pairs=pairs,
@@ -362,3 +363,30 @@ def bench_serving(
         out.print(f"hostile bodies: {attack['failures']} failures, memory {100 * attack['growth']:+.1f} %")
     if infinity:
         out.print(f"throughput over infinity's: {found['infinity']['ratio']:.2f}")
+
+
+@bench.command("training")
+def bench_training(
+    collection: CollectionArgument,
+    recipe: Annotated[str, typer.Option(help="A recipe with both stages: what all systems share.")] = "minilm",
+    override: Annotated[list[str] | None, typer.Option(help="key=value; several times.")] = None,
+    systems: Annotated[str, typer.Option(help="Names with semicolons between; default: all.")] = "",
+    work: Annotated[Path, typer.Option(help="Folder of the runs; what is done is not repeated.")] = Path("runs/peers"),
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "1,2,3",
+    output: Output = None,
+    as_json: AsJson = False,
+    force: Replace = False,
+) -> None:
+    """Train beside sentence-transformers: same backbone, lists, steps, batch and seeds."""
+    from prorank.bench.peers import SYSTEMS, peers_markdown, run_peer_bench
+    from prorank.recipe.loading import load_recipe
+
+    refuse_taken(force, output)
+    names = [name.strip() for name in systems.split(";") if name.strip()] or list(SYSTEMS)
+    if unknown := [name for name in names if name not in SYSTEMS]:
+        raise typer.BadParameter(f"no system '{unknown[0]}'; there are: {'; '.join(SYSTEMS)}")
+    base = load_recipe(recipe, [f"data.collection={collection}", *(override or [])])
+    with working(work):
+        found = run_peer_bench(base, names, numbers(seeds), work, err, force)
+    if not finish(found, output, as_json):
+        print(peers_markdown(found))

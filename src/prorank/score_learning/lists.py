@@ -20,7 +20,7 @@ from prorank.prompts.tokenization import PairTokenizer
 from prorank.recipe.sections import Recipe
 from prorank.score_learning.distillation import Source, taught, teacher_scores
 from prorank.training.context import RunContext, training_subsets
-from prorank.training.lists import ListItem, build_candidate_lists, forever
+from prorank.training.lists import CandidateList, ListItem, build_candidate_lists, forever
 from prorank.training.mined import read_mined
 from prorank.util.errors import DataError
 from prorank.util.texts import plain
@@ -73,12 +73,11 @@ def pseudo_queries(collection: Collection, count: int, seed: int, exclude: Mappi
     return found
 
 
-def list_items(context: RunContext, tokenizer: PairTokenizer) -> list[ListItem]:
-    """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
+def drawn_lists(context: RunContext) -> tuple[list[CandidateList], Run | None]:
+    """Candidate lists in training order, and the teacher's scores of their documents when the recipe has a teacher."""
     section, recipe = context.recipe.score_learning, context.recipe
     assert section is not None
     sources = labelled_sources(context)
-    texts = context.texts()
     teacher: Run | None = None
     margin = section.teacher.margin if section.teacher else None
     if margin is not None:  # the false-negative filter looks at whole lists before any document is drawn
@@ -105,19 +104,25 @@ def list_items(context: RunContext, tokenizer: PairTokenizer) -> list[ListItem]:
         next(endless[number])[1]
         for number in turns(context.weights(), section.steps * section.queries_per_step, recipe.seed)
     ]
-    used = list(dict.fromkeys(order))  # what a short run never reaches is neither embedded nor tokenised
-    if section.teacher is not None:
+    if section.teacher is not None:  # what a short run never reaches is not asked for
         drawn: dict[str, list[str]] = {}
-        for group in used:
+        for group in dict.fromkeys(order):
             drawn.setdefault(group.query_id, []).extend(group.documents)
         teacher = taught(context, sources, drawn, teacher or {})
+    return order, teacher
+
+
+def list_items(context: RunContext, tokenizer: PairTokenizer) -> list[ListItem]:
+    """Tokenised candidate lists in training order, with teacher scores when the recipe has a teacher."""
+    order, teacher = drawn_lists(context)
+    used, texts = list(dict.fromkeys(order)), context.texts()
     pairs = [(group.query, texts[document]) for group in used for document in group.documents]
     sequences, truncation = tokenizer.encode(pairs)
     if truncation.pairs:
         context.console.print(
             f"  {truncation.pairs} of {len(pairs)} training pairs are cut to fit; not read: {truncation.not_read}"
         )
-    size = section.negatives.total + 1
+    size = len(used[0].documents)
     items = {}
     for i, group in enumerate(used):
         scores = None if teacher is None else tuple(teacher[group.query_id][d] for d in group.documents)

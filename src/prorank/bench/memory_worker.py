@@ -1,4 +1,4 @@
-"""One point of the training benchmark, alone in a process: `python -m prorank.bench.training_worker SPEC RESULT`.
+"""One point of the memory benchmark, alone in a process: `python -m prorank.bench.memory_worker SPEC RESULT`.
 
 Pairs of random tokens; a step is a whole one: the trainer's own gradient, clipping, AdamW.
 """

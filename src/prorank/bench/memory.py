@@ -33,11 +33,11 @@ SHAPES = {  # layers, hidden, feed-forward, queries, keys, vocabulary, gated
 
 
 def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
-    """One point (`prorank.bench.training_worker`) in its own process."""
+    """One point (`prorank.bench.memory_worker`) in its own process."""
     with tempfile.TemporaryDirectory() as folder, console.status(f"budget {spec['budget']}, LoRA {spec['lora']}"):
         file, result = Path(folder) / "spec.json", Path(folder) / "result.json"
         file.write_text(json.dumps(spec), encoding="utf-8")
-        command = [sys.executable, "-m", "prorank.bench.training_worker", str(file), str(result)]
+        command = [sys.executable, "-m", "prorank.bench.memory_worker", str(file), str(result)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -56,7 +56,7 @@ def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
     return row
 
 
-def run_training_bench(
+def run_memory_bench(
     model: str,
     *,
     stage: Stage,
