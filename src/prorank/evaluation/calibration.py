@@ -57,6 +57,95 @@ def fit_platt(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float
     return {"slope": float(slope), "intercept": float(parameters[1] - slope * mean)}
 
 
+def fit_temperature(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float]:
+    """One number T of sigmoid(score / T) by maximum likelihood (Guo et al. 2017), as a slope 1/T and intercept 0.
+
+    It keeps the score's own zero: where a list's odds are far from even, it cannot meet them.
+
+    Args:
+        scores, labels: as for `fit_platt`.
+
+    Raises:
+        DataError: one class only.
+        MissingExtraError: scipy is not installed.
+
+    >>> found = fit_temperature([2.0, -2.0] * 50, [1, 0] * 45 + [0, 1] * 5)
+    >>> round(found["slope"], 2)  # a tenth is wrong: log(9) / 2
+    1.1
+    """
+    x, y = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    if not 0 < y.sum() < len(y):
+        raise DataError("calibration needs relevant and irrelevant documents")
+
+    def loss(log_slope: float) -> float:
+        margin = np.exp(log_slope) * x
+        return float(np.mean(np.logaddexp(0, margin) - y * margin))
+
+    found = require("scipy.optimize", "eval").minimize_scalar(loss, bounds=(-10, 10), method="bounded")
+    return {"slope": float(np.exp(found.x)), "intercept": 0.0}
+
+
+def fit_isotonic(scores: Sequence[float], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The rising step function of the score that fits labels best in squares (Zadrozny and Elkan 2002), by scipy.
+
+    Args:
+        scores, labels: as for `fit_platt`.
+
+    Returns:
+        Scores in order and the probability at each; `isotonic_probabilities` reads between them.
+
+    Raises:
+        DataError: one class only.
+        MissingExtraError: scipy is not installed.
+
+    >>> fit_isotonic([1.0, 2.0, 3.0, 4.0], [0, 1, 0, 1])[1].tolist()
+    [0.0, 0.5, 0.5, 1.0]
+    """
+    x, y = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    if not 0 < y.sum() < len(y):
+        raise DataError("calibration needs relevant and irrelevant documents")
+    knots, place, counts = np.unique(x, return_inverse=True, return_counts=True)  # equal scores have one probability
+    found = require("scipy.optimize", "eval").isotonic_regression(np.bincount(place, y) / counts, weights=counts)
+    return knots, np.asarray(found.x)
+
+
+def isotonic_probabilities(scores: Sequence[float], fitted: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Probabilities of scores: linear between the fitted ones, flat beyond.
+
+    >>> isotonic_probabilities([0.0, 1.5], (np.array([1.0, 2.0]), np.array([0.2, 0.4]))).round(6).tolist()
+    [0.2, 0.3]
+    """
+    return np.interp(np.asarray(scores, dtype=float), *fitted)
+
+
+def brier_score(predicted: Sequence[float], labels: Sequence[int]) -> float:
+    """Mean squared distance of predicted probabilities and labels (Brier 1950).
+
+    >>> brier_score([0.5, 1.0], [1, 1])
+    0.125
+    """
+    return float(np.mean((np.asarray(predicted, dtype=float) - np.asarray(labels, dtype=float)) ** 2))
+
+
+def precision_threshold(scores: Sequence[float], labels: Sequence[int], wanted: float) -> float | None:
+    """The least score from which on the documents' share of relevant ones is at least `wanted`; None: nowhere.
+
+    Args:
+        scores: any real numbers.
+        labels: 1 relevant, 0 not.
+        wanted: precision, 0..1.
+
+    >>> precision_threshold([4.0, 3.0, 2.0, 1.0], [1, 1, 0, 0], 0.6)
+    2.0
+    """
+    x, y = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    order = np.argsort(-x, kind="stable")
+    precision = np.cumsum(y[order]) / np.arange(1, len(y) + 1)
+    last = np.append(x[order][1:] != x[order][:-1], True)  # equal scores pass a threshold together
+    good = np.flatnonzero(last & (precision >= wanted))
+    return float(x[order][good[-1]]) if len(good) else None
+
+
 def even_odds(calibration: Mapping[str, float], labels: Sequence[int]) -> dict[str, float]:
     """The calibration as if relevant and irrelevant documents were equally frequent: log odds of the labels taken off.
 

@@ -1,0 +1,49 @@
+"""`prorank calibrate`: how far scores can be trusted as probabilities. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prorank.cli.shared import MODEL_HELP, AsJson, Device, Force, MaxLength, print_json, refuse, written
+
+
+def calibrate(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    collections: Annotated[list[str], typer.Argument(help="Folders in BEIR layout, bundled or hub names.")],
+    precision: Annotated[
+        float | None, typer.Option(help="Find the score from which on so large a share is relevant.", min=0, max=1)
+    ] = None,
+    depth: Annotated[int, typer.Option(help="First-stage documents that are reranked.", min=1)] = 20,
+    max_queries: Annotated[int | None, typer.Option(help="A seeded sample of dev's and test's queries.", min=1)] = None,
+    max_length: MaxLength = None,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit calibrations on dev lists, measure them on test lists; find a threshold for a precision."""
+    from prorank.evaluation.calibrate import calibrate_model, calibration_markdown
+    from prorank.reranker import Reranker
+    from prorank.util.files import refuse_file_overwrite, write_json
+
+    if output is None:
+        refuse(context, "only with --output", "force")
+    else:
+        refuse_file_overwrite(output, force)
+    reranker = Reranker.from_pretrained(model, max_length=max_length, device=device)
+    found = [
+        calibrate_model(reranker, one, depth=depth, wanted=precision, max_queries=max_queries, seed=seed)
+        for one in collections
+    ]
+    if output is not None:
+        write_json(output, found)
+        written(output)
+    if as_json:
+        print_json(found)
+    else:
+        print(calibration_markdown(found))
