@@ -211,11 +211,13 @@ class WarmupSection(Optimisation):
 
 
 class TeacherSection(Section):
-    """A bi-encoder whose similarities are distilled."""
+    """A bi-encoder whose similarities are distilled, or a reranker alone."""
 
-    model: str = "embedded"
-    temperature: float = Field(0.05, gt=0, description="cosine similarity is divided by this")
-    loss: Literal["kl", "margin_mse"] = "kl"
+    model: str | None = Field(
+        "embedded", description="the bi-encoder; null: `reranker` teaches alone, by its own scores"
+    )
+    temperature: float = Field(0.05, gt=0, description="the teacher's score (a cosine, say) is divided by this")
+    loss: Literal["kl", "margin_mse", "mse"] = "kl"
     weight: float = Field(1.0, gt=0)
     margin: float | None = Field(None, description="false-negative filter, in cosine; None keeps all")
     batch_size: int = Field(64, ge=1)
@@ -224,6 +226,14 @@ class TeacherSection(Section):
     )
     reranker: str | None = Field(None, description="a checkpoint that joins bi-encoder and first stage")
     reranker_share: float = Field(0.5, gt=0, lt=1, description="its share, by z-scores of each list")
+
+    @model_validator(mode="after")
+    def _someone_teaches(self) -> TeacherSection:
+        if self.model is None and self.reranker is None:
+            raise ValueError("model is null and there is no reranker: nobody teaches")
+        if self.model is None and (self.margin is not None or self.first_stage != 0):
+            raise ValueError("margin and first_stage need a bi-encoder, and model is null; leave them out")
+        return self
 
 
 class ScoreLearningSection(RankingSection):
@@ -238,11 +248,16 @@ class ScoreLearningSection(RankingSection):
     label_weight: float = Field(1.0, ge=0)
     teacher: TeacherSection | None = None
     pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
+    unlabelled: int = Field(
+        0, ge=0, description="the collection's queries without judgments that a teacher is asked about; label_weight 0"
+    )
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> ScoreLearningSection:
         if self.label_weight == 0 and self.teacher is None:
             raise ValueError("label_weight is 0 and there is no teacher: nothing would be trained")
+        if self.unlabelled and self.label_weight:
+            raise ValueError("unlabelled queries have no labels: set label_weight to 0, and name a teacher")
         return self
 
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run, scored_lists
+from prorank.data.runs import Qrels, Run, pairs_within, scored_lists
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.rerank import lists_of
+from prorank.evaluation.rerank_file import made_from, rerank_through, run_fingerprint
+from prorank.evaluation.streaming import Journal
 from prorank.first_stage.dense import biencoder_scores
 from prorank.first_stage.fusion import z_score
 from prorank.reranker import Reranker
@@ -39,6 +41,7 @@ def teacher_scores(
     new = {query: [d for d in dict.fromkeys(ids) if d not in known.get(query, {})] for query, ids in wanted.items()}
     new = {query: ids for query, ids in new.items() if ids}
     context.console.print(f"  teacher: scoring {sum(map(len, new.values()))} pairs")
+    assert section.teacher.model is not None
     scores = biencoder_scores(section.teacher.model, queries, context.texts(), new, section.teacher.batch_size)
     return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
 
@@ -52,6 +55,8 @@ def taught(context: RunContext, sources: Sequence[Source], drawn: Mapping[str, S
         if not context.study.has(product):
             write_run(ask_teacher(context, sources, drawn, known), saved, tag="teacher")
             context.study.keep(product)
+            for journal in saved.parent.glob("teacher-*.run.part*"):  # of `reranker_alone`
+                journal.unlink()
 
     distributed.run_on_main(ask)
     return read_run(saved)
@@ -61,6 +66,9 @@ def ask_teacher(context: RunContext, sources: Sequence[Source], drawn: Mapping[s
     """Similarities of the drawn documents, or their join with the first stage and a reranker."""
     section = context.recipe.score_learning
     assert section is not None and section.teacher is not None
+    if section.teacher.model is None:
+        assert section.teacher.reranker is not None
+        return reranker_alone(context, sources, drawn, section.teacher.reranker)
     queries = {query: text for source in sources for query, text in source.collection.queries.items()}
     run = {query: listed for source in sources for query, listed in source.run.items()}
     share, reranker = section.teacher.first_stage, section.teacher.reranker
@@ -84,6 +92,21 @@ def ask_teacher(context: RunContext, sources: Sequence[Source], drawn: Mapping[s
     scored = teacher.score_detailed([(queries[q], texts[d]) for q, d in pairs], "the teaching reranker")
     teacher.warn(scored)
     return with_reranker(joined, scored_lists(joined, zip(pairs, scored.scores)), section.teacher.reranker_share)
+
+
+def reranker_alone(
+    context: RunContext, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], model: str
+) -> Run:
+    """A reranker's own scores of the drawn documents, written down block by block: after a kill it goes on there."""
+    teacher, found = Reranker(model), Run()
+    for number, source in enumerate(sources):
+        lists = {q: dict.fromkeys(ids, 0.0) for q, ids in drawn.items() if q in source.collection.queries}
+        most = max(map(len, lists.values()), default=0)
+        depends_on = made_from(teacher, model, source.collection, most) | {"the pairs": run_fingerprint(lists)}
+        journal = Journal(context.folder / "score-learning" / f"teacher-{number}.run", depends_on)
+        context.console.print(f"  teacher: {model} scores {pairs_within(lists.values(), most)} pairs")
+        found |= rerank_through(journal, teacher, source.collection, lists, most, "the teacher")
+    return found
 
 
 def dev_share(context: RunContext, subset: Subset, dev: Qrels, dense: Run) -> float:

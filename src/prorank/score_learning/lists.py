@@ -15,7 +15,7 @@ from pathlib import Path
 from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run
 from prorank.data.union import turns
-from prorank.first_stage.bm25 import BM25Index
+from prorank.first_stage.bm25 import BM25Index, bm25_run
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.recipe.sections import Recipe
 from prorank.score_learning.distillation import Source, taught, teacher_scores
@@ -139,9 +139,31 @@ def labelled_sources(context: RunContext) -> list[Source]:
         source = Source(subset.collection, subset.run, subset.collection.judgments(recipe.data.train))
         if section.mined is not None:
             source = from_mined(context, source, Path(section.mined))
+        if section.unlabelled:
+            source = with_unlabelled(source, section.unlabelled, recipe)
         count = round(section.pseudo_queries * subset.weight / sum(context.weights()))
         sources.append(with_pseudo_queries(source, count, recipe) if count else source)
     return sources
+
+
+def with_unlabelled(source: Source, count: int, recipe: Recipe) -> Source:
+    """The source plus up to `count` queries without judgments; the first document found stands in for a relevant one.
+
+    Its label is never trained on. Queries that a judged one asks too, in the same words, are left out.
+    """
+    collection = source.collection
+    judged = {query for qrels in collection.qrels.values() for query in qrels}
+    asked = {plain(collection.queries[query]) for query in judged}
+    free = [q for q, text in collection.queries.items() if q not in judged and plain(text) not in asked]
+    random.Random(f"{recipe.seed}:unlabelled").shuffle(free)
+    chosen = {query: collection.queries[query] for query in free[:count]}
+    index = BM25Index.build(collection.documents, language=recipe.first_stage.language)
+    found = bm25_run(index, collection, chosen, recipe.first_stage.depth)
+    found = {query: listed for query, listed in found.items() if listed}
+    if not found:
+        raise DataError(f"{collection.name}: no query without judgments finds a document", hint="unlabelled: 0")
+    qrels = {query: {next(iter(listed)): 1} for query, listed in found.items()}
+    return source._replace(run=source.run | found, qrels=source.qrels | qrels)
 
 
 def from_mined(context: RunContext, source: Source, file: Path) -> Source:

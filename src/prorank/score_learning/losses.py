@@ -98,6 +98,15 @@ def margin_mse(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(student_margin, teacher_margin)
 
 
+def pointwise_mse(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(s_j - t_j)^2: the student's scores become the teacher's own (Ettin rerankers, 2026).
+
+    >>> pointwise_mse(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor(2.)
+    """
+    return F.mse_loss(scores, teacher)
+
+
 def listwise_kl(scores: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """KL(softmax(teacher) || softmax(scores)) per list (RankDistil's listwise form; tevatron, FlagEmbedding).
 
@@ -116,4 +125,5 @@ LABEL_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = 
 TEACHER_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "kl": listwise_kl,
     "margin_mse": margin_mse,
+    "mse": pointwise_mse,
 }
