@@ -1,6 +1,7 @@
-"""Tables of docs/slm.md from the metrics per query beside this file: both stages against score learning alone.
+"""Tables of docs/slm.md from the metrics per query beside this file: one variant against another, seeds averaged.
 
 python docs/results/slm/collect.py docs/results/slm/gpu > docs/results/slm/gpu.json
+python docs/results/slm/collect.py docs/results/slm/gpu-longer two bm25 > docs/results/slm/gpu-longer-two-bm25.json
 """
 
 import json
@@ -20,22 +21,22 @@ def over_seeds(folder: Path, variant: str, collection: str) -> Evaluation:
     return Evaluation((METRIC,), {METRIC: {query: mean(one[query] for one in found) for query in found[0]}})
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, variant: str = "two", base: str = "none") -> None:
     """Print one row a collection: means, intervals, and the paired difference with Holm's p over the collections."""
     rows = []
-    for file in sorted((folder / "two-1").glob("*.tsv")):
-        both, alone = (over_seeds(folder, variant, file.stem) for variant in ("two", "none"))
-        zero = read_per_query(folder / "zero-shot" / file.name)[METRIC]
-        values = list(both.values(METRIC).values())
+    for file in sorted((folder / f"{variant}-1").glob("*.tsv")):
+        ours, theirs = (over_seeds(folder, name, file.stem) for name in (variant, base))
+        values = list(ours.values(METRIC).values())
+        zero = folder / "zero-shot" / file.name
         rows.append(
             {
                 "collection": file.stem,
                 "queries": len(values),
-                "zero_shot": mean(zero.values()),
-                "without_warmup": alone.mean(METRIC),
-                "with_warmup": both.mean(METRIC),
+                **({"zero_shot": mean(read_per_query(zero)[METRIC].values())} if zero.is_file() else {}),
+                base: theirs.mean(METRIC),
+                variant: ours.mean(METRIC),
                 "interval": bootstrap_interval(values),
-                **compare(both, alone, METRIC)._asdict(),
+                **compare(ours, theirs, METRIC)._asdict(),
             }
         )
     for row, adjusted in zip(rows, holm([row["p_value"] for row in rows])):
@@ -44,4 +45,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
