@@ -9,6 +9,7 @@ This module knows backbones, packs and tokens; nothing of rewards or losses.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +132,11 @@ def completion_log_probs(
     return tree.rows(token_log_probs(backbone, model(pack=tree.pack), tree.targets))
 
 
+def cache_name(layers: Any) -> str:
+    """What a model calls its cache of keys and values; newer versions of transformers renamed it."""
+    return "cache" if "cache" in inspect.signature(layers.forward).parameters else "past_key_values"
+
+
 @torch.no_grad()
 def draw(
     backbone: Backbone,
@@ -165,7 +171,8 @@ def draw(
     with backbone.inference(), backbone.autocast():
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         first = core.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
-        cache = first.past_key_values
+        name = cache_name(core.base_model)
+        cache = first[name]
         cache.batch_repeat_interleave(count)
         hidden = first.last_hidden_state[:, -1].repeat_interleave(count, 0)  # (B * G, H)
         mask = mask.repeat_interleave(count, 0)
@@ -186,7 +193,7 @@ def draw(
             mask = torch.cat([mask, torch.ones_like(token)], 1)
             position = position + 1
             hidden = core.base_model(
-                input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+                input_ids=token, attention_mask=mask, position_ids=position, use_cache=True, **{name: cache}
             ).last_hidden_state[:, -1]
     rows = [[token for token in row if token >= 0] for row in torch.cat(drawn, 1).tolist()]
     return [rows[i : i + count] for i in range(0, len(rows), count)]
