@@ -18,7 +18,7 @@ from prorank.engine.backend import ScorerBackend
 from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
 from prorank.engine.passages import aggregate, split_passages
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
-from prorank.engine.scorer import ScoredPairs, answer_logits, query_numbers
+from prorank.engine.scorer import ScoredPairs, answer_logits, log_flaws, query_numbers
 from prorank.engine.scores import SCORES, probabilities
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import (
@@ -170,18 +170,7 @@ class Reranker:
         Args:
             found: of `score_detailed`, which itself says nothing.
         """
-        if found.malformed:
-            logger.warning("%d of %d answers held no grade: these documents rank last", found.malformed, found.read)
-        if found.truncation.pairs:
-            logger.warning(
-                "%d of %d %s were cut to %d tokens (longest text: %d tokens); not read: %s",
-                found.truncation.pairs,
-                found.read,
-                "pairs" if self.passages is None else "passages",
-                self.settings.max_length,
-                found.truncation.longest,
-                found.truncation.not_read,
-            )
+        log_flaws(found, self.settings.max_length, self.passages is not None)
 
     def score_sequences(
         self,

@@ -325,3 +325,11 @@ def test_two_processes_do_not_write_one_output(call, small_run, bert_folder, wor
         evaluator.evaluate_model(
             str(bert_folder), str(word_collection), output=tmp_path / "e", prompt="prorank-short", depth=2
         )
+
+
+def test_a_cluster_without_the_package_names_the_pip_command(call, small_run, bert_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = call(*small_run, "-m", bert_folder, "--output", tmp_path / "out.run", "--ray", "auto")
+    assert code == 2 and "pip install 'prorank[ray]'" in err
+    code, _, err = call("rerank", "owls", "Owls hunt.", "--ray", "auto")
+    assert code == 2 and "--ray: only with --run" in err

@@ -32,7 +32,7 @@ from prorank.util.errors import InputError, ProrankError
 from prorank.util.terminal import one_line
 
 if TYPE_CHECKING:
-    from prorank.evaluation.streaming import RunShape
+    from prorank.evaluation.rerank_file import Reranked
 PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
 
@@ -48,6 +48,9 @@ def rerank(
     collection: Annotated[str | None, typer.Option(help="Texts of the run's ids.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the reranked run goes (with --run).")] = None,
     depth: Annotated[int, typer.Option(help="Documents a query that are reranked (with --run).", min=1)] = 100,
+    ray: Annotated[
+        str | None, typer.Option(help="Score on a Ray cluster: HOST:PORT of its head, or auto (with --run).")
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="Print only so many.", min=1)] = None,
     threshold: Annotated[float | None, typer.Option(help="Least probability of relevance.", min=0, max=1)] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
@@ -76,10 +79,10 @@ def rerank(
             raise ProrankError("--run needs --collection and --output, and no query")
         refuse(context, "not with --run, which reranks whole lists", "file", "top_k", "threshold")
         with reranking(output):
-            shape = rerank_file(model, collection, run, output, depth, force=force, **options)
-        _report_run(shape, output, as_json)
+            done = rerank_file(model, collection, run, output, depth, force=force, ray=ray, **options)
+        _report_run(done, output, as_json)
         return
-    refuse(context, "only with --run", "collection", "output", "depth", "force")
+    refuse(context, "only with --run", "collection", "output", "depth", "force", "ray")
     if query is None:
         raise ProrankError("no query", hint='prorank rerank "a query" "a document" "another"')
     if os.path.isfile(os.path.join(query, "config.json")):
@@ -106,11 +109,12 @@ def rerank(
         print_ranking(shown)
 
 
-def _report_run(shape: RunShape, output: Path, as_json: bool) -> None:
+def _report_run(done: Reranked, output: Path, as_json: bool) -> None:
     if as_json:
-        print_json({"queries": shape.queries, "pairs": shape.pairs, "output": str(output)})
+        rate = done.scored / done.seconds if done.scored else None
+        print_json(done._asdict() | {"pairs_per_second": rate, "output": str(output)})
     else:
-        out.print(f"{shape.pairs} documents of {shape.queries} queries reranked", highlight=False)
+        out.print(f"{done.pairs} documents of {done.queries} queries reranked", highlight=False)
         written(output)
 
 

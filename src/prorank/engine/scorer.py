@@ -67,6 +67,28 @@ class ScoredPairs(NamedTuple):
     read: int = 0
 
 
+def log_flaws(found: ScoredPairs, max_length: int, passages: bool) -> None:
+    """Log a warning of what was cut to fit, and one of generated answers without a grade.
+
+    Args:
+        found: of `Reranker.score_detailed`.
+        max_length: tokens of a pair.
+        passages: whether documents were read by passages.
+    """
+    if found.malformed:
+        logger.warning("%d of %d answers held no grade: these documents rank last", found.malformed, found.read)
+    if found.truncation.pairs:
+        logger.warning(
+            "%d of %d %s were cut to %d tokens (longest text: %d tokens); not read: %s",
+            found.truncation.pairs,
+            found.read,
+            "passages" if passages else "pairs",
+            max_length,
+            found.truncation.longest,
+            found.truncation.not_read,
+        )
+
+
 def length_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     """Indices in batches of similar length: rows x longest row stays within the budget.
 

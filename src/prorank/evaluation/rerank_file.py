@@ -5,18 +5,23 @@ Knows runs, collections and the reranker's public face.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prorank.data.collection import Collection, load_collection
 from prorank.data.runs import Run, pairs_within
 from prorank.data.trec import read_run, run_lines
-from prorank.evaluation.streaming import Journal, RunShape, lists_of_file, rerank_lists, survey
+from prorank.evaluation.streaming import Journal, Scorer, lists_of_file, rerank_lists, survey
+from prorank.evaluation.workers import Ready, Workers
 from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker
+from prorank.util.errors import require
 from prorank.util.files import refuse_file_overwrite
 from prorank.util.live import locked
-from prorank.util.provenance import fingerprint
+from prorank.util.provenance import fingerprint, hardware
 from prorank.util.study import file_fingerprint, model_fingerprint
 from prorank.util.version import VERSION
 
@@ -33,8 +38,8 @@ def run_fingerprint(run: Run) -> str:
     return fingerprint("".join(run_lines(query, listed, "x") for query, listed in run.items()))
 
 
-def made_from(reranker: Reranker, model: str, collection: Collection, depth: int) -> dict[str, Any]:
-    """What a reranked run depends on besides its first stage, by names that a reader knows."""
+def model_facts(reranker: Reranker, model: str) -> dict[str, Any]:
+    """What scores depend on besides the texts, by names that a reader knows."""
     return {
         "prorank": VERSION,
         "the model's files": model_fingerprint(resolve_source(model)) or model,
@@ -42,9 +47,37 @@ def made_from(reranker: Reranker, model: str, collection: Collection, depth: int
         "passages": reranker.passages,
         "max_new_tokens": reranker.max_new_tokens,
         "precision": str(reranker.backend.compute_dtype),
-        "the collection": collection.fingerprint,
-        "depth": depth,
     }
+
+
+def ready(reranker: Reranker, model: str, warnings: Sequence[str] = ()) -> Ready:
+    """What is to be known of a model that is loaded."""
+    facts = model_facts(reranker, model)
+    return Ready(facts, hardware(), reranker.settings.max_length, reranker.passages is not None, warnings)
+
+
+def made_from(reranker: Reranker, model: str, collection: Collection, depth: int) -> dict[str, Any]:
+    """What a reranked run depends on besides its first stage, by names that a reader knows."""
+    return model_facts(reranker, model) | {"the collection": collection.fingerprint, "depth": depth}
+
+
+class Reranked(NamedTuple):
+    """What reranking a file did.
+
+    Attributes:
+        queries, pairs: of the run, within the depth.
+        scored: pairs that this call scored; the others were scored before an interruption.
+        seconds: from the first block to the last, without loading.
+        workers: that held the model at the end.
+        hardware: of the first of them.
+    """
+
+    queries: int
+    pairs: int
+    scored: int
+    seconds: float
+    workers: int
+    hardware: Mapping[str, Any]
 
 
 def rerank_through(
@@ -57,9 +90,30 @@ def rerank_through(
     return {query: found.get(query, {}) for query in lists}
 
 
+@contextmanager
+def _scoring(model: str, options: dict[str, Any], ray: str | None) -> Iterator[tuple[Scorer | Workers, Ready]]:
+    """What scores, here or on a Ray cluster, and what that depends on."""
+    if ray is None:
+        reranker = Reranker.from_pretrained(model, **options)
+        yield reranker, ready(reranker, model)
+        return
+    from prorank.evaluation.on_ray import ray_workers
+
+    with ray_workers(ray, model, options) as workers:
+        yield workers, workers.ready
+
+
 def rerank_file(
-    model: str, collection: str, run: Path, output: Path, depth: int, *, force: bool = False, **options: Any
-) -> RunShape:
+    model: str,
+    collection: str,
+    run: Path,
+    output: Path,
+    depth: int,
+    *,
+    force: bool = False,
+    ray: str | None = None,
+    **options: Any,
+) -> Reranked:
     """Rerank a TREC run of any length into another, in bounded memory; after a kill the same call goes on.
 
     Args:
@@ -69,25 +123,30 @@ def rerank_file(
         output: the run to write; until it is whole, `OUTPUT.part` and `OUTPUT.part.json` stand in its place.
         depth: documents per query that are reranked.
         force: replace the output, and start over where an interrupted one was made from something else.
+        ray: address of a Ray cluster whose machines score in place of this process.
         options: of `Reranker`.
-
-    Returns:
-        Queries and pairs of the run.
 
     Raises:
         DataError: a malformed row or an unknown id, before the model is loaded.
-        ProrankError: the output is taken, is no file, or what is there was made from something else or is being made.
+        ProrankError: the output is taken, is no file, or what is there was made from something else or is being made;
+            no Ray cluster, or none of its workers can go on.
     """
     refuse_file_overwrite(output, force)
-    resolve_source(model)
+    if ray is None:
+        resolve_source(model)
+    else:
+        require("ray", "ray")
     texts = load_collection(collection)
     shape = survey(run, texts, depth)
     lists = lists_of_file(run, shape.together)
-    reranker = Reranker.from_pretrained(model, **options)
-    depends_on = made_from(reranker, model, texts, depth) | {"the run": file_fingerprint(run)}
-    with locked(output.parent, output.name):
+    with _scoring(model, options, ray) as (scorer, loaded), locked(output.parent, output.name):
+        depends_on = {**loaded.facts, "the collection": texts.fingerprint, "depth": depth}
+        depends_on["the run"] = file_fingerprint(run)
         refuse_file_overwrite(output, force)  # another process may have finished it meanwhile
         journal = Journal(output, depends_on, force)
-        rerank_lists(reranker, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
+        begin = time.perf_counter()
+        scored = rerank_lists(scorer, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
+        seconds = time.perf_counter() - begin
         journal.finish()
-    return shape
+        workers = scorer.count if isinstance(scorer, Workers) else 1
+    return Reranked(shape.queries, shape.pairs, scored, seconds, workers, loaded.hardware)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from rich.console import Console
@@ -33,6 +35,7 @@ MOST = 2 * BLOCK  # pairs of one call: a single list may be longer than a block
 _START_OVER = "--force starts over"
 
 Lists = Iterable[tuple[str, Mapping[str, float]]]  # query id, its first-stage list
+Pairs = list[tuple[str, str]]  # texts of queries and documents
 
 
 class Scorer(Protocol):
@@ -40,6 +43,19 @@ class Scorer(Protocol):
 
     def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
         """Scores in input order and what was cut."""
+        ...
+
+    def warn(self, found: ScoredPairs) -> None:
+        """Log what was cut, and answers without a grade."""
+        ...
+
+
+@runtime_checkable
+class BlockScorer(Protocol):
+    """Anything that scores blocks of pairs, several at once (`workers.Workers`)."""
+
+    def score_blocks(self, blocks: Iterable[Pairs]) -> Iterator[ScoredPairs]:
+        """Scores of each block and what was cut, in the blocks' order."""
         ...
 
     def warn(self, found: ScoredPairs) -> None:
@@ -125,13 +141,24 @@ def blocks(lists: Lists, depth: int, size: int = BLOCK) -> Iterator[Run]:
         yield block
 
 
+def score_block(scorer: Scorer, pairs: Pairs) -> ScoredPairs:
+    """Scores of a block's pairs, some thousands at a time."""
+    parts = [scorer.score_detailed(pairs[i : i + MOST]) for i in range(0, max(1, len(pairs)), MOST)]
+    return _joined(parts)._replace(scores=np.concatenate([part.scores for part in parts]))
+
+
 def rerank_blocks(
-    scorer: Scorer, collection: Collection, lists: Lists, depth: int, progress: str | None = None, total: int = 0
+    scorer: Scorer | BlockScorer,
+    collection: Collection,
+    lists: Lists,
+    depth: int,
+    progress: str | None = None,
+    total: int = 0,
 ) -> Iterator[Run]:
     """First-stage lists with their first `depth` documents reordered by the scorer, block by block.
 
     Args:
-        scorer: the reranker.
+        scorer: the reranker, or many of them.
         collection: texts of queries and documents.
         lists: true first-stage lists.
         depth: documents per query that are reranked.
@@ -139,22 +166,41 @@ def rerank_blocks(
         total: pairs in all, for the bar.
     """
     seen: ScoredPairs | None = None
-    with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task(progress or "", total=total)
+    under_way: deque[tuple[Run, list[tuple[str, str]]]] = deque()  # blocks that are not scored yet, with their ids
+
+    def texts() -> Iterator[Pairs]:
         for block in blocks(lists, depth):
             ids = [(query, document) for query, documents in top(block, depth).items() for document in documents]
-            pairs = [(collection.queries[query], collection.documents[document].content) for query, document in ids]
-            try:
-                parts = [scorer.score_detailed(pairs[i : i + MOST]) for i in range(0, len(pairs), MOST)]
-            except InputError as error:  # its number is a place in this block
-                first, last = next(iter(block)), next(reversed(block))
-                raise InputError(f"queries '{first}' to '{last}': {error.message}", hint=error.hint) from error
-            seen = _joined(parts if seen is None else [seen, *parts])
-            bar.advance(task, len(pairs))
-            scores = (score for part in parts for score in part.scores)
-            yield rerank_run(block, scored_lists(block, zip(ids, scores)), depth)
+            under_way.append((block, ids))
+            yield [(collection.queries[query], collection.documents[document].content) for query, document in ids]
+
+    if isinstance(scorer, BlockScorer):
+        scores = scorer.score_blocks(texts())
+    else:
+        scores = map(partial(score_block, scorer), texts())
+    with Progress(disable=progress is None, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task(progress or "", total=total)
+        while (found := _next_scores(scores, under_way)) is not None:
+            block, ids = under_way.popleft()
+            seen = _joined([found] if seen is None else [seen, found])
+            bar.advance(task, len(ids))
+            yield rerank_run(block, scored_lists(block, zip(ids, found.scores)), depth)
     if seen is not None:
         scorer.warn(seen)
+
+
+def _next_scores(scores: Iterator[ScoredPairs], under_way: Sequence[tuple[Run, Any]]) -> ScoredPairs | None:
+    """The next block's scores, None behind the last.
+
+    Raises:
+        InputError: of a pair; it names the block's queries, since its own number is a place in this block.
+    """
+    try:
+        return next(scores, None)
+    except InputError as error:
+        block, _ = under_way[0]
+        first, last = next(iter(block)), next(reversed(block))
+        raise InputError(f"queries '{first}' to '{last}': {error.message}", hint=error.hint) from error
 
 
 def _joined(parts: Sequence[ScoredPairs]) -> ScoredPairs:
@@ -265,21 +311,27 @@ class Journal:
 
 
 def rerank_lists(
-    scorer: Scorer,
+    scorer: Scorer | BlockScorer,
     collection: Collection,
     lists: Lists,
     depth: int,
     journal: Journal,
     progress: str | None = None,
     total: int = 0,
-) -> None:
+) -> int:
     """Rerank lists into a journal, behind the queries that it holds already.
 
     Args:
         scorer, collection, lists, depth, progress, total: see `rerank_blocks`.
         journal: of these lists, in this order; it is not finished here.
+
+    Returns:
+        Pairs that were scored.
     """
     left = iter(lists)
     done = pairs_within((listed for _, listed in islice(left, journal.queries)), depth)
+    scored = 0
     for block in rerank_blocks(scorer, collection, left, depth, progress, max(0, total - done)):
         journal.append(block)
+        scored += pairs_within(block.values(), depth)
+    return scored
