@@ -7,14 +7,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.evaluation import analysis
 from prorank.pipeline.analyze import ANSWER_TOKENS, Pair, asking, drawn_pairs, greedy, understanding, verdict_of
-from prorank.prompts.builtin import PROMPTS
+from prorank.prompts.builtin import PROMPTS, load_prompt
 from prorank.util.errors import CheckpointError
 from prorank.warmup.metrics import PairOutcome
 
@@ -201,3 +203,18 @@ def test_a_model_without_a_prompt_is_refused(tiny):
     exported.backend = object()
     with pytest.raises(CheckpointError, match="reads no prompt"):
         asking(exported, PROMPTS["yesno"])
+
+
+def test_a_saved_checkpoint_is_asked_other_prompts_in_the_turn_that_its_model_had(tmp_path):
+    """Saving replaces the chat template by one of queries and documents, from which no turn can be read."""
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                         num_attention_heads=2)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    fresh = Reranker(tmp_path / "model", prompt="prorank-short")
+    fresh.save_pretrained(tmp_path / "checkpoint")
+    other = load_prompt("prorank")
+    expected = asking(fresh, other).encode([("when do owls hunt", "at night")])
+    assert asking(Reranker(tmp_path / "checkpoint"), other).encode([("when do owls hunt", "at night")]) == expected
+    assert expected == Reranker(tmp_path / "model", prompt=other).tokenizer.encode([("when do owls hunt", "at night")])

@@ -28,6 +28,7 @@ from prorank.evaluation.ties import distinct_scores
 from prorank.first_stage.bm25 import BM25Index, bm25_run
 from prorank.first_stage.mining import TIERS, mine_negatives
 from prorank.model.backbone import Backbone
+from prorank.model.checkpoint import CheckpointSettings
 from prorank.model.classifier import ClassifierBackbone
 from prorank.model.loading import resolve_source
 from prorank.prompts.builtin import load_prompt
@@ -177,8 +178,25 @@ def asking(reranker: Reranker, prompt: Prompt) -> PairTokenizer:
         raise PromptError(f"the prompt '{prompt.name}' asks for reasoning; its answer has no one slot to look at")
     if prompt == settings.prompt:
         return reranker.pair_tokenizer
-    frame = chat_frame(backbone.tokenizer, prompt, backbone.config.model_type)
+    frame = checkpoint_frame(settings, prompt) or chat_frame(backbone.tokenizer, prompt, backbone.config.model_type)
     return PairTokenizer(backbone.tokenizer, prompt, backbone.family, frame, settings.max_length, settings.instruction)
+
+
+def checkpoint_frame(settings: CheckpointSettings, prompt: Prompt) -> tuple[str, str] | None:
+    """The chat turn of a checkpoint's own prompt, where another prompt is asked in the same one.
+
+    A saved checkpoint's chat template takes a query and a document in place of the user's text, for other libraries, so
+    the turn cannot be asked of it any more.
+
+    Returns:
+        Text before and after the prompt; None where the two prompts differ in what their turns are made from.
+    """
+
+    def turn(asked: Prompt) -> tuple[Any, ...]:
+        return asked.frame, asked.system or QWEN_SYSTEM, asked.thinks  # a template's own system text or Qwen's
+
+    own = settings.prompt
+    return settings.frame if own is not None and turn(own) == turn(prompt) else None
 
 
 @torch.inference_mode()
