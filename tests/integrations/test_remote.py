@@ -1,11 +1,14 @@
 """Asking a server for a ranking: what it answers, refuses and leaves open, told with its address."""
 
 import asyncio
+import gzip
 import json
 import logging
+import pickle
+import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -136,12 +139,23 @@ def test_a_wait_longer_than_the_timeout_is_not_begun():
     assert len(asked) == 1 and busy.value.retry_after == 3600 and busy.value.status == 503
 
 
-def test_retry_after_may_be_a_date():
+def test_retry_after_may_be_a_date_and_one_that_is_past_hurries_nobody(monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.7)
+    start = time.monotonic()
     with scripted((503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, b""), (200, {}, by_length)) as (
         address,
         asked,
     ):
         assert Remote(address).rank(QUERY, ["a"]) and len(asked) == 2
+    assert time.monotonic() - start >= 0.7
+
+
+@pytest.mark.parametrize("named", ["soon", "-1", "", "Wed, 99 Oct 2015", "9" * 400])
+def test_waits_that_cannot_be_read_or_waited_for_end_in_a_busy_server(named, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    with scripted((429, {"Retry-After": named}, {})) as (address, asked), pytest.raises(RemoteBusy):
+        Remote(address).rank(QUERY, ["a"])
+    assert len(asked) == (1 if named.isdecimal() else remote.TRIES)
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 302])
@@ -159,6 +173,80 @@ def test_no_server_and_no_answer_name_the_address(rank):
     late = scripted((200, {}, lambda body: time.sleep(0.5) or by_length(body)))
     with late as (address, _), pytest.raises(RemoteUnreachable, match=r"/v2/rerank: no answer within 0\.1 s"):
         rank(Remote(address, timeout=0.1), QUERY, ["a"])
+
+
+@contextmanager
+def dripping(head, part):
+    """The address of a server that sends a part of its answer every 50 ms, for ever."""
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(head)
+            while not ended.wait(0.05):
+                connection.sendall(part)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        ended.set()
+        thread.join(10)
+        listener.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n"
+
+
+@both
+def test_an_answer_that_trickles_in_is_given_up_in_time(rank):
+    with dripping(HEAD, b"{") as address:
+        start = time.monotonic()
+        with pytest.raises(RemoteUnreachable, match=r"no answer within 0\.3 s"):
+            rank(Remote(address, timeout=0.3), QUERY, ["a"])
+        assert time.monotonic() - start < 5
+
+
+@both
+def test_an_answer_without_end_is_not_kept(rank, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_ANSWER", 5_000)
+    with dripping(HEAD, b" " * 2_000) as address, pytest.raises(RemoteAnswerError, match="more than 5000 bytes"):
+        rank(Remote(address), QUERY, ["a"])
+
+
+@both
+def test_a_small_answer_that_unpacks_to_a_huge_one_is_not_kept(rank, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_ANSWER", 5_000)
+    bomb = gzip.compress(b" " * 10**6)
+    answers = scripted((200, {"Content-Encoding": "gzip"}, bomb))
+    with answers as (address, _), pytest.raises(RemoteAnswerError, match="more than 5000 bytes"):
+        rank(Remote(address), QUERY, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"\x1b[2J<b>down</b>\xff", r"\x1b[2J<b>down</b>"), (b"", "Bad Gateway"), ({"message": ""}, "Bad Gateway")],
+)
+def test_a_servers_reason_is_one_line_of_plain_text(answer, said):
+    with scripted((502, {}, answer)) as (address, _), pytest.raises(RemoteRefused) as refused:
+        Remote(address).rank(QUERY, ["a"])
+    assert said in str(refused.value) and "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["s3cret\n", "s3 cret", "s3crét"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
+    with pytest.raises(InputError, match="api_key") as refused:
+        Remote("http://127.0.0.1:9", api_key=key)
+    assert "cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("error", [RemoteBusy("u", 429, "full", 2.0), RemoteRefused("u", 500, "m", "h")])
+def test_errors_cross_processes(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
 
 
 WRONG = {

@@ -9,9 +9,9 @@ import pytest
 from served import tiny_service
 
 from prorank.prompts.truncation import Truncation
-from prorank.serving import server
 from prorank.serving.limits import Limits
 from prorank.serving.server import Lines, Server, listen
+from prorank.util.addresses import loopback_host
 from prorank.util.errors import InputError
 
 
@@ -80,4 +80,4 @@ def test_what_is_cut_is_counted(bert_folder):
     metrics = tiny_service(bert_folder).metrics
     metrics.cut(Truncation(3, 700, documents=2, unread=1))
     assert b"truncated_pairs_total 3.0" in metrics.text() and b"unread_documents_total 1.0" in metrics.text()
-    assert server.is_loopback("127.0.0.2") and not server.is_loopback("example.org")
+    assert loopback_host("127.0.0.2") and not loopback_host("example.org")

@@ -10,6 +10,7 @@ import typer
 
 from prorank.cli.shared import MODEL_HELP, Device, MaxLength, PrecisionOption, err
 from prorank.shipped import MINI
+from prorank.util.addresses import loopback_host
 from prorank.util.errors import InputError, require
 
 logger = logging.getLogger(__name__)
@@ -45,13 +46,13 @@ def serve(
     from prorank.reranker import Reranker
     from prorank.serving.app import create_app
     from prorank.serving.limits import Limits
-    from prorank.serving.server import Server, is_loopback, listen, log_lines
+    from prorank.serving.server import Server, listen, log_lines
     from prorank.serving.service import Service, model_name
 
     limits = Limits(max_body, max_documents, max_text, max_queue, timeout)
     key = api_key(api_key_env)
     log_lines(log_json)
-    if key is None and not is_loopback(host):
+    if key is None and not loopback_host(host):
         logger.warning("%s can be reached from other machines, and no key is asked for (--api-key-env)", host)
     listener = listen(host, port)
     reranker = Reranker(model, device=device, precision=precision, max_length=max_length)

@@ -6,14 +6,17 @@ be shared by threads, event loops and processes.
 
 from __future__ import annotations
 
+import json
 import logging
 import ssl
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
@@ -22,6 +25,7 @@ from prorank.shipped import MINI
 from prorank.util.addresses import is_loopback
 from prorank.util.errors import InputError, ProrankError, needs
 from prorank.util.inputs import pair_texts, whole_numbers
+from prorank.util.terminal import one_line
 
 with needs("remote"):
     import httpx
@@ -32,8 +36,9 @@ logger = logging.getLogger(__name__)
 MAX_DOCUMENTS = 1_000  # of a request: what Cohere and `prorank serve` take
 BUSY = (429, 503)
 TRIES = 6
-FIRST_WAIT = 0.5  # seconds, doubled at each try, where the server names none
+FIRST_WAIT = 0.5  # seconds, doubled at each try; or as long as the server names, if that is longer
 SHOWN = 200  # characters of a server's reason
+MAX_ANSWER = 2**24  # bytes; a thousand results take about a hundred thousand
 
 
 class RemoteError(ProrankError, RuntimeError):
@@ -81,6 +86,14 @@ class RemoteBusy(RemoteRefused):
         super().__init__(url, status, message + told, "call less at once, or wait longer by timeout=")
 
 
+class _Received(NamedTuple):
+    """An answer that was read to its end."""
+
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+
 class _Result(BaseModel):
     index: int
     relevance_score: FiniteFloat
@@ -101,7 +114,8 @@ class Remote:
         timeout: seconds that a try may take, and that the waits for a busy server may take together.
 
     Raises:
-        InputError: no such address, a key that others could read on the way, or a timeout that is not above 0.
+        InputError: no such address, a key that others could read on the way or that no HTTP header can hold, or a
+            timeout that is not above 0.
 
     >>> Remote("http://127.0.0.1:8000/").url
     'http://127.0.0.1:8000/v2/rerank'
@@ -125,6 +139,8 @@ class Remote:
             )
         if self.api_key and url.scheme != "https" and not loopback:
             raise InputError(f"{self.base_url}: others could read the key on the way", hint="use https")
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key):
+            raise InputError("the api_key holds a blank, a line's end or a letter that is not ASCII", hint="strip it")
         if not 0 < self.timeout < float("inf"):
             raise InputError(f"timeout must be a number of seconds above 0, got {self.timeout}")
 
@@ -160,7 +176,7 @@ class Remote:
         found: list[Ranked] = []
         async with httpx.AsyncClient(**self._options()) as client:
             for start, body in self._requests(query, texts, top_n, raw):
-                answer: httpx.Response = await AsyncRetrying(**self._patience())(self._aask, client, body)
+                answer: _Received = await AsyncRetrying(**self._patience())(self._aask, client, body)
                 found += self._ranked(answer, body, start)
         return _best(found, top_n)
 
@@ -197,44 +213,67 @@ class Remote:
             "reraise": True,
         }
 
-    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+    def _ask(self, client: httpx.Client, body: dict[str, Any]) -> _Received:
+        content, end = bytearray(), time.monotonic() + self.timeout
         try:
-            return self._accepted(client.post(self.url, json=body))
+            with client.stream("POST", self.url, json=body) as response:
+                for part in response.iter_bytes():
+                    self._take(content, part, end)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        return self._accepted(_Received(response.status_code, response.headers, bytes(content)))
 
-    async def _aask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+    async def _aask(self, client: httpx.AsyncClient, body: dict[str, Any]) -> _Received:
+        content, end = bytearray(), time.monotonic() + self.timeout
         try:
-            return self._accepted(await client.post(self.url, json=body))
+            async with client.stream("POST", self.url, json=body) as response:
+                async for part in response.aiter_bytes():
+                    self._take(content, part, end)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        return self._accepted(_Received(response.status_code, response.headers, bytes(content)))
+
+    def _take(self, content: bytearray, part: bytes, end: float) -> None:
+        """Add a part of an answer, within bounds of size and time: the client's own timeout is of one part alone.
+
+        Raises:
+            RemoteAnswerError, RemoteUnreachable: beyond them.
+        """
+        content += part
+        if len(content) > MAX_ANSWER:
+            raise RemoteAnswerError(self.url, f"the answer has more than {MAX_ANSWER} bytes")
+        if time.monotonic() > end:
+            raise self._late()
+
+    def _late(self) -> RemoteUnreachable:
+        return RemoteUnreachable(self.url, f"no answer within {self.timeout:g} s", "raise timeout=")
 
     def _unreachable(self, error: httpx.HTTPError) -> RemoteUnreachable:
         if isinstance(error, httpx.TimeoutException):
-            return RemoteUnreachable(self.url, f"no answer within {self.timeout:g} s", "raise timeout=")
+            return self._late()
         return RemoteUnreachable(self.url, f"{type(error).__name__}: {error}", "is the server running?")
 
-    def _accepted(self, response: httpx.Response) -> httpx.Response:
-        """The response if it is a success.
+    def _accepted(self, answer: _Received) -> _Received:
+        """The answer if it is a success.
 
         Raises:
             RemoteBusy, RemoteRefused: with the server's reason.
         """
-        if response.is_success:
-            return response
-        reason = _reason(response)
-        if response.status_code in BUSY:
-            raise RemoteBusy(self.url, response.status_code, reason, _retry_after(response))
-        raise RemoteRefused(self.url, response.status_code, reason)
+        if 200 <= answer.status < 300:
+            return answer
+        reason = _reason(answer)
+        if answer.status in BUSY:
+            raise RemoteBusy(self.url, answer.status, reason, _retry_after(answer.headers))
+        raise RemoteRefused(self.url, answer.status, reason)
 
-    def _ranked(self, response: httpx.Response, body: dict[str, Any], start: int) -> list[Ranked]:
-        """What a successful response says of a request's documents, the first of which is number `start`.
+    def _ranked(self, answer: _Received, body: dict[str, Any], start: int) -> list[Ranked]:
+        """What a successful answer says of a request's documents, the first of which is number `start`.
 
         Raises:
             RemoteAnswerError: something else.
         """
         try:
-            results = _Answer.model_validate_json(response.content).results
+            results = _Answer.model_validate_json(answer.content).results
         except ValidationError as error:
             flaw = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in flaw["loc"])
@@ -244,8 +283,8 @@ class Remote:
             raise RemoteAnswerError(self.url, "the answer names documents twice, or such as were not sent")
         if len(results) < body["top_n"]:
             raise RemoteAnswerError(self.url, f"the answer ranks {len(results)} documents, {body['top_n']} were wanted")
-        cut = response.headers.get("X-Truncated-Pairs", "0")
-        if cut not in ("", "0"):
+        cut = answer.headers.get("X-Truncated-Pairs", "")
+        if cut.isdecimal() and cut.strip("0"):
             logger.warning("%s: %s of %d pairs were cut to fit the model", self.url, cut, len(body["documents"]))
         return [Ranked(start + result.index, result.relevance_score) for result in results]
 
@@ -260,18 +299,17 @@ def _best(found: list[Ranked], top_n: int | None) -> list[Ranked]:
     return sorted(found, key=lambda ranked: -ranked.score)[:top_n]  # ties stay in the server's order
 
 
-def _reason(response: httpx.Response) -> str:
-    """A refusal's `message`, or the beginning of whatever it says."""
-    try:
-        message = response.json()["message"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        message = response.text or response.reason_phrase
-    return " ".join(str(message).split())[:SHOWN]
+def _reason(answer: _Received) -> str:
+    """A refusal's `message`, or the beginning of whatever it says, on one line without control characters."""
+    text = answer.content.decode("utf-8", "replace")
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        text = str(json.loads(text)["message"])
+    return one_line(text[: 4 * SHOWN], SHOWN) or httpx.codes.get_reason_phrase(answer.status)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _retry_after(headers: httpx.Headers) -> float | None:
     """Seconds of a `Retry-After` header, which holds seconds or a date."""
-    text = response.headers.get("Retry-After", "").strip()
+    text = headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)
     try:
@@ -281,8 +319,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds before the next try."""
+    """Seconds before the next try: what the server names, and never less than our own patience."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RemoteBusy) and error.retry_after is not None:
-        return error.retry_after
-    return float(FIRST_WAIT * 2 ** (state.attempt_number - 1))
+    named = error.retry_after if isinstance(error, RemoteBusy) else None
+    return max(named or 0.0, FIRST_WAIT * 2 ** (state.attempt_number - 1))

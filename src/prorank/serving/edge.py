@@ -143,11 +143,13 @@ class Edge:
         if self.key is not None and path in STYLES and not bears(headers.get("authorization", ""), self.key):
             record.reason = "unauthorized"
             app = refused(record.style, Refusal("unauthorized", "no valid API key: send Authorization: Bearer KEY"))
-        with traced(record, scope["method"], headers):
+        with traced(record, scope["method"], headers) as span:
             try:
                 await app(scope, receive, send_marked)
             finally:
                 self.note(record, scope["method"])
+                if span is not None:
+                    told_of(span, record)
 
     def note(self, record: Record, method: str) -> None:
         """Count a request and write its line."""
@@ -171,12 +173,31 @@ class Edge:
 
 
 def traced(record: Record, method: str, headers: Headers) -> AbstractContextManager[Any]:
-    """An OpenTelemetry span around a request, if the package is there; it goes on with the caller's trace."""
+    """An OpenTelemetry span around a request, if the package is there; it goes on with the caller's trace.
+
+    An exception's message is not recorded, since it may hold a text.
+    """
     if trace is None:
         return nullcontext()
     return trace.get_tracer("prorank").start_as_current_span(
         f"{method} {record.route}",
         context=propagate.extract(dict(headers)),
         kind=trace.SpanKind.SERVER,
-        attributes={"http.route": record.route, "prorank.request_id": record.id},
+        attributes={
+            "http.request.method": method,
+            "http.route": record.route,
+            "prorank.request_id": record.id,
+        },
+        record_exception=False,
+        set_status_on_exception=False,
     )
+
+
+def told_of(span: Any, record: Record) -> None:
+    """Tell a request's span how it ended: status, pairs and tokens, and why there are no scores."""
+    counts = {name: getattr(record, name) for name in ("pairs", "tokens", "cut", "reason")}
+    span.set_attributes({f"prorank.{name}": value for name, value in counts.items() if value})
+    if record.status:
+        span.set_attribute("http.response.status_code", record.status)
+    if not record.abandoned and (record.status >= 500 or not record.status):
+        span.set_status(trace.StatusCode.ERROR)

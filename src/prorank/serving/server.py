@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
 import uvicorn
 from fastapi import FastAPI
@@ -43,18 +42,6 @@ def log_lines(as_json: bool) -> None:
     handler.setFormatter(Lines(as_json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("prorank").setLevel(logging.INFO)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine only.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int) -> socket.socket:

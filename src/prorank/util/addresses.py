@@ -24,9 +24,16 @@ def is_loopback(base_url: str) -> bool:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise InputError(f"'{base_url}' is no address", hint="write it as http://localhost:8000/v1 or https://...")
-    if host == "localhost":
-        return True
+    return loopback_host(host)
+
+
+def loopback_host(host: str) -> bool:
+    """Whether a host's name or number is this machine's alone.
+
+    >>> loopback_host("127.0.0.1"), loopback_host("::1"), loopback_host("localhost"), loopback_host("0.0.0.0")
+    (True, True, True, False)
+    """
     try:
         return ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"

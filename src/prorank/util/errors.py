@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 
 class ProrankError(Exception):
@@ -27,6 +28,16 @@ class ProrankError(Exception):
         self.message = message
         self.hint = hint
         super().__init__(f"{message} ({hint})" if hint else message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled as it stands, whatever arguments its class takes: errors cross processes."""
+        return _restored, (type(self), self.args, dict(vars(self)))
+
+
+def _restored(kind: type[ProrankError], arguments: tuple[Any, ...], state: dict[str, Any]) -> ProrankError:
+    error = kind.__new__(kind, *arguments)
+    vars(error).update(state)
+    return error
 
 
 class InputError(ProrankError, ValueError):
