@@ -31,7 +31,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import CheckpointSettings
 from prorank.model.classifier import ClassifierBackbone
 from prorank.model.loading import resolve_source
-from prorank.prompts.builtin import load_prompt
+from prorank.prompts.builtin import QWEN_SYSTEM, load_prompt
 from prorank.prompts.chat import chat_frame
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.tokenization import PairTokenizer
