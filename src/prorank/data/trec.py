@@ -35,7 +35,8 @@ def trec_rows(path: Path, columns: int, form: str) -> Iterator[tuple[str, int, l
         DataError: unreadable, or a row with other columns than `form` says.
     """
     for line, text in text_lines(path):
-        cells = [cell for cell in _BLANKS.split(text) if cell]
+        plain = text.isascii() and text.isprintable()  # then Python's blanks are trec_eval's, and found faster
+        cells = text.split() if plain else [cell for cell in _BLANKS.split(text) if cell]
         if cells and len(cells) != columns:
             raise DataError(f"{path}:{line}: expected {columns} columns ({form}), got {len(cells)}")
         if cells:
