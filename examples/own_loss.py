@@ -20,7 +20,7 @@ def smooth_hinge(scores: torch.Tensor) -> torch.Tensor:
     return F.softplus(1.0 - (scores[:, :1] - scores[:, 1:])).mean()
 
 
-def train(reranker: Reranker, steps: int = 20, learning_rate: float = 1e-4) -> list[float]:
+def train(reranker: Reranker, steps: int = 10, learning_rate: float = 1e-4) -> list[float]:
     """The loss before each step."""
     tokenizer, backbone = reranker.pair_tokenizer, reranker.backbone.train()
     sequences, _ = tokenizer.encode([(query, document) for query, documents in LISTS for document in documents])

@@ -19,7 +19,7 @@ def careful_reward(verdict: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return (verdict == label).float() - false_alarm.float()
 
 
-def warm_up(reranker: Reranker, steps: int = 20, learning_rate: float = 1e-4) -> list[float]:
+def warm_up(reranker: Reranker, steps: int = 10, learning_rate: float = 1e-4) -> list[float]:
     """Expected reward before each step."""
     tokenizer, backbone = reranker.pair_tokenizer, reranker.backbone.train()
     sequences, _ = tokenizer.encode([(query, document) for query, document, _ in PAIRS])

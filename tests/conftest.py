@@ -1,7 +1,10 @@
 """Tiny models, tokenizers and collections, made in place; nothing is downloaded."""
 
+import gc
 import os
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and one thread is one order of sums
@@ -23,6 +26,35 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def pytest_collection_finish():
+    """What is imported by now is never garbage: collections that a run asks for need not walk it each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
+def sketched():
+    """Plots are composed as ever; only the file is no picture, which takes most of a tiny run's time."""
+
+    def touch(figure, path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prorank.evaluation.plots.save_figure", touch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _sketches(request):
+    """Tests marked `pictures` have plots drawn."""
+    if "pictures" in request.keywords:
+        yield
+    else:
+        with sketched():
+            yield
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +177,20 @@ def finished(bert_folder, word_collection, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
     results = run_recipe(tiny(bert_folder, word_collection), folder)
     return folder, results
+
+
+@pytest.fixture(scope="session")
+def exported(bert_folder, tmp_path_factory):
+    """One folder, not to be changed: a masked model as `checkpoint`, its exports `rows8`, `onnx` and `openvino`."""
+    from prorank import Reranker
+    from prorank.export.export import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=64, precision="fp32", device="cpu")
+    reranker.save_pretrained(folder / "checkpoint")
+    for target in ("rows8", "onnx", "openvino"):
+        export(reranker, target, folder / target)
+    return folder
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Without any extra the package loads its model, scores and ranks; everything else names the pip command."""
 
+import json
 import re
 import subprocess
 import sys
@@ -22,23 +23,35 @@ class Installed:
 MODULES = set(sys.argv.pop(1).split(","))
 sys.meta_path[sys.meta_path.index(PathFinder)] = Installed()
 """
-RANK = """
-from prorank import Reranker
-reranker = Reranker(precision="fp32")
-found = reranker.rank("when do owls hunt", ["The moon is far.", "Owls hunt mice at night."], return_documents=True)
-print(found[0]["text"], 0 < reranker.probability([found[0]["score"]])[0] < 1)
-"""
-INTEGRATE = """
+LACKING = {"index": "eval", "train": "train", "mcp": "mcp"}
+INTEGRATIONS = ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "mteb", "remote")
+# One process does it all, since importing torch takes longer than any of it.
+WORK = f"""
+import contextlib, io, json
 from importlib import import_module
+from prorank import Reranker
+from prorank.cli.main import main
 from prorank.integrations.source import source
-for name in ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "mteb", "remote"):
+
+reranker = Reranker(precision="fp32")
+(best, _) = reranker.rank("when do owls hunt", ["The moon is far.", "Owls hunt mice at night."], return_documents=True)
+said = {{"best": best["text"], "chance": reranker.probability([best["score"]])[0]}}
+said["place"] = source().rank("owls", ["The moon.", "Owls."])[0].place
+for name in {INTEGRATIONS}:
     try:
-        import_module(f"prorank.integrations.{name}")
+        import_module(f"prorank.integrations.{{name}}")
     except ImportError as error:
-        print(f"pip install 'prorank[{name}]'" in str(error), name)
-print(source().rank("owls", ["The moon.", "Owls."])[0].place)
+        said[name] = str(error)
+output = sys.argv.pop(1)
+for command in (["index", "cosqa", "--output", output], ["train", "quickstart", "--output", output], ["mcp"]):
+    sys.argv = ["prorank", *command]
+    with contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            main()
+        except SystemExit as stop:
+            said[f"prorank {{command[0]}}"] = [stop.code, error.getvalue()]
+print(json.dumps(said))
 """
-COMMAND = "from prorank.cli.main import main\nmain()\n"
 
 
 def needed(name, found=None, extra=""):
@@ -71,26 +84,31 @@ def absent():
     return ",".join(sorted(modules))
 
 
-def run(absent, code, *arguments):
-    command = [sys.executable, "-c", WITHOUT + code, absent, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def said(absent, tmp_path_factory):
+    """What the core alone answers."""
+    output = tmp_path_factory.mktemp("core") / "out"
+    command = [sys.executable, "-c", WITHOUT + WORK, absent, str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not output.exists()
+    return json.loads(done.stdout)
 
 
-def test_the_core_reranks(absent):
-    done = run(absent, RANK)
-    assert done.stdout == "Owls hunt mice at night. True\n", done.stderr
+def test_the_core_reranks(said):
+    assert said["best"] == "Owls hunt mice at night." and 0 < said["chance"] < 1
 
 
-def test_integrations_name_their_extra_and_a_local_source_needs_none(absent):
-    done = run(absent, INTEGRATE)
-    names = ("langchain", "llamaindex", "haystack", "lancedb", "pyterrier", "mcp", "mteb", "remote")
-    assert done.stdout == "".join(f"True {name}\n" for name in names) + "1\n", done.stdout + done.stderr
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_integrations_name_their_extra(said, name):
+    assert f"pip install 'prorank[{name}]'" in said[name]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("index", "cosqa", "--output", "OUT"), ("train", "quickstart", "--output", "OUT"), ("mcp",)]
-)
-def test_what_needs_an_extra_names_it(absent, tmp_path, arguments):
-    done = run(absent, COMMAND, *(tmp_path / "out" if a == "OUT" else a for a in arguments))
-    assert done.returncode == 2 and re.search(r"pip install 'prorank\[(eval|train|mcp)\]'", done.stderr), done.stderr
-    assert not (tmp_path / "out").exists()
+def test_a_local_source_needs_no_extra(said):
+    assert said["place"] == 1
+
+
+@pytest.mark.parametrize("command", LACKING)
+def test_what_needs_an_extra_names_it(said, command):
+    code, error = said[f"prorank {command}"]
+    assert code == 2 and f"pip install 'prorank[{LACKING[command]}]'" in error

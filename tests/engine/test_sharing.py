@@ -17,7 +17,6 @@ from tokenizers import processors
 
 from prorank import Reranker
 from prorank.engine import scorer as engine
-from prorank.export.export import export
 from prorank.model.attention import ATTENTION
 from prorank.model.sharing import ModelLock
 from prorank.util.errors import CheckpointError
@@ -34,7 +33,7 @@ DOCUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory, qwen_folder, bert_folder):
+def folders(tmp_path_factory, qwen_folder, bert_folder, exported):
     """One folder of each kind of model."""
     torch.manual_seed(2)
     tokenizer = bert_tokenizer()
@@ -46,10 +45,7 @@ def folders(tmp_path_factory, qwen_folder, bert_folder):
     model = transformers.BertForSequenceClassification(config)
     folder = tmp_path_factory.mktemp("classifier")
     kinds = {"causal": qwen_folder, "masked": bert_folder, "classifier": save(model, tokenizer, folder)}
-    masked = load(kinds, "masked")
-    return kinds | {
-        kind: export(masked, kind, tmp_path_factory.mktemp("graph") / kind) for kind in ("onnx", "openvino")
-    }
+    return kinds | {kind: exported / kind for kind in ("onnx", "openvino")}
 
 
 def load(folders, kind, **options):

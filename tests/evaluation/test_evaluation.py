@@ -205,6 +205,7 @@ def test_written_evaluations_read_back(tmp_path):
     assert top(RUN, 1) == {"q1": {"a": 3.0}, "q2": {"d": 2.0}}
 
 
+@pytest.mark.pictures
 def test_reports(tmp_path):
     baseline = evaluate_run(RUN, QRELS)
     better = evaluate_run({"q1": {"b": 3.0, "c": 2.0}, "q2": {"d": 1.0}}, QRELS)

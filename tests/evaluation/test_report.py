@@ -9,6 +9,8 @@ from rich.console import Console
 
 from prorank.evaluation import plots, tables
 
+pytestmark = pytest.mark.pictures
+
 FIRST = {
     "stage": "BM25",
     "ndcg@10": 0.3864,

@@ -4,12 +4,11 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+from children import started
 from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,42 +26,25 @@ from prorank.prompts.truncation import Truncation
 from prorank.util.errors import DataError, InputError, ProrankError
 from prorank.util.live import locked
 
-STUB = '''
-import os, signal, sys
-import numpy as np
-from prorank.data.collection import load_collection
-from prorank.engine.scorer import ScoredPairs
-from prorank.evaluation.streaming import Journal, lists_of_file, rerank_lists, survey
-from prorank.prompts.truncation import Truncation
 
-class Stub:
-    """Scores by length; the process is killed when it has scored enough."""
-    left = int(sys.argv[4])
-    def score_detailed(self, pairs, progress=None):
-        Stub.left -= len(pairs)
-        if Stub.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return ScoredPairs(np.array([len(d) + len(q) / 7 for q, d in pairs], dtype=np.float32), Truncation(0, 0))
-    def warn(self, found):
-        pass
+def interrupt():
+    raise KeyboardInterrupt
 
-folder, run, output = sys.argv[1:4]
-collection = load_collection(folder)
-shape = survey(run, collection, 100)
-journal = Journal(output, {"run": "1"})
-rerank_lists(Stub(), collection, lists_of_file(run, shape.together), 100, journal)
-journal.finish()
-'''
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Stub:
-    def __init__(self, fail_after=None):
-        self.asked, self.fail_after, self.warned = 0, fail_after, []
+    """Scores by length, until it has scored enough."""
+
+    def __init__(self, fail_after=None, fail=interrupt):
+        self.asked, self.fail_after, self.fail, self.warned = 0, fail_after, fail, []
 
     def score_detailed(self, pairs, progress=None):
         self.asked += len(pairs)
         if self.fail_after is not None and self.asked > self.fail_after:
-            raise KeyboardInterrupt
+            self.fail()
         scores = np.array([len(document) + len(query) / 7 for query, document in pairs], dtype=np.float32)
         return ScoredPairs(scores, Truncation(1, 9, documents=1), 0, len(pairs))
 
@@ -88,20 +70,22 @@ def reranked(folder, output, lists, made_from, scorer, force=False):
     journal.finish()
 
 
+def rerank_file(folder, output, fail_after=None, fail=interrupt):
+    run = folder / "bm25.run"
+    together = survey(run, load_collection(folder / "c"), 100).together
+    reranked(folder, output, lists_of_file(run, together), {"run": "1"}, Stub(fail_after, fail))
+
+
 def test_a_killed_run_goes_on_to_the_same_output(long_run, tmp_path):
-    (tmp_path / "stub.py").write_text(STUB)
-
-    def start(output, pairs):
-        command = [sys.executable, tmp_path / "stub.py", long_run / "c", long_run / "bm25.run", output, str(pairs)]
-        return subprocess.run(list(map(str, command)), capture_output=True, text=True)
-
-    assert start(tmp_path / "alone.run", 10**9).returncode == 0
-    assert start(tmp_path / "killed.run", 9_000).returncode == -signal.SIGKILL
+    rerank_file(long_run, tmp_path / "alone.run")
+    process = started(rerank_file, long_run, tmp_path / "killed.run", 9_000, die)
+    process.join(100)
+    assert process.exitcode == -signal.SIGKILL
     state = json.loads((tmp_path / "killed.run.part.json").read_text())
     assert 0 < state["queries"] < 400 and not (tmp_path / "killed.run").exists()
     with (tmp_path / "killed.run.part").open("a") as file:
         file.write("q399 Q0 d1 1 torn")  # what a kill in the middle of a block leaves
-    assert start(tmp_path / "killed.run", 20_000 - 50 * state["queries"]).returncode == 0  # no pair more than is left
+    rerank_file(long_run, tmp_path / "killed.run", 20_000 - 50 * state["queries"])  # no pair more than is left
     assert (tmp_path / "killed.run").read_bytes() == (tmp_path / "alone.run").read_bytes()
     assert not list(tmp_path.glob("*.part*"))
     first = read_run(long_run / "bm25.run")

@@ -26,11 +26,16 @@ PAIRS = [
 ]
 
 
+VOCABULARY = 5_000  # of the model with an untied head
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, qwen_folder, bert_folder, encoder_folder):
     torch.manual_seed(5)
     tokenizer = byte_tokenizer()
-    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_key_value_heads=2, head_dim=8, **SIZE)
+    config = transformers.Qwen3Config(
+        vocab_size=VOCABULARY, tie_word_embeddings=False, num_key_value_heads=2, head_dim=8, **SIZE
+    )
     qwen3 = save(transformers.Qwen3ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen3"))
     return {"qwen2": qwen_folder, "qwen3": qwen3, "bert": bert_folder, "encoder": encoder_folder}
 
@@ -46,9 +51,12 @@ def load(folders, name, **changes):
     ("target", "name"),
     [*(("onnx", name) for name in ("qwen2", "qwen3", "bert", "encoder")), ("openvino", "qwen2"), ("openvino", "bert")],
 )
-def test_graphs_give_equal_scores_in_their_own_runtime(folders, tmp_path, name, target):
-    reranker = load(folders, name)
-    folder = export(reranker, target, tmp_path / "export")
+def test_graphs_give_equal_scores_in_their_own_runtime(folders, exported, tmp_path, name, target):
+    if name == "bert":
+        reranker, folder = Reranker(exported / "checkpoint", precision="fp32", device="cpu"), exported / target
+    else:
+        reranker = load(folders, name, passages="max" if name == "qwen3" else None)
+        folder = export(reranker, target, tmp_path / "export")
     again = Reranker.from_pretrained(folder, precision="fp32")
     expected = reranker.score(PAIRS)
     np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
@@ -66,6 +74,11 @@ def test_graphs_give_equal_scores_in_their_own_runtime(folders, tmp_path, name, 
         (logits,) = session.run(None, feed)
         assert logits.shape == (3, 2)  # the answers only, never the vocabulary
         np.testing.assert_allclose(logits[:, 1] - logits[:, 0], expected[:3], atol=1e-3)
+        if name == "qwen3":
+            import onnx
+
+            matrices = [i for i in onnx.load(folder / "model.onnx").graph.initializer if VOCABULARY in i.dims]
+            assert len(matrices) == 1  # the embeddings; the untied head is left out but for the answers' rows
     with pytest.raises(CheckpointError, match="export already"):
         export(again, "onnx", tmp_path / "twice")
     with pytest.raises(CheckpointError, match="cannot be saved again"):
@@ -150,19 +163,6 @@ def test_a_refused_export_leaves_what_was_there(folders, tmp_path):
         export(reranker, "onnx", tmp_path / "checkpoint", force=True)
 
 
-def test_the_graph_holds_no_vocabulary_matrix_of_an_untied_head(tmp_path):
-    torch.manual_seed(0)
-    tokenizer = byte_tokenizer()
-    config = transformers.Qwen2Config(vocab_size=5_000, num_key_value_heads=2, tie_word_embeddings=False, **SIZE)
-    save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path / "untied")
-    options = {"max_length": 420, "precision": "fp32", "device": "cpu", "passages": "max"}
-    folder = export(Reranker.from_pretrained(tmp_path / "untied", **options), "onnx", tmp_path / "onnx")
-    import onnx
-
-    matrices = [i for i in onnx.load(folder / "model.onnx").graph.initializer if 5_000 in i.dims]
-    assert len(matrices) == 1  # the embeddings
-
-
 def test_adapters_are_to_be_merged_first(folders, tmp_path):
     reranker = load(folders, "qwen2")
     reranker.backbone.add_lora(2, 4)
@@ -171,6 +171,7 @@ def test_adapters_are_to_be_merged_first(folders, tmp_path):
 
 
 def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("prorank.export.graph._to_onnx", lambda module, example, file: file.touch())
     monkeypatch.setattr(
         "prorank.export.graph.onnx_graph", lambda file: lambda ids, mask: np.ones((len(ids), 2), np.float32)
     )
@@ -181,18 +182,18 @@ def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tuned():
-    """Three layers of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
+    """Two layers of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
     torch.manual_seed(0)
     options = {"prompt": "prorank-short", "max_length": 64, "precision": "fp32", "device": "cpu"}
     reranker = Reranker.from_pretrained("embedded", **options)
     layers = reranker.backbone.model.encoder.layer
-    del layers[3:]
-    reranker.backbone.config.num_hidden_layers = 3
+    del layers[2:]
+    reranker.backbone.config.num_hidden_layers = 2
     collection, chance = load_collection("cosqa"), random.Random(0)
     documents = [document.content for document in collection.documents.values()]
     right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]
-    optimizer = torch.optim.AdamW(reranker.backbone.parameters(), lr=2e-4)
-    for _ in range(40):
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=5e-4)
+    for _ in range(20):
         chosen = chance.sample(right, 8)
         pairs = [*chosen, *((query, chance.choice(documents)) for query, _ in chosen)]
         batch = reranker.tokenizer.collate(reranker.tokenizer.encode(pairs)[0])

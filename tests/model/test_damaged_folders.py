@@ -14,21 +14,10 @@ from prorank.util.errors import CheckpointError
 WEIGHTS, SETTINGS = "model.safetensors", "prorank.json"
 
 
-@pytest.fixture(scope="module")
-def whole(bert_folder, tmp_path_factory):
-    """Checkpoint folders by kind."""
-    folder = tmp_path_factory.mktemp("whole")
-    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=64, precision="fp32")
-    reranker.save_pretrained(folder / "checkpoint")
-    for target in ("rows8", "onnx", "openvino"):
-        export(reranker, target, folder / target)
-    return folder
-
-
 @pytest.fixture
-def copied(whole, tmp_path):
+def copied(exported, tmp_path):
     """copied(kind) -> a copy that may be damaged."""
-    return lambda kind="checkpoint": shutil.copytree(whole / kind, tmp_path / kind)
+    return lambda kind="checkpoint": shutil.copytree(exported / kind, tmp_path / kind)
 
 
 def changed(file, **values):

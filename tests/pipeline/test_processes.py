@@ -17,12 +17,15 @@ from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import dump_recipe
 from prorank.training.trainer import SlotTrainer
 
-TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "prorank.cli")
-# accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
-SHARDER = """
+KINDS = {"ddp": {}, "fsdp2": {}, "fsdp2-lora": {"backbone__lora": {"rank": 2, "alpha": 4}}}
+# What each of two launched processes runs: it imports once, and trains each recipe in a fork of its own.
+# Under FSDP2, accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
+WORKER = """
+import os, sys, traceback
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from prorank.cli.main import main
+from prorank.pipeline import run
 usual = PartialState.__init__
 
 def init(self, *arguments, **others):
@@ -30,22 +33,48 @@ def init(self, *arguments, **others):
     if self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.MULTI_XPU
 
-PartialState.__init__ = init
-main()
+def train(number, kind):
+    if kind == "ddp":  # as torchrun alone would start it
+        for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
+            del os.environ[name]
+    else:
+        PartialState.__init__ = init
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # keys of their own in the store that the processes share
+    sys.argv = ["prorank", "train", f"{kind}.yaml", "--output", kind]
+    main()
+
+for number, kind in enumerate(sys.argv[1:]):
+    if not (child := os.fork()):
+        code = 1
+        try:
+            train(number, kind)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(code)
+    if code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        sys.exit(code)
 """
 
 
-def train(command, recipe, folder, *options):
-    """Run `prorank train` in a process of its own."""
-    file = folder.with_suffix(".yaml")
-    file.write_text(dump_recipe(recipe))
-    return subprocess.run(
-        [*command, "train", str(file), "--output", str(folder), *options],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture(scope="module")
+def by_two_processes(qwen_folder, word_collection, tmp_path_factory):
+    """A folder with one run for each kind, trained by two CPU processes; FSDP2 by the settings that ship."""
+    folder = tmp_path_factory.mktemp("two")
+    for kind, changes in KINDS.items():
+        recipe = causal_recipe(qwen_folder, word_collection, **changes)
+        (folder / f"{kind}.yaml").write_text(dump_recipe(recipe))
+    (folder / "worker.py").write_text(WORKER)
+    shipped = (Path(prorank.__file__).parent / "pipeline" / "fsdp2.yaml").read_text()
+    (folder / "fsdp2-settings.yaml").write_text(shipped + "use_cpu: true\n")
+    launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", "fsdp2-settings.yaml", "worker.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *KINDS], cwd=folder, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def trajectory(folder):
@@ -72,34 +101,21 @@ def causal_recipe(qwen_folder, word_collection, **changes):
     )
 
 
-def sharded(tmp_path):
-    """The shipped FSDP2 settings on two CPU processes."""
-    script, config = tmp_path / "sharded.py", tmp_path / "fsdp2.yaml"
-    script.write_text(SHARDER)
-    shipped = (Path(prorank.__file__).parent / "pipeline" / "fsdp2.yaml").read_text()
-    config.write_text(shipped + "use_cpu: true\n")
-    return (sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), str(script))
-
-
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("kind", "changes"), [("ddp", {}), ("fsdp2", {}), ("fsdp2", {"backbone__lora": {"rank": 2, "alpha": 4}})]
-)
-def test_two_processes_take_the_path_of_one(kind, changes, qwen_folder, word_collection, tmp_path):
-    recipe = causal_recipe(qwen_folder, word_collection, **changes)
-    two_processes = TWO if kind == "ddp" else sharded(tmp_path)
-    done = train(two_processes, recipe, tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_take_the_path_of_one(kind, by_two_processes, qwen_folder, word_collection, tmp_path):
+    recipe = causal_recipe(qwen_folder, word_collection, **KINDS[kind])
     run_recipe(recipe, tmp_path / "one")
-    one, two = trajectory(tmp_path / "one"), trajectory(tmp_path / "two")
+    folders = (tmp_path / "one", by_two_processes / kind)
+    one, two = map(trajectory, folders)
     assert one.keys() == two.keys()
     assert {name for _, _, name in one} >= {"loss", "grad_norm", "kl", "eval_balanced_accuracy", "eval_dev_ndcg@10"}
     for key, value in one.items():
         assert two[key] == pytest.approx(value, abs=1e-4), key
-    first, second = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("one", "two"))
+    first, second = (load_file(folder / "checkpoint" / "model.safetensors") for folder in folders)
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=0)
-    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert [result["processes"] for result in results] == [1, 2]
     assert [row["ndcg@10"] for row in results[0]["rows"]] == pytest.approx([r["ndcg@10"] for r in results[1]["rows"]])
 

@@ -9,14 +9,9 @@ def test_the_query_with_the_clearest_gain():
     assert clearest_gain(first, new, {"x": {"c": 1}, "y": {"b": 1}, "z": {"k": 1}}) == "x"
 
 
-def test_it_prints_new_and_old_ranks_in_eighty_columns(bert_folder, word_collection, tmp_path):
-    from tiny_runs import tiny
-
-    from prorank.pipeline.run import run_recipe
-
-    run_recipe(tiny(bert_folder, word_collection), tmp_path / "run")
+def test_it_prints_new_and_old_ranks_in_eighty_columns(finished):
     console = Console(width=80, record=True)
-    showcase(tmp_path / "run", console)
+    showcase(finished[0], console)
     text = console.export_text()
     assert "was" in text and "relevant" in text and "prorank rerank" in text
     assert all(len(line) <= 80 for line in text.splitlines() if "prorank" not in line and "warmup" not in line)

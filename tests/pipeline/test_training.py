@@ -2,15 +2,14 @@
 
 import io
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from children import started
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_runs import assert_equal_weights, tiny, weights
@@ -102,22 +101,21 @@ def test_same_seed_same_weights_and_other_seed_other_weights(finished, bert_fold
     "kill_after",
     ["warmup/training/checkpoint-2", "score-learning/training/checkpoint-0/complete"],
 )
-def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_folder, word_collection, tmp_path):
-    file = tmp_path / "tiny.yaml"
-    file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
+def test_a_killed_run_resumes_to_the_same_weights(kill_after, finished, bert_folder, word_collection, tmp_path, call):
+    recipe, file = tiny(bert_folder, word_collection), tmp_path / "tiny.yaml"
+    file.write_text(dump_recipe(recipe))
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "--output", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = started(run_recipe, recipe, folder)
     deadline = time.monotonic() + 120
     while not (folder / kill_after).exists():  # the checkpoint may be whole or torn at this moment: both must do
-        assert process.poll() is None, process.stderr.read()
+        assert process.exitcode is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "results.json").exists()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (folder / "results.json").exists()
+    code, _, error = call("train", file, "--output", folder, "--resume")
+    assert code == 0, error
     assert_equal_weights(finished[0], folder)
     ours = json.loads((folder / "results.json").read_text())["rows"]
     assert [r["ndcg@10"] for r in ours] == [r["ndcg@10"] for r in finished[1]["rows"]]
@@ -239,19 +237,20 @@ def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path)
         warmup_module.WarmupTrainer.loss_on = original
 
 
-def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_collection, tmp_path):
+def test_the_command_line_trains_and_force_replaces(finished, bert_folder, word_collection, tmp_path, call):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)
     file = tmp_path / "tiny.yaml"
     file.write_text(dump_recipe(tiny(bert_folder, word_collection)))
-    command = [sys.executable, "-m", "prorank.cli", "train", str(file), "warmup.steps=2", "--output", str(folder)]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode == 2 and "--force" in refused.stderr and "Traceback" not in refused.stderr
-    done = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["recipe"] == "tiny"
+    command = ["train", file, "warmup.steps=2", "--output", folder]
+    code, _, error = call(*command)
+    assert code == 2 and "--force" in error and "Traceback" not in error
+    code, out, error = call(*command, "--force", "--json")
+    assert code == 0, error
+    assert json.loads(out)["recipe"] == "tiny"
 
 
+@pytest.mark.pictures
 def test_plot_draws_what_is_there(finished, tmp_path, capsys):
     from prorank.cli.main import app
 

@@ -1,8 +1,6 @@
 """The model that ships: small, whole, calibrated, the default, and of some use."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -76,14 +74,13 @@ def test_it_is_the_shipped_recipes_model(mini):
     assert mini.settings.base_model == "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def test_it_is_the_default_of_the_command(tmp_path):
+def test_it_is_the_default_of_the_command(tmp_path, monkeypatch, call):
     query, answer, other = CLEAR[0]
-    command = [sys.executable, "-m", "prorank.cli", "rerank", query, other, answer, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["text"] == answer
-    described = subprocess.run([*command[:3], "info", "--json"], capture_output=True, text=True, cwd=tmp_path)
-    assert json.loads(described.stdout)["model"] == MINI
+    monkeypatch.chdir(tmp_path)
+    code, out, error = call("rerank", query, other, answer, "--json")
+    assert code == 0, error
+    assert json.loads(out)[0]["text"] == answer
+    assert json.loads(call("info", "--json")[1])["model"] == MINI
 
 
 def test_it_can_be_trained_on(tmp_path):

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from prorank import Reranker
 from prorank.cli.shared import print_json
 from prorank.engine.scores import argmax_grade
-from prorank.export.export import export
 from prorank.util.errors import CheckpointError, InputError, InputTypeError, ProrankError
 
 
@@ -24,13 +23,6 @@ def reranker(bert_folder):
 def checkpoint(reranker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     reranker.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def exported(reranker, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / "openvino"
-    export(reranker, "openvino", folder)
     return folder
 
 
@@ -125,18 +117,18 @@ def test_a_checkpoint_brings_its_own(checkpoint, option):
 @pytest.mark.parametrize("option", [{"compile_layers": True}, {"for_training": True}, {"precision": "bf16"}])
 def test_an_export_refuses_what_it_cannot_honour(exported, option):
     with pytest.raises(CheckpointError, match="export"):
-        Reranker(exported, **option)
+        Reranker(exported / "openvino", **option)
 
 
 def test_an_export_runs_on_the_cpu_only(exported, monkeypatch):
-    assert Reranker(exported, device="cpu").score([("apple", "river")])
+    assert Reranker(exported / "openvino", device="cpu").score([("apple", "river")])
     monkeypatch.setattr("prorank.engine.runtime.resolve_device", lambda device: torch.device("cuda"))
     with pytest.raises(CheckpointError, match=r"runs on the CPU, not on 'cuda'"):
-        Reranker(exported, device="cuda")
+        Reranker(exported / "openvino", device="cuda")
 
 
 def test_an_export_keeps_its_budget_of_tokens(exported, monkeypatch):
-    reranker = Reranker(exported, token_budget=20)
+    reranker = Reranker(exported / "openvino", token_budget=20)
     shapes, run = [], reranker.backend.graph
     monkeypatch.setattr(reranker.backend, "graph", lambda ids, mask: (shapes.append(ids.size), run(ids, mask))[1])
     reranker.score([("apple", "river stone")] * 6)
