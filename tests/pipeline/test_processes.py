@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -33,21 +35,21 @@ def init(self, *arguments, **others):
     if self.distributed_type == DistributedType.MULTI_CPU:
         self.distributed_type = DistributedType.MULTI_XPU
 
-def train(number, kind):
+def train(kind, port):
     if kind == "ddp":  # as torchrun alone would start it
         for name in [name for name in os.environ if name.startswith(("ACCELERATE_", "FSDP_"))]:
             del os.environ[name]
     else:
         PartialState.__init__ = init
-    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # keys of their own in the store that the processes share
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "False", "MASTER_PORT": port}  # each run's processes meet anew
     sys.argv = ["prorank", "train", f"{kind}.yaml", "--output", kind]
     main()
 
-for number, kind in enumerate(sys.argv[1:]):
+for kind, port in [argument.split(":") for argument in sys.argv[1:]]:
     if not (child := os.fork()):
         code = 1
         try:
-            train(number, kind)
+            train(kind, port)
             code = 0
         except SystemExit as stop:
             code = stop.code or 0
@@ -72,7 +74,10 @@ def by_two_processes(qwen_folder, word_collection, tmp_path_factory):
     (folder / "fsdp2-settings.yaml").write_text(shipped + "use_cpu: true\n")
     launch = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", "fsdp2-settings.yaml", "worker.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *KINDS], cwd=folder, capture_output=True, text=True, timeout=280, env=environment)
+    with ExitStack() as bound:
+        ports = [bound.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in KINDS]
+    runs = [f"{kind}:{port}" for kind, port in zip(KINDS, ports)]
+    done = subprocess.run([*launch, *runs], cwd=folder, capture_output=True, text=True, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
 
