@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import tracemalloc
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_memory_does_not_grow_with_the_run(long_run, tmp_path):
         rerank_lists(Stub(), collection, lists_of_file(run, shape.together), 100, journal)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 1.25 * peaks[0]  # ids of queries are kept; pairs and scores, five times as many, are not
 
 
 def test_what_was_made_from_something_else_is_refused_and_named(long_run, tmp_path):
