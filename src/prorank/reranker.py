@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from prorank.model.checkpoint import (
     plain_card,
     write_settings,
 )
+from prorank.model.loading import resolve_source
 from prorank.model.st_files import write_sentence_transformers_files
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.tokenization import PairTokenizer
@@ -46,6 +47,9 @@ from prorank.util.inputs import (
     share,
     whole_numbers,
 )
+from prorank.util.provenance import fingerprint
+from prorank.util.study import model_fingerprint
+from prorank.util.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -376,3 +380,15 @@ class Reranker:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload reranker"))
+
+
+def model_facts(reranker: Reranker, model: str) -> dict[str, Any]:
+    """What scores depend on besides the texts, by names that a reader knows."""
+    return {
+        "prorank": VERSION,
+        "the model's files": model_fingerprint(resolve_source(model)) or model,
+        "the model's settings": fingerprint(reranker.settings.model_dump_json()),
+        "passages": reranker.passages,
+        "max_new_tokens": reranker.max_new_tokens,
+        "precision": str(reranker.backend.compute_dtype),
+    }

@@ -1,6 +1,7 @@
 """Calibrations: equal to scikit-learn's, better than none where scores mislead; thresholds that keep their word."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from prorank import Reranker
-from prorank.evaluation.calibrate import methods, shares_above, threshold
+from prorank.evaluation.calibrate import methods, resampled, shares_above, threshold
 from prorank.evaluation.calibration import (
     brier_score,
     calibration_error,
@@ -71,6 +72,29 @@ def test_the_interval_of_a_threshold_covers_it_and_narrows_with_queries():
         assert threshold({"dev": {"q": {"d0": 0.0, "d1": 1.0}}}, {"dev": {"q": {"d0": 1}}}, 0.9, 0)["score"] is None
         widths.append(found["precision"]["high"] - found["precision"]["low"])
     assert widths[1] < widths[0] / 2
+
+
+def test_drawings_of_many_queries_are_not_held_together():
+    run = {f"q{i}": {f"d{j}": float(j) for j in range(20)} for i in range(200)}
+    drawn = resampled(run, {query: {"d0": 1} for query in run}, seed=0)
+    scores, labels = next(drawn)
+    assert len(scores) == len(labels) == 200 * 20 and sum(labels) == 200 and iter(drawn) is drawn
+
+
+def test_a_made_split_is_named_and_lists_of_one_kind_are_refused(word_collection, bert_folder, tmp_path, call):
+    Reranker(bert_folder, prompt="prorank-short", max_length=48, precision="fp32").save_pretrained(tmp_path / "model")
+    own = tmp_path / "words"
+    shutil.copytree(word_collection, own)
+    lists = "".join(f"q{query}\td{query}\n" for query in range(30, 40))
+    (own / "candidates").mkdir()
+    (own / "candidates" / "test.tsv").write_text("query-id\tcorpus-id\n" + lists)
+    code, _, err = call("calibrate", tmp_path / "model", own, "--depth", 5)
+    assert code != 0 and "words: the lists of test hold 10 relevant documents of 10" in " ".join(err.split())
+    (own / "candidates" / "test.tsv").unlink()
+    (own / "qrels" / "test.tsv").unlink()
+    code, out, err = call("calibrate", tmp_path / "model", own, "--depth", 5)
+    assert code == 0, err
+    assert "words: made splits" in out and "test is 10 of the 24 queries of train" in out
 
 
 def test_the_command_measures_each_collection(word_collection, bert_folder, tmp_path, call):

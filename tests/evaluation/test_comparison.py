@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prorank.data.trec import write_run
 from prorank.evaluation.comparison import compared, comparison_latex, t_test
+from prorank.evaluation.html_report import page
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 
 values = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=3, max_size=9)
@@ -42,6 +43,16 @@ def test_tests_are_scipys_and_holms(numbers, draw):
 
 def test_equal_results_do_not_differ():
     assert t_test([0.5, 0.7], [0.5, 0.7]) == 1.0
+
+
+def test_a_run_ties_with_its_own_table_though_that_is_rounded(tmp_path, call):
+    queries, qrels = {f"q{i}": "text" for i in range(8)}, {f"q{i}": {"d1": 1} for i in range(8)}
+    write_collection(tmp_path / "c", {"d0": "zero", "d1": "one"}, queries, {"test": qrels})
+    run = {query: {"d0": 2.0, "d1": 1.0} for query in queries}  # NDCG 0.6309297...
+    write_run(run, tmp_path / "own.run")
+    write_evaluation(tmp_path / "own", run, evaluate_run(run, qrels), {})
+    code, out, err = call("compare", tmp_path / "own", tmp_path / "own.run", "--collection", tmp_path / "c", "--json")
+    assert code == 0 and json.loads(out)[1]["versus_first"]["ties"] == 8, err
 
 
 @pytest.fixture
@@ -129,6 +140,12 @@ def test_texts_on_the_page_are_escaped(runs, call):
     call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", runs / "p.html")
     text = (runs / "p.html").read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_a_title_may_hold_the_word_that_the_page_is_filled_at():
+    assert page("ANTIBODY TITLE", ["one"]).count("one") == 1 and "<title>ANTIBODY TITLE</title>" in page(
+        "ANTIBODY TITLE", []
+    )
 
 
 def test_runs_are_measured_on_a_sampled_evaluations_queries(runs, call):

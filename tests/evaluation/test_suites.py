@@ -112,6 +112,38 @@ def test_a_first_stage_is_searched_once_for_the_same_texts(folder, model, tmp_pa
     assert call(*words, tmp_path / "c")[0] == 1
 
 
+def test_a_system_that_changes_no_list_ties_with_the_first_stage(folder, model, tmp_path, call):
+    judged = "".join(f"q{q}\td{q + 1}\t1\n" for q in range(30, 40))  # second or third in their lists: 0.63 or 0.5
+    (folder / "more" / "lists" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    words = ("evaluate", model, folder / "more", "--suite", "open", "--output", tmp_path / "out", "--depth", 1)
+    for _ in range(2):  # measured, and read back
+        code, out, err = call(*words, "--json")
+        assert code == 0, err
+        found = json.loads(out)["collections"][0]["rows"][1]
+        assert 0 < found["ndcg@10"] < 1
+        assert [found["versus_first"][key] for key in ("ties", "difference", "t_p_value")] == [10, 0.0, 1.0]
+
+
+def test_the_page_is_made_again_when_a_run_was(folder, model, tmp_path, call, monkeypatch):
+    words = ("evaluate", model, folder / "more", "--suite", "open", "--output", tmp_path / "out", "--depth", 2)
+    assert call(*words)[0] == 0
+    monkeypatch.setattr("prorank.evaluation.suite.collection_sections", lambda *_: ["new plots"])
+    assert call(*words)[0] == 0 and "new plots" not in (tmp_path / "out" / "report.html").read_text()
+    (run,) = (tmp_path / "out" / "lists").glob("*/run.trec")
+    run.write_text(run.read_text() + "q30 Q0 d59 9 -99.0 x\n")
+    code, _, err = call(*words)
+    assert code != 0 and "changed since it was made" in " ".join(err.split())  # and is no result
+    shutil.rmtree(run.parent)
+    real = Reranker.score_detailed
+
+    def reversed_scores(self, pairs, progress=None):  # as a server that was changed meanwhile
+        found = real(self, pairs, progress)
+        return found._replace(scores=-found.scores)
+
+    monkeypatch.setattr(Reranker, "score_detailed", reversed_scores)
+    assert call(*words)[0] == 0 and "new plots" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_systems_of_every_kind_score_the_same_pairs(qwen_folder, encoder_folder, model, tmp_path):
     torch.manual_seed(2)
     tokenizer = bert_tokenizer()
@@ -180,3 +212,5 @@ def test_a_suite_of_instructions_shows_p_mrr(tmp_path, model, call):
     found = json.loads((output / "suite.json").read_text())
     row = found["collections"][0]["rows"][1]
     assert f"| core17 | 2 | +0.0 | {100 * row['p_mrr']:+.1f} |" in out and "mean NDCG@10" in out
+    code, _, err = call("evaluate", model, tmp_path, "--suite", "followir", "--output", output, "--max-queries", 1)
+    assert code != 0 and "no query in both versions" in err and "--max-queries" in err

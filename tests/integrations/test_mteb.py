@@ -1,5 +1,7 @@
 """MTEB evaluates a reranker as a cross-encoder, on a task of a few words."""
 
+import shutil
+
 import datasets
 import mteb
 import pytest
@@ -57,3 +59,17 @@ def test_another_revision_and_unequal_inputs_are_refused(bert_folder):
     wrapped = MTEBReranker(str(bert_folder), prompt="prorank-short", max_length=48)
     with pytest.raises(InputError, match="1 queries for 2 documents"):
         wrapped.predict([{"text": ["q"]}], [{"text": ["a", "b"]}])
+
+
+def test_results_of_one_model_are_not_taken_for_anothers(bert_folder, tmp_path):
+    options = {"prompt": "prorank-short", "max_length": 48}
+    copy = tmp_path / bert_folder.name
+    shutil.copytree(bert_folder, copy)
+    revisions = [
+        MTEBReranker(str(copy), **(options | more)).mteb_model_meta.revision for more in ({}, {}, {"max_length": 40})
+    ]
+    assert revisions[0] == revisions[1] != revisions[2]
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    other = MTEBReranker(str(copy), **options).mteb_model_meta.revision
+    assert other not in revisions
+    MTEBReranker(str(copy), other, **options)

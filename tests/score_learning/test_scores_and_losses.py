@@ -15,7 +15,11 @@ lists = st.lists(floats, min_size=2, max_size=6)
 @given(lists, st.floats(-50, 50))
 def test_scores_do_not_change_when_all_logits_shift(logits, shift):
     z = torch.tensor([logits])
-    for score in (logit_difference, expected_grade, graded_confidence):
+    scores = [logit_difference, expected_grade]
+    best, second = z.topk(2).values[0].tolist()
+    if best - second > 1e-3:  # at a tie the most probable grade leaps, and a shifted logit is rounded
+        scores.append(graded_confidence)
+    for score in scores:
         torch.testing.assert_close(score(z + shift), score(z), atol=2e-3, rtol=1e-3)
 
 

@@ -6,7 +6,7 @@ first-stage lists at their own odds. Knows collections, first stages and the rer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +29,11 @@ from prorank.evaluation.rerank import carved_sentence, rerank_collection, sample
 from prorank.evaluation.streaming import Scorer
 from prorank.evaluation.tables import markdown_lines
 from prorank.first_stage.cached import cached_first_stage
+from prorank.util.errors import DataError
 
+Numbers = Sequence[float] | np.ndarray
 SAMPLES = 1_000  # of the bootstrap over queries
-Pairs = tuple[list[float], list[int]]  # scores, labels
+Pairs = tuple[Numbers, Numbers]  # scores, labels
 
 
 class Interval(NamedTuple):
@@ -95,6 +97,12 @@ def calibrate_model(
         lists = cached_first_stage(loaded, split, qrels[split], max(100, depth), split in loaded.candidates)
         runs[split] = top(rerank_collection(scorer, loaded, top(lists, depth), depth, f"rerank {split}"), depth)
     dev, test = (judged_scores(runs[split], qrels[split]) for split in ("dev", "test"))
+    for split, (_, labels) in (("dev", dev), ("test", test)):
+        if not 0 < sum(labels) < len(labels):
+            raise DataError(
+                f"{loaded.name}: the lists of {split} hold {sum(labels)} relevant documents of {len(labels)}",
+                hint="calibration needs relevant and irrelevant ones; raise --depth, or judge more",
+            )
     rows = []
     for name, predict in methods(*dev).items():
         predicted = predict(test[0]).tolist()
@@ -130,11 +138,15 @@ def threshold(runs: dict[str, Run], qrels: dict[str, Qrels], wanted: float, seed
     }
 
 
-def resampled(run: Run, qrels: Qrels, seed: int) -> list[Pairs]:
-    """Scores and labels of queries drawn with replacement, again and again."""
+def resampled(run: Run, qrels: Qrels, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Scores and labels of queries drawn with replacement, again and again; one drawing in memory at a time."""
     queries = [judged_scores(run, {query: judged}) for query, judged in qrels.items()]
-    draws = np.random.default_rng(seed).integers(len(queries), size=(SAMPLES, len(queries)))
-    return [([s for i in draw for s in queries[i][0]], [y for i in draw for y in queries[i][1]]) for draw in draws]
+    scores, labels = (
+        [np.array(own[0], dtype=float) for own in queries],
+        [np.array(own[1], dtype=int) for own in queries],
+    )
+    for draw in np.random.default_rng(seed).integers(len(queries), size=(SAMPLES, len(queries))):
+        yield np.concatenate([scores[i] for i in draw]), np.concatenate([labels[i] for i in draw])
 
 
 def shares_above(pairs: Pairs, bound: float) -> tuple[float | None, float | None]:
@@ -165,7 +177,8 @@ def calibration_markdown(found: Sequence[dict[str, Any]]) -> str:
         for row in one["methods"]
     ]
     text = markdown_lines(["collection", "calibration", "ECE on test", "Brier on test"], lines, left=2)
-    return "\n\n".join([text, *(threshold_sentence(one) for one in found if one["threshold"] is not None)])
+    notes = [f"{one['collection']}: {one['carved']}." for one in found if one["carved"]]
+    return "\n\n".join([text, *(threshold_sentence(one) for one in found if one["threshold"] is not None), *notes])
 
 
 def threshold_sentence(found: dict[str, Any]) -> str:

@@ -127,7 +127,9 @@ def brier_score(predicted: Sequence[float], labels: Sequence[int]) -> float:
     return float(np.mean((np.asarray(predicted, dtype=float) - np.asarray(labels, dtype=float)) ** 2))
 
 
-def precision_threshold(scores: Sequence[float], labels: Sequence[int], wanted: float) -> float | None:
+def precision_threshold(
+    scores: Sequence[float] | np.ndarray, labels: Sequence[float] | np.ndarray, wanted: float
+) -> float | None:
     """The least score from which on the documents' share of relevant ones is at least `wanted`; None: nowhere.
 
     Args:

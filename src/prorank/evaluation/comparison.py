@@ -11,7 +11,7 @@ from typing import Any
 
 from prorank.data.runs import Qrels, Run
 from prorank.data.trec import read_run
-from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, read_per_query
+from prorank.evaluation.metrics import DECIMALS, Evaluation, evaluate_run, metric_key, read_per_query
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.evaluation.tables import markdown_lines, p_value_cell
 from prorank.util.errors import DataError, require
@@ -44,7 +44,10 @@ def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> lis
     if qrels is not None and tables:
         measured = set.intersection(*(set(one.values(key)) for one in tables.values()))
         qrels = {query: judged for query, judged in qrels.items() if query in measured}
-    return [tables[path] if path in tables else evaluate_run(read_run(path), qrels or {}, (metric,)) for path in paths]
+    measured_now = {path: evaluate_run(read_run(path), qrels or {}, (metric,)) for path in paths if path not in tables}
+    if tables:  # as tables are written: the same list is a tie
+        measured_now = {path: _rounded(one) for path, one in measured_now.items()}
+    return [tables[path] if path in tables else measured_now[path] for path in paths]
 
 
 def run_of(path: Path) -> Run:
@@ -56,6 +59,13 @@ def run_of(path: Path) -> Run:
     if path.suffix == ".tsv":
         raise DataError(f"{path}: a table of metrics holds no run", hint="give the evaluation's folder, or the run")
     return read_run(path / "run.trec" if path.is_dir() else path)
+
+
+def _rounded(one: Evaluation) -> Evaluation:
+    """The values as `per_query.tsv` holds them."""
+    return one._replace(
+        per_query={m: {q: round(x, DECIMALS) for q, x in own.items()} for m, own in one.per_query.items()}
+    )
 
 
 def _column(table: Path, key: str) -> dict[str, float]:

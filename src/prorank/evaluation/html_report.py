@@ -108,7 +108,8 @@ def html_report(entries: Sequence[Entry], collection: Collection, qrels: Qrels, 
 
 def page(title: str, body: Sequence[str]) -> str:
     """A whole page around its parts."""
-    return PAGE.replace("TITLE", escape(title)).replace("BODY", "\n".join(body))
+    head, tail = PAGE.split("BODY")  # a title may hold the word
+    return head.replace("TITLE", escape(title)) + "\n".join(body) + tail
 
 
 def collection_sections(entries: Sequence[Entry], collection: Collection, qrels: Qrels, metric: str) -> list[str]:

@@ -17,6 +17,7 @@ from prorank.util.errors import DataError, ProrankError, require
 from prorank.util.files import atomic_writer, read_text, refuse_overwrite, split_lines, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
+DECIMALS = 6  # of a value in `per_query.tsv`
 _SUGGESTED = (*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10")
 
 
@@ -163,6 +164,6 @@ def write_evaluation(
     with atomic_writer(folder / "per_query.tsv") as file:
         file.write("\t".join(["query-id", *evaluation.metrics]) + "\n")
         for query in evaluation.per_query[evaluation.metrics[0]]:
-            cells = [f"{evaluation.per_query[metric][query]:.6f}" for metric in evaluation.metrics]
+            cells = [f"{evaluation.per_query[metric][query]:.{DECIMALS}f}" for metric in evaluation.metrics]
             file.write("\t".join([query, *cells]) + "\n")
     write_json(folder / "summary.json", dict(summary))

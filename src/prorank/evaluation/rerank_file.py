@@ -17,13 +17,12 @@ from prorank.data.trec import read_run, run_lines
 from prorank.evaluation.streaming import Journal, Scorer, lists_of_file, rerank_lists, survey
 from prorank.evaluation.workers import Ready, Workers
 from prorank.model.loading import resolve_source
-from prorank.reranker import Reranker
+from prorank.reranker import Reranker, model_facts
 from prorank.util.errors import require
 from prorank.util.files import refuse_file_overwrite
 from prorank.util.live import locked
 from prorank.util.provenance import fingerprint, hardware
-from prorank.util.study import file_fingerprint, model_fingerprint
-from prorank.util.version import VERSION
+from prorank.util.study import file_fingerprint
 
 JOURNAL = "reranked.run"  # of an evaluation, inside its folder
 
@@ -36,18 +35,6 @@ def interrupted(output: Path) -> bool:
 def run_fingerprint(run: Run) -> str:
     """SHA-256 of a run's lists, in hexadecimal."""
     return fingerprint("".join(run_lines(query, listed, "x") for query, listed in run.items()))
-
-
-def model_facts(reranker: Reranker, model: str) -> dict[str, Any]:
-    """What scores depend on besides the texts, by names that a reader knows."""
-    return {
-        "prorank": VERSION,
-        "the model's files": model_fingerprint(resolve_source(model)) or model,
-        "the model's settings": fingerprint(reranker.settings.model_dump_json()),
-        "passages": reranker.passages,
-        "max_new_tokens": reranker.max_new_tokens,
-        "precision": str(reranker.backend.compute_dtype),
-    }
 
 
 def ready(reranker: Reranker, model: str, warnings: Sequence[str] = ()) -> Ready:

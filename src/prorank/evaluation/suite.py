@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
@@ -21,8 +22,8 @@ from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
 from prorank.evaluation.comparison import PER_QUERY, compared
 from prorank.evaluation.html_report import Entry, collection_sections
-from prorank.evaluation.metrics import Evaluation, evaluate_run, read_per_query, write_evaluation
-from prorank.evaluation.p_mrr import p_mrr
+from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.p_mrr import no_longer_relevant, p_mrr
 from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, run_fingerprint
 from prorank.evaluation.significance import holm, mean_of_means_interval
@@ -30,14 +31,15 @@ from prorank.evaluation.streaming import Journal, Scorer, rerank_lists
 from prorank.evaluation.suites import Suite, Task, suite_named, tasks_of
 from prorank.evaluation.systems import Timed, folder_names, open_system, system_files
 from prorank.first_stage.cached import cached_first_stage
+from prorank.util.errors import DataError
 from prorank.util.files import atomic_writer, read_json
 from prorank.util.live import locked
 from prorank.util.provenance import hardware, versions
 from prorank.util.study import Inputs, Study
 from prorank.util.version import VERSION
 
-FIRST = "BM25"
-SUMMARY, PAGE = "summary.json", "page.html"
+FIRST, P_MRR = "BM25", "p_mrr"
+RUN, SUMMARY, PAGE = "run.trec", "summary.json", "page.html"
 
 
 class Measured(NamedTuple):
@@ -102,7 +104,7 @@ def run_suite(
     settings |= {key: str(value) for key, value in (options or {}).items() if value is not None}
     rows, pages = [], []
     for task in tasks:
-        console.print(f"[bold]{task.name}[/bold]")
+        console.print(f"[bold]{escape(task.name)}[/bold]")
         row, page = measure_task(suite, task, opened, output, settings, console, force)
         rows.append(row)
         pages.append(page)
@@ -123,6 +125,9 @@ def measure_task(
         loaded = without_query_documents(loaded)
     qrels = sample_queries(loaded.judgments(suite.split), settings["max_queries"], settings["seed"])
     require_relevant(qrels, f"split '{suite.split}' of {loaded.name}", suite.relevant_from)
+    if suite.table == P_MRR and not no_longer_relevant(qrels):
+        hint = "their ids end in -og and -changed; --max-queries may have parted them"
+        raise DataError(f"{loaded.name}: no query in both versions, so there is no p-MRR", hint=hint)
     check_ids([*qrels, *loaded.documents], loaded.name)
     listed = suite.lists or (not suite.tasks and suite.split in loaded.candidates)
     lists = cached_first_stage(loaded, suite.split, qrels, max(100, settings["depth"]), listed)
@@ -134,14 +139,15 @@ def measure_task(
     for row, one in zip(rows, results.values()):
         row |= {key: one.evaluation.mean(key) for key in one.evaluation.metrics} | dict(one.cost)
         if changes := p_mrr(one.run, qrels):
-            row["p_mrr"] = sum(changes.values()) / len(changes)
+            row[P_MRR] = sum(changes.values()) / len(changes)
     for note in filter(None, (few_queries(len(qrels)), carved_sentence(loaded.carved))):
-        console.print(f"[yellow]{task.name}: {note}[/yellow]", highlight=False)
+        console.print(f"[yellow]{escape(f'{task.name}: {note}')}[/yellow]", highlight=False)
     found = {"name": task.name, "split": suite.split, "queries": len(qrels), "documents": len(loaded.documents)}
     found |= {"own_lists": listed, "carved": loaded.carved.get(suite.split), "data_fingerprint": loaded.fingerprint}
     values = {name: list(one.evaluation.values(PRIMARY).values()) for name, one in results.items()}
     files = {key: value for own in systems.files.values() for key, value in own.items()}
-    files |= {"the first stage": run_fingerprint(lists), "the collection": loaded.fingerprint}
+    files |= {f"the run of {name}": run_fingerprint(one.run) for name, one in results.items()}
+    files |= {"the collection": loaded.fingerprint}
     study, inputs = Study(output / task.name), Inputs({"systems": list(systems.folders), **settings}, files)
     if not study.reusable(PAGE, inputs, force=True):
         study.begin(inputs)
@@ -168,7 +174,7 @@ def measure(
     files = systems.files[name] | {"the first stage": run_fingerprint(lists), "the collection": collection.fingerprint}
     inputs = Inputs({"system": name, **settings}, files)
     with locked(work):
-        if not study.reusable(SUMMARY, inputs, force):
+        if not all(study.reusable(product, inputs, force) for product in (SUMMARY, RUN)):
             if not study.file.is_file() or study.differences(inputs):
                 study.begin(inputs)
             made_from = {"prorank": VERSION, **inputs.settings, **files}
@@ -185,11 +191,12 @@ def measure(
             }  # of this process: one that goes on knows its part
             write_evaluation(work, run, evaluation, {"system": name, **cost}, force=True)
             journal.discard()
-            study.keep("run.trec", PER_QUERY, SUMMARY)
-    run = read_run(work / "run.trec") if (work / "run.trec").stat().st_size else {}
-    per_query = read_per_query(work / PER_QUERY)
+            study.keep(RUN, PER_QUERY, SUMMARY)
+    run = read_run(work / RUN) if (work / RUN).stat().st_size else {}
+    run = {query: run.get(query, {}) for query in lists}
+    evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)  # the table of metrics is rounded
     cost = {key: value for key, value in read_json(work / SUMMARY).items() if key in ("seconds", "pairs")}
-    return Measured({query: run.get(query, {}) for query in lists}, Evaluation(tuple(per_query), per_query), cost)
+    return Measured(run, evaluation, cost)
 
 
 def adjust(rows: Sequence[Mapping[str, Any]]) -> None:

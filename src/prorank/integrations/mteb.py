@@ -6,13 +6,15 @@ and the reranker's public face.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prorank.reranker import Reranker
+from prorank.reranker import Reranker, model_facts
 from prorank.shipped import MINI
 from prorank.util.errors import InputError, needs
+from prorank.util.provenance import fingerprint
 from prorank.util.version import VERSION
 
 with needs("mteb"):
@@ -22,18 +24,24 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def revision_of(reranker: Reranker, model: str) -> str:
+    """A word for everything that a reranker's scores depend on: MTEB reuses results of the same name and revision."""
+    return f"{VERSION}-{fingerprint(json.dumps(model_facts(reranker, model), sort_keys=True))[:16]}"
+
+
 class MTEBReranker:
     """Scores MTEB's pairs.
 
     Args:
         model_name: name or folder, as for `Reranker`.
-        revision: of MTEB's protocol; only None and this version of prorank are taken.
+        revision: of MTEB's protocol; only None and the model's own (`mteb_model_meta.revision`) are taken.
         device: `cpu`, `cuda`, ...; None chooses.
         options: further ones of `Reranker`, such as `max_length`.
 
     Attributes:
         reranker: the model.
-        mteb_model_meta: what MTEB writes beside its results.
+        mteb_model_meta: what MTEB writes beside its results. It keeps these by name and revision, so the revision says
+            which files, settings and version of prorank scored.
 
     Raises:
         InputError: another revision.
@@ -43,12 +51,13 @@ class MTEBReranker:
     def __init__(
         self, model_name: str = MINI, revision: str | None = None, device: str | None = None, **options: Any
     ) -> None:
-        if revision not in (None, VERSION):
-            raise InputError(f"there is no revision '{revision}' here", hint="give the model's folder instead")
         self.reranker = Reranker(model_name, device=device or "auto", **options)
+        own = revision_of(self.reranker, model_name)
+        if revision not in (None, own):
+            raise InputError(f"there is no revision '{revision}' here", hint="give the model's folder instead")
         name = "prorank/" + Path(model_name).name
         self.mteb_model_meta = ModelMeta.create_empty(
-            overwrites={"name": name, "revision": VERSION, "loader": MTEBReranker, "model_type": ["cross-encoder"]}
+            overwrites={"name": name, "revision": own, "loader": MTEBReranker, "model_type": ["cross-encoder"]}
         )
 
     def predict(self, inputs1: Iterable[dict[str, Any]], inputs2: Iterable[dict[str, Any]], **_: Any) -> np.ndarray:
