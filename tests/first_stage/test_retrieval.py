@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 
 import prorank.first_stage.dense
 from prorank.data.collection import Collection, Document
 from prorank.first_stage.bm25 import BM25Index, candidate_run
-from prorank.first_stage.dense import dense_run
+from prorank.first_stage.dense import dense_run, encode_texts
 from prorank.first_stage.terms import check_language, detect_language, term_numbers, tokenize
 from prorank.util.errors import DataError, ProrankError
 
@@ -204,7 +205,7 @@ def test_folder_without_index(tmp_path):
 def test_dense_run_ranks_by_cosine(monkeypatch):
     vectors = {"east": [1, 0], "north": [0, 1], "northeast": [0.8, 0.6], "go east": [1, 0]}
 
-    def encode_texts(model, texts, batch_size):
+    def encode_texts(model, texts, role, batch_size):
         assert (model, batch_size) == ("m", 2)
         return np.array([vectors[text] for text in texts], dtype=np.float32)
 
@@ -216,6 +217,18 @@ def test_dense_run_ranks_by_cosine(monkeypatch):
     assert dense_run("m", collection, {}, batch_size=2) == {}
     twins = Collection("c", documents(d="east", c="east", a="north", b="east"), {}, {}, {}, (), "")
     assert list(dense_run("m", twins, {"q": "go east"}, top_k=2, batch_size=2)["q"]) == ["b", "c"]  # ties by id
+
+
+@pytest.mark.parametrize(("role", "prompt"), [("query", "query: "), ("document", "passage: ")])
+def test_a_bi_encoder_reads_queries_and_documents_after_its_own_prompts(role, prompt, encoder_folder, tmp_path):
+    plain = SentenceTransformer(str(encoder_folder))
+    SentenceTransformer(modules=list(plain), prompts={"query": "query: ", "document": "passage: "}).save_pretrained(
+        str(tmp_path / "e5")
+    )
+    found = encode_texts(str(tmp_path / "e5"), ["owl hunt night"], role, progress=False)
+    expected = encode_texts(str(encoder_folder), [f"{prompt}owl hunt night"], role, progress=False)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert found != pytest.approx(encode_texts(str(encoder_folder), ["owl hunt night"], role, progress=False), abs=1e-3)
 
 
 def test_candidate_run_scores_the_list_and_nothing_else():

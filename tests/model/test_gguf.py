@@ -180,7 +180,7 @@ def test_the_fingerprint_of_a_model_covers_its_gguf_file(tiny, tmp_path):
 
 def test_a_gguf_file_is_no_bi_encoder(tiny):
     with pytest.raises(CheckpointError, match="GGUF file, which sentence-transformers does not read"):
-        encode_texts(str(tiny[1]), ["a"])
+        encode_texts(str(tiny[1]), ["a"], "query")
 
 
 def test_smollm2_by_name_is_found_where_its_package_is_unpacked(tiny, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def no_hub(monkeypatch):
     monkeypatch.setattr("prorank.data.collection.on_hub", asked)
 
 
-LOADERS = [Reranker, load_backbone, load_collection, lambda name: encode_texts(name, ["a"])]
+LOADERS = [Reranker, load_backbone, load_collection, lambda name: encode_texts(name, ["a"], "query")]
 PATHS = ["runs/mien", "./mien", "~/mien", "/mien/x", "a/b/c", "model.safetensors", "x/data.jsonl", "runs/", "two words"]
 
 

@@ -62,6 +62,11 @@ def test_grades_of_test_queries_are_left_out_and_said(bert_folder, word_collecti
     ("changes", "error", "says"),
     [
         ({"score_learning__teacher": {"model": "/no/model"}}, CheckpointError, "score_learning.teacher.model: "),
+        (
+            {"score_learning__teacher": {"model": ["embedded", "/no/model"]}},
+            CheckpointError,
+            "score_learning.teacher.model.1: ",
+        ),
         ({"score_learning__average_with": ["/no/model"]}, CheckpointError, "score_learning.average_with.0: "),
         (
             {"first_stage": {"method": "dense", "dense_model": "/no/model"}},

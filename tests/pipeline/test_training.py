@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from children import started
@@ -14,6 +15,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny_runs import assert_equal_weights, tiny, weights
 
+from prorank.data.collection import load_collection
+from prorank.data.trec import read_run
+from prorank.first_stage.fusion import z_score
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import dump_recipe
 from prorank.reranker import Reranker
@@ -222,6 +226,31 @@ def test_teacher_scores_are_distilled(bert_folder, encoder_folder, word_collecti
         log = json.loads((tmp_path / loss / "score-learning" / "training" / "log.json").read_text())
         losses = [entry["loss"] for entry in log if "loss" in entry]
         assert losses[-1] < losses[0]
+
+
+def test_two_bi_encoders_teach_by_the_mean_of_their_z_scores(
+    bert_folder, encoder_folder, word_collection, tmp_path, monkeypatch
+):
+    """A model whose cosines lie close together has as much to say as one whose cosines are spread."""
+    import prorank.score_learning.distillation as items_module
+
+    def by(model, document):
+        return len(document) / 20 if model == "embedded" else 0.8 - len(document.split()) / 1000
+
+    def fake(model, queries, documents, wanted, batch_size):
+        return {q: {d: by(model, documents[d]) for d in ids} for q, ids in wanted.items()}
+
+    monkeypatch.setattr(items_module, "biencoder_scores", fake)
+    teacher = {"model": ["embedded", str(encoder_folder)], "first_stage": 0.0}
+    recipe = tiny(bert_folder, word_collection, warmup=None, score_learning__teacher=teacher)
+    run_recipe(recipe, tmp_path / "run")
+    texts = {d: document.content for d, document in load_collection(word_collection).documents.items()}
+    first_stage = read_run(tmp_path / "run" / "first_stage.run")
+    for query, scores in read_run(tmp_path / "run" / "score-learning" / "teacher.run").items():
+        every = list(dict.fromkeys([*scores, *first_stage[query]]))
+        mean = np.mean([z_score([by(model, texts[d]) for d in every]) for model in ("embedded", "the other")], axis=0)
+        same = z_score(list(mean), among=[m for d, m in zip(every, mean) if d in first_stage[query]])
+        assert [scores[d] for d in scores] == pytest.approx([same[every.index(d)] for d in scores], abs=1e-4)
 
 
 def test_infinite_loss_stops_with_a_hint(bert_folder, word_collection, tmp_path):

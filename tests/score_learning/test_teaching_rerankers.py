@@ -103,5 +103,7 @@ def test_the_shipped_recipe_names_the_published_teacher_and_mistakes_are_told():
     for override, says in (("teacher.reranker=null", "nobody teaches"), ("teacher.first_stage=0.5", "bi-encoder")):
         with pytest.raises(RecipeError, match=says):
             load_recipe("distil-prorank", [f"score_learning.{override}"])
+    with pytest.raises(RecipeError, match="several bi-encoders have none in common"):
+        load_recipe("prorank-mini", ["score_learning.teacher.model=[a, b]", "score_learning.teacher.margin=0.1"])
     with pytest.raises(RecipeError, match="no labels"):
         load_recipe("tune", ["score_learning.unlabelled=5"])

@@ -20,7 +20,7 @@ import numpy as np
 from prorank.engine.load import RerankerOptions
 from prorank.engine.scorer import ScoredPairs
 from prorank.evaluation.streaming import Scorer
-from prorank.first_stage.dense import biencoder_source, encode_texts, load_encoder
+from prorank.first_stage.dense import Role, biencoder_source, encode_texts, load_encoder
 from prorank.model.device import resolve_device
 from prorank.model.loading import resolve_source
 from prorank.prompts.truncation import Truncation
@@ -30,6 +30,7 @@ from prorank.util.study import model_fingerprint
 
 KEY_VARIABLE = "RERANK_API_KEY"  # environment variable that holds the key of a server that is compared
 Pairs = Sequence[tuple[str, str]]
+ROLES: tuple[Role, ...] = ("query", "document")  # of a pair's texts, for a bi-encoder
 
 
 class PairScorer:
@@ -111,15 +112,17 @@ def open_system(name: str, options: RerankerOptions) -> Scorer:
 
 def _bi_encoder(name: str, options: RerankerOptions) -> Scorer:
     """Cosine similarity; every text is embedded once."""
-    known: dict[str, np.ndarray] = {}
+    known: dict[tuple[Role, str], np.ndarray] = {}
     device = options.get("device", "auto")
     encoder = load_encoder(name, device)
 
     def scores(pairs: Pairs) -> list[float]:
-        new = [text for text in dict.fromkeys(text for pair in pairs for text in pair) if text not in known]
-        if new:
-            known.update(zip(new, encode_texts(encoder, new, progress=False, device=device)))
-        return [float(known[query] @ known[text]) for query, text in pairs]
+        for place, role in enumerate(ROLES):
+            new = [text for text in dict.fromkeys(pair[place] for pair in pairs) if (role, text) not in known]
+            if new:
+                vectors = encode_texts(encoder, new, role, progress=False, device=device)
+                known.update(((role, text), vector) for text, vector in zip(new, vectors))
+        return [float(known["query", query] @ known["document", text]) for query, text in pairs]
 
     return PairScorer(scores)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from prorank.data.runs import Run
 from prorank.first_stage.bm25 import best_documents, most_excluded, without_excluded
 from prorank.util.errors import CheckpointError, require
 from prorank.util.sources import is_gguf
+
+Role = Literal["query", "document"]
 
 
 def biencoder_source(name: str) -> str:
@@ -50,13 +52,20 @@ def load_encoder(model: str, device: str = "auto") -> Any:
 
 
 def encode_texts(
-    model: Any, texts: Sequence[str], batch_size: int = 64, progress: bool = True, device: str = "auto"
+    model: Any,
+    texts: Sequence[str],
+    role: Role,
+    batch_size: int = 64,
+    progress: bool = True,
+    device: str = "auto",
 ) -> np.ndarray:
     """Unit-length embeddings of texts, float32 (N, D).
 
     Args:
         model: sentence-transformers name or folder, `embedded`, or what `load_encoder` loaded.
         texts: what to embed.
+        role: what they are; a model that says so in `config_sentence_transformers.json` reads each role after a prompt
+            of its own, as E5 after `query: ` and `passage: `.
         batch_size: texts a batch.
         progress: show a bar.
         device: `auto`, `cpu`, `cuda`, ...
@@ -73,6 +82,7 @@ def encode_texts(
 
     where = resolve_device(device)
     encoder = load_encoder(model, device) if isinstance(model, str) else model
+    encode = encoder.encode_query if role == "query" else encoder.encode_document
     # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     pieces: list[np.ndarray] = []
@@ -82,7 +92,7 @@ def encode_texts(
             starts, f"embed {len(texts)} texts", disable=not progress, transient=True, console=Console(stderr=True)
         ):
             rows = order[start : start + batch_size]
-            pieces.append(encoder.encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False))
+            pieces.append(encode([texts[i] for i in rows], batch_size=batch_size, show_progress_bar=False))
     vectors = np.empty((len(texts), pieces[0].shape[1]), dtype=np.float32)
     vectors[order] = np.concatenate(pieces)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
@@ -110,8 +120,10 @@ def biencoder_scores(
     """
     query_ids = list(wanted)
     document_ids = list(dict.fromkeys(document for ids in wanted.values() for document in ids))
-    query_vectors = encode_texts(model, [queries[q] for q in query_ids], batch_size, progress, device)
-    document_vectors = encode_texts(model, [documents[d] for d in document_ids], batch_size, progress, device)
+    query_vectors = encode_texts(model, [queries[q] for q in query_ids], "query", batch_size, progress, device)
+    document_vectors = encode_texts(
+        model, [documents[d] for d in document_ids], "document", batch_size, progress, device
+    )
     row = {document: i for i, document in enumerate(document_ids)}
     return {
         query: {d: float(query_vectors[i] @ document_vectors[row[d]]) for d in wanted[query]}
@@ -139,8 +151,8 @@ def dense_run(
     if not queries:
         return {}
     ids = list(collection.documents)
-    documents = encode_texts(model, [d.content for d in collection.documents.values()], batch_size)
-    vectors = encode_texts(model, list(queries.values()), batch_size)
+    documents = encode_texts(model, [d.content for d in collection.documents.values()], "document", batch_size)
+    vectors = encode_texts(model, list(queries.values()), "query", batch_size)
     depth = top_k + most_excluded(collection, queries)
     found = {query: best_documents(ids, documents @ vector, depth) for query, vector in zip(queries, vectors)}
     return without_excluded(found, collection, top_k)

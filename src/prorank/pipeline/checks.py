@@ -34,7 +34,7 @@ def check_named(recipe: Recipe, collections: Sequence[Collection]) -> None:
     for field, model in used_models(recipe).items():
         if model is not None:
             try:
-                biencoder_source(model) if field in BIENCODERS else resolve_source(model)
+                biencoder_source(model) if field.startswith(BIENCODERS) else resolve_source(model)
             except CheckpointError as error:
                 raise CheckpointError(f"{field}: {error.message}", hint=error.hint) from error
     file = recipe.grades.file

@@ -211,10 +211,11 @@ class WarmupSection(Optimisation):
 
 
 class TeacherSection(Section):
-    """A bi-encoder whose similarities are distilled, or a reranker alone."""
+    """A bi-encoder whose similarities are distilled, several of them, or a reranker alone."""
 
-    model: str | None = Field(
-        "embedded", description="the bi-encoder; null: `reranker` teaches alone, by its own scores"
+    model: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        "embedded",
+        description="the bi-encoder; a list: their z-scores' mean; null: `reranker` teaches alone, by its own scores",
     )
     temperature: float = Field(0.05, gt=0, description="the teacher's score (a cosine, say) is divided by this")
     loss: Literal["kl", "margin_mse", "mse"] = "kl"
@@ -233,7 +234,14 @@ class TeacherSection(Section):
             raise ValueError("model is null and there is no reranker: nobody teaches")
         if self.model is None and (self.margin is not None or self.first_stage != 0):
             raise ValueError("margin and first_stage need a bi-encoder, and model is null; leave them out")
+        if len(self.models) > 1 and self.margin is not None:
+            raise ValueError("margin is a cosine, and several bi-encoders have none in common; leave it out")
         return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The bi-encoders."""
+        return () if self.model is None else (self.model,) if isinstance(self.model, str) else self.model
 
 
 class ScoreLearningSection(RankingSection):

@@ -1,4 +1,4 @@
-"""A teacher's scores for score learning: a bi-encoder, joined with the first stage and a reranker if asked for.
+"""A teacher's scores for score learning: bi-encoders, joined with the first stage and a reranker if asked for.
 
 Knows runs and the models that teach; not the one that learns.
 """
@@ -41,9 +41,23 @@ def teacher_scores(
     new = {query: [d for d in dict.fromkeys(ids) if d not in known.get(query, {})] for query, ids in wanted.items()}
     new = {query: ids for query, ids in new.items() if ids}
     context.console.print(f"  teacher: scoring {sum(map(len, new.values()))} pairs")
-    assert section.teacher.model is not None
-    scores = biencoder_scores(section.teacher.model, queries, context.texts(), new, section.teacher.batch_size)
+    batch_size = section.teacher.batch_size
+    asked = [biencoder_scores(model, queries, context.texts(), new, batch_size) for model in section.teacher.models]
+    scores = asked[0] if len(asked) == 1 else mean_scores(asked)
     return {query: known.get(query, {}) | scores.get(query, {}) for query in wanted}
+
+
+def mean_scores(runs: Sequence[Run]) -> Run:
+    """Mean of several models' z-scores, each among a query's documents; the runs hold the same pairs.
+
+    >>> mean_scores([{"q": {"a": 0.75, "b": 0.5}}, {"q": {"a": 0.0, "b": -4.0}}])
+    {'q': {'a': 1.0, 'b': -1.0}}
+    """
+    found: Run = {}
+    for query, listed in runs[0].items():
+        scores = zip(*(z_score([run[query][document] for document in listed]) for run in runs))
+        found[query] = {document: sum(own) / len(runs) for document, own in zip(listed, scores)}
+    return found
 
 
 def taught(context: RunContext, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], known: Run) -> Run:
@@ -72,7 +86,7 @@ def ask_teacher(context: RunContext, sources: Sequence[Source], drawn: Mapping[s
     queries = {query: text for source in sources for query, text in source.collection.queries.items()}
     run = {query: listed for source in sources for query, listed in source.run.items()}
     share, reranker = section.teacher.first_stage, section.teacher.reranker
-    if share == 0 and reranker is None:
+    if share == 0 and reranker is None and len(section.teacher.models) == 1:
         return teacher_scores(context, queries, drawn, known)
     dev = sampled(context, context.recipe.data.dev, DEV_QUERIES) if share == "dev" else {}
     wanted = {query: [*documents, *run.get(query, {})] for query, documents in drawn.items()}

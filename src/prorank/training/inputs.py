@@ -94,7 +94,9 @@ def used_models(recipe: Recipe) -> dict[str, str | None]:
     if recipe.first_stage.method == "dense":
         models["first_stage.dense_model"] = recipe.first_stage.dense_model
     if score is not None and score.teacher is not None:
-        models["score_learning.teacher.model"] = score.teacher.model
+        several = len(score.teacher.models) > 1
+        for number, model in enumerate(score.teacher.models):
+            models["score_learning.teacher.model" + f".{number}" * several] = model
         models["score_learning.teacher.reranker"] = score.teacher.reranker
     for stage in ("score_learning", "sft", "listwise"):
         section = getattr(recipe, stage)
