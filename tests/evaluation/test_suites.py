@@ -13,6 +13,7 @@ from served import serving, tiny_service
 
 from prorank import Reranker
 from prorank.data.beir import BUNDLED
+from prorank.data.collection import load_collection
 from prorank.evaluation import streaming
 from prorank.evaluation import systems as kinds
 from prorank.evaluation.suites import SUITES, tasks_of
@@ -177,6 +178,41 @@ def test_names_are_checked_before_anything_is_measured(folder, model, tmp_path, 
     assert "--suite NAME" in call("evaluate", model)[2]
     code, _, err = call(*words, "open", "--beside", "bi-encoder:./absent")
     assert code == 2 and "absent" in err and not (tmp_path / "o" / "words").exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(word_collection, tmp_path, monkeypatch, caplog):
+    loaded = load_collection(word_collection)
+    kept = cached.cached_first_stage(loaded, "test", loaded.qrels["test"], 5, False)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PRORANK_CACHE", str(tmp_path / "file"))
+    assert cached.cached_first_stage(loaded, "test", loaded.qrels["test"], 5, False) == kept
+    assert "PRORANK_CACHE names another folder" in caplog.text
+
+
+def test_a_key_goes_to_one_host_and_options_in_vain_are_named(tmp_path, monkeypatch, caplog):
+    servers = ["https://api.one.example#m", "https://api.two.example#m"]
+    kinds.check_systems(servers, {})  # without a key there is nothing to tell
+    monkeypatch.setenv(kinds.KEY_VARIABLE, "SECRET")
+    kinds.check_systems([servers[0], "http://127.0.0.1:8000"], {})
+    with pytest.raises(InputError, match=r"sent to api.one.example and api.two.example") as caught:
+        kinds.check_systems(servers, {})
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(InputError, match="https"):
+        kinds.check_systems(["http://api.one.example"], {})
+    assert not caplog.records
+    options = {"max_length": 64, "prompt": "yesno", "passages": None, "device": "cpu", "precision": "auto"}
+    kinds.check_systems(["bi-encoder:a", "cross-encoder:b", "yes-no:c", "d"], options)
+    told = [record.getMessage().split(" has")[0] for record in caplog.records]
+    assert told == ["bi-encoder:a: max_length, prompt", "cross-encoder:b: prompt", "yes-no:c: prompt"]
+
+
+def test_a_cross_encoder_with_several_outputs_is_refused(tmp_path):
+    tokenizer = bert_tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=len(tokenizer), num_labels=3, max_position_embeddings=64, **shape)
+    save(transformers.BertForSequenceClassification(config), tokenizer, tmp_path / "nli")
+    with pytest.raises(InputError, match="3 numbers for a pair"):
+        open_system(f"cross-encoder:{tmp_path / 'nli'}", {"device": "cpu"})
 
 
 def test_the_registry_reads_folders_by_their_collections_names(tmp_path):

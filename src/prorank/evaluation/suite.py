@@ -29,7 +29,7 @@ from prorank.evaluation.rerank_file import JOURNAL, run_fingerprint
 from prorank.evaluation.significance import holm, mean_of_means_interval
 from prorank.evaluation.streaming import Journal, Scorer, rerank_lists
 from prorank.evaluation.suites import Suite, Task, suite_named, tasks_of
-from prorank.evaluation.systems import Timed, folder_names, open_system, system_files
+from prorank.evaluation.systems import Timed, check_systems, folder_names, open_system, system_files
 from prorank.first_stage.cached import cached_first_stage
 from prorank.util.errors import DataError
 from prorank.util.files import atomic_writer, read_json
@@ -55,6 +55,7 @@ class Systems:
 
     def __init__(self, names: Sequence[str], options: RerankerOptions) -> None:
         self.folders = folder_names(names)
+        check_systems(names, options)
         self.files = {name: system_files(name) for name in names}  # a mistyped name is told at once
         self._options, self._open = options, dict[str, Scorer]()
 

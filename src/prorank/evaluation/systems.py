@@ -8,12 +8,14 @@ and names; nothing of collections.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -25,9 +27,15 @@ from prorank.model.device import resolve_device
 from prorank.model.loading import resolve_source
 from prorank.prompts.truncation import Truncation
 from prorank.reranker import Reranker
+from prorank.shipped import MINI
+from prorank.util.addresses import is_loopback
 from prorank.util.errors import InputError, require
 from prorank.util.study import model_fingerprint
 
+if TYPE_CHECKING:
+    from prorank.integrations.remote import Remote
+
+logger = logging.getLogger(__name__)
 KEY_VARIABLE = "RERANK_API_KEY"  # environment variable that holds the key of a server that is compared
 Pairs = Sequence[tuple[str, str]]
 ROLES: tuple[Role, ...] = ("query", "document")  # of a pair's texts, for a bi-encoder
@@ -95,6 +103,27 @@ def system_files(name: str) -> dict[str, str]:
     return {f"the model {rest}": found} if found else {}
 
 
+def check_systems(names: Sequence[str], options: RerankerOptions) -> None:
+    """Say before anything is measured what will not go: addresses, a key that two hosts would get, options in vain.
+
+    Raises:
+        InputError: no such address, or one key for servers of several hosts.
+    """
+    hosts = set()
+    for name in names:
+        kind, rest = kind_of(name)
+        if kind == "server":
+            remote = _remote(rest)
+            if remote.api_key and not is_loopback(remote.base_url):
+                hosts.add(urlsplit(remote.base_url).netloc)
+        told = [key for key, value in options.items() if value not in (None, "auto") and key not in TAKES[kind]]
+        if told:
+            logger.warning("%s: %s has no effect on a system of this kind", name, ", ".join(told))
+    if len(hosts) > 1:
+        hint = "measure each alone into the same --output, then all together without a key: what is done is read back"
+        raise InputError(f"{KEY_VARIABLE} would be sent to {' and '.join(sorted(hosts))}", hint=hint)
+
+
 def open_system(name: str, options: RerankerOptions) -> Scorer:
     """Load a system.
 
@@ -132,6 +161,8 @@ def _cross_encoder(name: str, options: RerankerOptions) -> Scorer:
     library, torch = require("sentence_transformers", "train"), require("torch", None)
     device = str(resolve_device(options.get("device", "auto")))
     model = library.CrossEncoder(resolve_source(name), max_length=options.get("max_length"), device=device)
+    if model.num_labels != 1:
+        raise InputError(f"cross-encoder:{name} gives {model.num_labels} numbers for a pair, not one score")
 
     def scores(pairs: Pairs) -> Any:
         return model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
@@ -144,13 +175,17 @@ def _yes_no(name: str, options: RerankerOptions) -> Scorer:
     return Reranker.from_pretrained(name, **asked)
 
 
-def _server(address: str, options: RerankerOptions) -> Scorer:
-    """One request for each query's documents."""
+def _remote(address: str) -> Remote:
+    """The client of a server; the model's name stands behind `#`, the key in the environment."""
     from prorank.integrations.remote import Remote
-    from prorank.shipped import MINI
 
     url, _, model = address.partition("#")
-    remote = Remote(url, model or MINI, os.environ.get(KEY_VARIABLE))
+    return Remote(url, model or MINI, os.environ.get(KEY_VARIABLE))
+
+
+def _server(address: str, options: RerankerOptions) -> Scorer:
+    """One request for each query's documents."""
+    remote = _remote(address)
 
     def scores(pairs: Pairs) -> list[float]:
         found: list[float] = []
@@ -173,6 +208,15 @@ OPENERS: dict[str, Callable[[str, RerankerOptions], Scorer]] = {
     "yes-no": _yes_no,
     "server": _server,
     "reranker": _reranker,
+}
+
+# Options that each kind heeds.
+TAKES: dict[str, Collection[str]] = {
+    "bi-encoder": ("device",),
+    "cross-encoder": ("device", "max_length"),
+    "yes-no": RerankerOptions.__annotations__.keys() - {"prompt"},
+    "server": (),
+    "reranker": RerankerOptions.__annotations__.keys(),
 }
 
 

@@ -7,6 +7,7 @@ BM25 and files.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from prorank.data.trec import read_run, write_run
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
 from prorank.util.provenance import fingerprint
 from prorank.util.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -45,6 +48,12 @@ def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: 
             found = candidate_run(collection, split)
         else:
             found = bm25_run(BM25Index.build(collection.documents), collection, queries, depth)
-        write_run({query: found.get(query, {}) for query in queries}, file, tag="BM25")
+        try:
+            write_run({query: found.get(query, {}) for query in queries}, file, tag="BM25")
+        except OSError as error:
+            logger.warning(
+                "%s: the run is not kept: %s; PRORANK_CACHE names another folder", file.parent, error
+            )
+            return {query: found.get(query, {}) for query in queries}
     kept = read_run(file) if file.stat().st_size else {}
     return {query: kept.get(query, {}) for query in queries}
