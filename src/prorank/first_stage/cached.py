@@ -51,9 +51,7 @@ def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: 
         try:
             write_run({query: found.get(query, {}) for query in queries}, file, tag="BM25")
         except OSError as error:
-            logger.warning(
-                "%s: the run is not kept: %s; PRORANK_CACHE names another folder", file.parent, error
-            )
+            logger.warning("%s: the run is not kept: %s; PRORANK_CACHE names another folder", file.parent, error)
             return {query: found.get(query, {}) for query in queries}
     kept = read_run(file) if file.stat().st_size else {}
     return {query: kept.get(query, {}) for query in queries}
