@@ -55,7 +55,8 @@ class Reranked(NamedTuple):
         queries, pairs: of the run, within the depth.
         scored: pairs that this call scored; the others were scored before an interruption.
         seconds: from the first block to the last, without loading.
-        workers: that held the model at the end.
+        cpu_seconds: of this process on all cores in that time; where a cluster scored, of reading, sending and writing.
+        workers: at the end, those that were starting among them; 1 without a cluster.
         hardware: of the first of them.
     """
 
@@ -63,6 +64,7 @@ class Reranked(NamedTuple):
     pairs: int
     scored: int
     seconds: float
+    cpu_seconds: float
     workers: int
     hardware: Mapping[str, Any]
 
@@ -131,9 +133,9 @@ def rerank_file(
         depends_on["the run"] = file_fingerprint(run)
         refuse_file_overwrite(output, force)  # another process may have finished it meanwhile
         journal = Journal(output, depends_on, force)
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         scored = rerank_lists(scorer, texts, lists, depth, journal, f"rerank {shape.queries} queries", shape.pairs)
-        seconds = time.perf_counter() - begin
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
         journal.finish()
         workers = scorer.count if isinstance(scorer, Workers) else 1
-    return Reranked(shape.queries, shape.pairs, scored, seconds, workers, loaded.hardware)
+    return Reranked(shape.queries, shape.pairs, scored, seconds, cpu_seconds, workers, loaded.hardware)
