@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models gain nothing from threads, and one thread is one order of sums
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # likewise
 
 import hypothesis
 import pytest
