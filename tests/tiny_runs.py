@@ -4,6 +4,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from prorank.evaluation import streaming
 from prorank.recipe.loading import validate_recipe
 from prorank.recipe.sections import WarmupSection
 from prorank.reranker import Reranker
@@ -11,6 +12,21 @@ from prorank.training.trainer import TrainContext
 from prorank.warmup import rewards
 from prorank.warmup.pairs import PairItem
 from prorank.warmup.trainer import WarmupTrainer
+
+
+def killed_at_the_third_block(monkeypatch, size):
+    """Cut runs into blocks of so many pairs and let the third stop the process; pairs of each block that was asked."""
+    scored, real = [], Reranker.score_detailed
+
+    def dying(self, pairs, progress=None):
+        scored.append(len(pairs))
+        if len(scored) == 3:
+            raise KeyboardInterrupt
+        return real(self, pairs, progress)
+
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (size,))
+    monkeypatch.setattr(Reranker, "score_detailed", dying)
+    return scored
 
 
 def tiny(model, collection, **changes):

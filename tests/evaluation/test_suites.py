@@ -10,11 +10,11 @@ import torch
 import transformers
 from conftest import bert_tokenizer, save
 from served import serving, tiny_service
+from tiny_runs import killed_at_the_third_block
 
 from prorank import Reranker
 from prorank.data.beir import BUNDLED
 from prorank.data.collection import load_collection
-from prorank.evaluation import streaming
 from prorank.evaluation import systems as kinds
 from prorank.evaluation.suites import SUITES, tasks_of
 from prorank.evaluation.systems import folder_names, open_system
@@ -80,17 +80,7 @@ def test_a_suite_gives_tables_a_page_and_is_not_measured_twice(folder, model, en
 
 def test_a_killed_suite_goes_on_inside_a_collection(folder, model, tmp_path, call, monkeypatch):
     words = ("evaluate", model, folder, "--suite", "open", "--output", tmp_path / "out", "--depth", 5)
-    scored = []
-    real = Reranker.score_detailed
-
-    def dying(self, pairs, progress=None):
-        scored.append(len(pairs))
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return real(self, pairs, progress)
-
-    monkeypatch.setattr(streaming.blocks, "__defaults__", (15,))
-    monkeypatch.setattr(Reranker, "score_detailed", dying)
+    scored = killed_at_the_third_block(monkeypatch, 15)
     code, _, err = call(*words)
     assert code == 130 and "Go on with" in err
     before = sum(scored[:2])

@@ -6,10 +6,9 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
-from tiny_runs import tiny
+from tiny_runs import killed_at_the_third_block, tiny
 
 from prorank import Reranker
-from prorank.evaluation import streaming
 from prorank.pipeline.run import prepare_folder
 from prorank.pipeline.stages import STAGES, train_ranking
 from prorank.recipe.loading import load_recipe
@@ -49,16 +48,7 @@ def test_the_teachers_scores_are_its_own_and_asked_once(published_shape, bert_fo
 
 def test_a_killed_teacher_goes_on(bert_folder, word_collection, tmp_path, monkeypatch):
     context = context_of(taught_by("prorank-mini", bert_folder, word_collection), tmp_path / "run")
-    scored, real = [], Reranker.score_detailed
-
-    def dying(self, pairs, progress=None):
-        scored.append(len(pairs))
-        if len(scored) == 3:
-            raise KeyboardInterrupt
-        return real(self, pairs, progress)
-
-    monkeypatch.setattr(streaming.blocks, "__defaults__", (12,))
-    monkeypatch.setattr(Reranker, "score_detailed", dying)
+    scored = killed_at_the_third_block(monkeypatch, 12)
     with pytest.raises(KeyboardInterrupt):
         drawn_lists(context)
     _, scores = drawn_lists(context)

@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.data.runs import rerank_run, scored_lists, top
+from prorank.data.runs import lists_of, rerank_run, scored_lists, top
 from prorank.engine.scorer import answer_logits
 from prorank.engine.scores import SCORES
 from prorank.evaluation.metrics import Evaluation, evaluate_run
-from prorank.evaluation.rerank import lists_of, sample_queries
+from prorank.evaluation.rerank import sample_queries
 from prorank.evaluation.significance import compare
 from prorank.evaluation.ties import distinct_scores, random_ties
 from prorank.pipeline.run import finished

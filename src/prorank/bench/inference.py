@@ -6,7 +6,6 @@ library can bring the older transformers it needs. Ratios are of seconds: peer o
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prorank.bench import models, worker
+from prorank.bench.alone import measured_alone
 from prorank.data.collection import Collection, load_collection
 from prorank.export.export import export
 from prorank.model.device import fast_bf16
@@ -56,25 +56,19 @@ def measure(contender: Contender, device: str, repeats: int, console: Console) -
     Raises:
         ProrankError: the process failed; the message ends with what it printed last.
     """
-    with tempfile.TemporaryDirectory() as folder, console.status(f"{contender.name} ({len(contender.pairs)} pairs)"):
-        specification, result = Path(folder) / "spec.json", Path(folder) / "result.json"
-        spec = {
-            "contender": contender.library,
-            "folder": str(contender.folder.resolve()),
-            "dtype": contender.dtype,
-            "device": device,
-            "threads": torch.get_num_threads(),
-            "repeats": repeats,
-            "warmup": 4,
-            "pairs": contender.pairs,
-        }
-        specification.write_text(json.dumps(spec), encoding="utf-8")
-        command = [contender.python, str(Path(worker.__file__)), str(specification), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ProrankError(f"benchmark of {contender.name} failed: {last}")
-        found = json.loads(result.read_text(encoding="utf-8"))
+    spec = {
+        "contender": contender.library,
+        "folder": str(contender.folder.resolve()),
+        "dtype": contender.dtype,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "repeats": repeats,
+        "warmup": 4,
+        "pairs": contender.pairs,
+    }
+    with console.status(f"{contender.name} ({len(contender.pairs)} pairs)"):
+        command = [contender.python, str(Path(worker.__file__))]
+        found = measured_alone(command, spec, f"benchmark of {contender.name}")
     best = min(found["seconds"])
     row = {"name": contender.name, "library": contender.library, "dtype": contender.dtype}
     row |= {"seconds": best, "pairs_per_second": len(contender.pairs) / best}

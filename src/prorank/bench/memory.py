@@ -6,18 +6,14 @@ models and cards comes from the same arithmetic.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from prorank.bench.alone import measured_alone
 from prorank.training.memory import Shape, step_bytes, weight_bytes
-from prorank.util.errors import ProrankError
 from prorank.util.provenance import hardware, versions
 
 Stage = Literal["warmup", "score-learning", "sft"]
@@ -34,15 +30,9 @@ SHAPES = {  # layers, hidden, feed-forward, queries, keys, vocabulary, gated
 
 def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
     """One point (`prorank.bench.memory_worker`) in its own process."""
-    with tempfile.TemporaryDirectory() as folder, console.status(f"budget {spec['budget']}, LoRA {spec['lora']}"):
-        file, result = Path(folder) / "spec.json", Path(folder) / "result.json"
-        file.write_text(json.dumps(spec), encoding="utf-8")
-        command = [sys.executable, "-m", "prorank.bench.memory_worker", str(file), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ProrankError(f"a training step of {spec['model']} failed: {last}")
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    with console.status(f"budget {spec['budget']}, LoRA {spec['lora']}"):
+        worker = [sys.executable, "-m", "prorank.bench.memory_worker"]
+        found = measured_alone(worker, spec, f"a training step of {spec['model']}")
     shape = Shape(**found.pop("shape"))
     tokens = spec["pairs"] * spec["length"]
     computed = step_bytes(shape, tokens=tokens, budget=spec["budget"] or tokens, recompute=spec["recompute"])

@@ -10,12 +10,13 @@ import torch
 import transformers
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from prorank.data.runs import Run, rerank_run, scored_lists, top
+from prorank.data.runs import Run, lists_of
 from prorank.evaluation.metrics import evaluate_run
-from prorank.evaluation.rerank import PRIMARY, lists_of
-from prorank.evaluation.systems import PairScorer
+from prorank.evaluation.rerank import PRIMARY, rerank_collection
+from prorank.evaluation.systems import PairScorer, logits_of
 from prorank.model.device import fast_bf16, resolve_device
 from prorank.model.loading import resolve_source
+from prorank.pipeline.stages import without_dropout
 from prorank.training.context import RunContext, sampled
 from prorank.training.lists import CandidateList
 from prorank.util.errors import require
@@ -43,12 +44,10 @@ def train_peer(context: RunContext, loss: str, lists: Sequence[CandidateList], t
         resolve_source(recipe.backbone.model), num_labels=1, max_length=recipe.backbone.max_length, device=str(device)
     )
     if not recipe.backbone.dropout:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        without_dropout(model)
     made = {"bce": losses.BinaryCrossEntropyLoss, "lambda": losses.LambdaLoss, "margin_mse": losses.MarginMSELoss}
     size = len(lists[0].documents)
-    scorer = PairScorer(lambda pairs: logits(model, pairs))
+    scorer = logits_of(model)
     best = _Best(context, scorer, model)
     arguments = library.CrossEncoderTrainingArguments(
         output_dir=str(context.folder / "training"),
@@ -80,11 +79,6 @@ def train_peer(context: RunContext, loss: str, lists: Sequence[CandidateList], t
     model.load_state_dict(best.weights)
     model.eval()
     return scorer
-
-
-def logits(model: Any, pairs: Sequence[tuple[str, str]]) -> Any:
-    """A cross-encoder's raw scores."""
-    return model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
 
 
 def in_order(dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> BatchSampler:
@@ -124,10 +118,8 @@ class _Best(transformers.TrainerCallback):
         assert section is not None
         self.model, self.scorer, self.every, self.best = model, scorer, section.evaluate_every, -1.0
         self.qrels = sampled(context, context.recipe.data.dev, section.dev_queries)
-        self.depth, self.lists = context.recipe.evaluation.rerank_depth, lists_of(context.first_stage, self.qrels)
-        self.ids = [(query, d) for query, documents in top(self.lists, self.depth).items() for d in documents]
-        texts = context.texts()
-        self.pairs = [(context.collection.queries[query], texts[d]) for query, d in self.ids]
+        self.collection, self.lists = context.collection, lists_of(context.first_stage, self.qrels)
+        self.depth = context.recipe.evaluation.rerank_depth
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -135,9 +127,8 @@ class _Best(transformers.TrainerCallback):
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
         self.model.eval()
-        scores = self.scorer.score_detailed(self.pairs).scores
+        run = rerank_collection(self.scorer, self.collection, self.lists, self.depth)
         self.model.train()
-        run = rerank_run(self.lists, scored_lists(self.lists, zip(self.ids, scores)), self.depth)
         found = evaluate_run(run, self.qrels, ("nDCG@10",)).mean(PRIMARY)
         if found > self.best:
             self.best, self.weights = found, copy.deepcopy(self.model.state_dict())

@@ -16,9 +16,10 @@ from typing import Any
 from rich.console import Console
 
 from prorank.bench.peer_trainer import train_peer
+from prorank.data.runs import lists_of
 from prorank.evaluation.comparison import compared, comparison_markdown
 from prorank.evaluation.metrics import Evaluation, evaluate_run
-from prorank.evaluation.rerank import PRIMARY, lists_of, rerank_collection
+from prorank.evaluation.rerank import PRIMARY, rerank_collection
 from prorank.pipeline.run import finished
 from prorank.pipeline.stages import STAGES, load_reranker, train_ranking, train_warmup
 from prorank.recipe.families import as_said

@@ -6,18 +6,14 @@ contender runs alone in a process and reports seconds a step and memory over the
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from prorank.bench.alone import measured_alone
 from prorank.model.device import fast_bf16
-from prorank.util.errors import ProrankError
 from prorank.util.provenance import hardware, versions
 
 GROUP_SIZES = (8, 16)
@@ -26,15 +22,9 @@ LONG = 64  # tokens of a completion in the comparison of the general path
 
 def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
     """Run one contender (`prorank.bench.warmup_worker`) in its own process."""
-    with tempfile.TemporaryDirectory() as folder, console.status(f"{spec['contender']}, G={spec.get('group')}"):
-        file, result = Path(folder) / "spec.json", Path(folder) / "result.json"
-        file.write_text(json.dumps(spec), encoding="utf-8")
-        command = [sys.executable, "-m", "prorank.bench.warmup_worker", str(file), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ProrankError(f"benchmark of {spec['contender']} failed: {last}")
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    with console.status(f"{spec['contender']}, G={spec.get('group')}"):
+        worker = [sys.executable, "-m", "prorank.bench.warmup_worker"]
+        found = measured_alone(worker, spec, f"benchmark of {spec['contender']}")
     row = {key: spec[key] for key in ("contender", "group", "tokens")} | found
     console.print(f"{row['contender']}, G={row['group']}, {row['tokens']} tokens: {row['seconds']:.3f} s a step")
     return row

@@ -23,6 +23,15 @@ def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
+def lists_of(run: Mapping[str, dict[str, float]], queries: Iterable[str]) -> Run:
+    """A run's lists of some queries; one that found nothing has an empty list.
+
+    >>> lists_of({"a": {"d": 1.0}}, ["a", "b"])
+    {'a': {'d': 1.0}, 'b': {}}
+    """
+    return {query: run.get(query, {}) for query in queries}
+
+
 def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
     """Refuse a list with a score that is NaN or infinite (DataError)."""
     for document, score in scores.items():

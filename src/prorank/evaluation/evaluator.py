@@ -11,12 +11,12 @@ from typing import Any
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, rerank_run, top
+from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
-from prorank.evaluation.rerank import PRIMARY, lists_of, rerank_collection, row_of, sample_queries
+from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
 from prorank.evaluation.significance import compare
 from prorank.evaluation.streaming import Journal
@@ -24,7 +24,7 @@ from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, without
 from prorank.first_stage.dense import biencoder_scores, biencoder_source
 from prorank.first_stage.fusion import Scale, hybrid_run
 from prorank.model.loading import resolve_source
-from prorank.reranker import Reranker
+from prorank.reranker import Reranker, model_facts
 from prorank.types import Aggregation, Precision
 from prorank.util.errors import DataError
 from prorank.util.files import write_json
@@ -160,7 +160,9 @@ def reranked_lists(
     """The lists as the model orders them; with an output folder, the journal from which a killed evaluation goes on."""
     if output is None:
         return rerank_collection(reranker, collection, lists, depth, title), None
-    depends_on = made_from(reranker, model, collection, depth) | {"the first stage": run_fingerprint(lists)}
+    depends_on = made_from(model_facts(reranker, model), collection, depth) | {
+        "the first stage": run_fingerprint(lists)
+    }
     with locked(output, JOURNAL):
         journal = Journal(output / JOURNAL, depends_on, force)
         return rerank_through(journal, reranker, collection, lists, depth, title), journal

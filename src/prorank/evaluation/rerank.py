@@ -49,11 +49,6 @@ def few_queries(count: int) -> str:
     return "" if count >= FEWEST else f"{count} test quer{'y' if count == 1 else 'ies'}: the intervals say nothing"
 
 
-def lists_of(run: Run, qrels: Qrels) -> Run:
-    """First-stage lists of the judged queries; a query that found nothing has an empty list."""
-    return {query: run.get(query, {}) for query in qrels}
-
-
 def rerank_collection(
     scorer: Scorer, collection: Collection, lists: Run, depth: int, progress: str | None = None
 ) -> Run:

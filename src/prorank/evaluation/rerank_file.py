@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prorank.data.collection import Collection, load_collection
-from prorank.data.runs import Run, pairs_within
+from prorank.data.runs import Run, lists_of, pairs_within
 from prorank.data.trec import read_run, run_lines
 from prorank.evaluation.streaming import Journal, Scorer, lists_of_file, rerank_lists, survey
 from prorank.evaluation.workers import Ready, Workers
@@ -43,9 +43,14 @@ def ready(reranker: Reranker, model: str, warnings: Sequence[str] = ()) -> Ready
     return Ready(facts, hardware(), reranker.settings.max_length, reranker.passages is not None, warnings)
 
 
-def made_from(reranker: Reranker, model: str, collection: Collection, depth: int) -> dict[str, Any]:
-    """What a reranked run depends on besides its first stage, by names that a reader knows."""
-    return model_facts(reranker, model) | {"the collection": collection.fingerprint, "depth": depth}
+def made_from(facts: Mapping[str, Any], collection: Collection, depth: int) -> dict[str, Any]:
+    """What a reranked run depends on besides its first stage, by names that a reader knows.
+
+    Args:
+        facts: of the model, see `model_facts`.
+        collection, depth: of the run.
+    """
+    return {**facts, "the collection": collection.fingerprint, "depth": depth}
 
 
 class Reranked(NamedTuple):
@@ -70,13 +75,12 @@ class Reranked(NamedTuple):
 
 
 def rerank_through(
-    journal: Journal, reranker: Reranker, collection: Collection, lists: Run, depth: int, progress: str
+    journal: Journal, scorer: Scorer, collection: Collection, lists: Run, depth: int, progress: str
 ) -> Run:
     """`rerank_collection` by way of a journal, behind what that holds already."""
     total = pairs_within(lists.values(), depth)
-    rerank_lists(reranker, collection, lists.items(), depth, journal, progress, total)
-    found = read_run(journal.part) if journal.bytes else {}
-    return {query: found.get(query, {}) for query in lists}
+    rerank_lists(scorer, collection, lists.items(), depth, journal, progress, total)
+    return lists_of(read_run(journal.part) if journal.bytes else {}, lists)
 
 
 @contextmanager
@@ -129,8 +133,7 @@ def rerank_file(
     shape = survey(run, texts, depth)
     lists = lists_of_file(run, shape.together)
     with _scoring(model, options, ray) as (scorer, loaded), locked(output.parent, output.name):
-        depends_on = {**loaded.facts, "the collection": texts.fingerprint, "depth": depth}
-        depends_on["the run"] = file_fingerprint(run)
+        depends_on = made_from(loaded.facts, texts, depth) | {"the run": file_fingerprint(run)}
         refuse_file_overwrite(output, force)  # another process may have finished it meanwhile
         journal = Journal(output, depends_on, force)
         begin, cpu_begin = time.perf_counter(), time.process_time()

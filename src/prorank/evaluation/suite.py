@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, pairs_within
+from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
@@ -25,10 +25,10 @@ from prorank.evaluation.html_report import Entry, collection_sections
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import no_longer_relevant, p_mrr
 from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, sample_queries
-from prorank.evaluation.rerank_file import JOURNAL, run_fingerprint
+from prorank.evaluation.rerank_file import JOURNAL, rerank_through, run_fingerprint
 from prorank.evaluation.significance import holm, mean_of_means_interval
-from prorank.evaluation.streaming import Journal, Scorer, rerank_lists
-from prorank.evaluation.suites import Suite, Task, suite_named, tasks_of
+from prorank.evaluation.streaming import Journal, Scorer
+from prorank.evaluation.suites import P_MRR, Suite, Task, suite_named, tasks_of
 from prorank.evaluation.systems import Timed, check_systems, folder_names, open_system, system_files
 from prorank.first_stage.cached import cached_first_stage
 from prorank.util.errors import DataError
@@ -38,7 +38,7 @@ from prorank.util.provenance import hardware, versions
 from prorank.util.study import Inputs, Study
 from prorank.util.version import VERSION
 
-FIRST, P_MRR = "BM25", "p_mrr"
+FIRST = "BM25"
 RUN, SUMMARY, PAGE = "run.trec", "summary.json", "page.html"
 
 
@@ -180,21 +180,17 @@ def measure(
                 study.begin(inputs)
             made_from = {"prorank": VERSION, **inputs.settings, **files}
             journal = Journal(work / JOURNAL, made_from, force)
-            scorer, depth = Timed(systems[name]), settings["depth"]
-            total = pairs_within(lists.values(), depth)
-            rerank_lists(scorer, collection, lists.items(), depth, journal, f"{collection.name}: {name}", total)
-            run = read_run(journal.part) if journal.bytes else {}
-            run = {query: run.get(query, {}) for query in lists}
+            scorer, title = Timed(systems[name]), f"{collection.name}: {name}"
+            run = rerank_through(journal, scorer, collection, lists, settings["depth"], title)
             evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)
             cost = {
                 "seconds": scorer.seconds,
                 "pairs": scorer.pairs,
-            }  # of this process: one that goes on knows its part
+            }  # of this process alone
             write_evaluation(work, run, evaluation, {"system": name, **cost}, force=True)
             journal.discard()
             study.keep(RUN, PER_QUERY, SUMMARY)
-    run = read_run(work / RUN) if (work / RUN).stat().st_size else {}
-    run = {query: run.get(query, {}) for query in lists}
+    run = lists_of(read_run(work / RUN), lists)
     evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)  # the table of metrics is rounded
     cost = {key: value for key, value in read_json(work / SUMMARY).items() if key in ("seconds", "pairs")}
     return Measured(run, evaluation, cost)

@@ -10,10 +10,11 @@ from typing import Any
 from prorank.evaluation.comparison import latex_table
 from prorank.evaluation.html_report import bars, page, section, svg
 from prorank.evaluation.plots import draw_panels
+from prorank.evaluation.rerank import PRIMARY
+from prorank.evaluation.suites import P_MRR
 from prorank.evaluation.tables import interval_cell, markdown_lines
 from prorank.util.files import atomic_writer, write_json
 
-PRIMARY, P_MRR = "ndcg@10", "p_mrr"
 CHANCE = 0.05
 STAR = "*: differs from the first stage, p < 0.05 after Holm over all systems and collections (paired randomisation)"
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from prorank.data.collection import holds_collection
 from prorank.util.errors import DataError, InputError
 
+P_MRR = "p_mrr"  # key of the change between two versions of a query
 PUBLIC_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")
 
 
@@ -81,7 +82,7 @@ SUITES: dict[str, Suite] = {
         "FollowIR: instructions that change what is relevant",
         _tasks("followir:{}", "core17 robust04 news21"),
         metrics=("nDCG@10", "nDCG@5", "AP@1000"),
-        table="p_mrr",
+        table=P_MRR,
         lists=True,
         depth=1000,
     ),

@@ -158,16 +158,18 @@ def _bi_encoder(name: str, options: RerankerOptions) -> Scorer:
 
 def _cross_encoder(name: str, options: RerankerOptions) -> Scorer:
     """Any model that sentence-transformers' CrossEncoder loads; its logits, not their sigmoid, which ties high ones."""
-    library, torch = require("sentence_transformers", "train"), require("torch", None)
+    library = require("sentence_transformers", "train")
     device = str(resolve_device(options.get("device", "auto")))
     model = library.CrossEncoder(resolve_source(name), max_length=options.get("max_length"), device=device)
     if model.num_labels != 1:
         raise InputError(f"cross-encoder:{name} gives {model.num_labels} numbers for a pair, not one score")
+    return logits_of(model)
 
-    def scores(pairs: Pairs) -> Any:
-        return model.predict(list(pairs), activation_fn=torch.nn.Identity(), show_progress_bar=False)
 
-    return PairScorer(scores)
+def logits_of(model: Any) -> PairScorer:
+    """A `Scorer` of a sentence-transformers CrossEncoder's logits."""
+    identity = require("torch", None).nn.Identity()
+    return PairScorer(lambda pairs: model.predict(list(pairs), activation_fn=identity, show_progress_bar=False))
 
 
 def _yes_no(name: str, options: RerankerOptions) -> Scorer:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from prorank.data.collection import Collection, documents_fingerprint
-from prorank.data.runs import Qrels, Run
+from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.trec import read_run, write_run
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
 from prorank.util.provenance import fingerprint
@@ -49,9 +49,8 @@ def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: 
         else:
             found = bm25_run(BM25Index.build(collection.documents), collection, queries, depth)
         try:
-            write_run({query: found.get(query, {}) for query in queries}, file, tag="BM25")
+            write_run(lists_of(found, queries), file, tag="BM25")
         except OSError as error:
             logger.warning("%s: the run is not kept: %s; PRORANK_CACHE names another folder", file.parent, error)
-            return {query: found.get(query, {}) for query in queries}
-    kept = read_run(file) if file.stat().st_size else {}
-    return {query: kept.get(query, {}) for query in queries}
+            return lists_of(found, queries)
+    return lists_of(read_run(file), queries)

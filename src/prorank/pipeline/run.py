@@ -16,13 +16,13 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.data.runs import Run, top
+from prorank.data.runs import Run, lists_of, top
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.plots import plot_run
-from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, lists_of, rerank_collection, row_of
+from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, rerank_collection, row_of
 from prorank.evaluation.significance import compare
 from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run

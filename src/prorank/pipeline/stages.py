@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import transformers
 
-from prorank.data.runs import rerank_run, scored_lists, top
+from prorank.data.runs import lists_of, rerank_run, scored_lists, top
 from prorank.engine.load import fitting_length
 from prorank.engine.scorer import query_numbers
 from prorank.erank.graded import listwise_items, sft_items
 from prorank.erank.listwise import ListwiseTrainer
 from prorank.erank.sft import SftTrainer
 from prorank.evaluation.metrics import Evaluation, evaluate_run
-from prorank.evaluation.rerank import PRIMARY, lists_of
+from prorank.evaluation.rerank import PRIMARY
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import public_base
@@ -311,12 +311,17 @@ def dev_measure(context: RunContext, like: Reranker, queries: int) -> Callable[[
     return measure
 
 
+def without_dropout(model: torch.nn.Module) -> None:
+    """Switch a model's dropout off for good."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+
 def ready_to_train(backbone: Backbone, recipe: Recipe, lora: bool = True) -> Backbone:
     """Attach LoRA if the recipe wants it, otherwise every weight is trained; switch dropout off if it says so."""
     if not recipe.backbone.dropout:
-        for module in backbone.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        without_dropout(backbone)
     adapters = recipe.backbone.lora
     if adapters is not None and lora:
         backbone.add_lora(adapters.rank, adapters.alpha, adapters.dropout)

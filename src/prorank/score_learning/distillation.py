@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run, pairs_within, scored_lists
+from prorank.data.runs import Qrels, Run, lists_of, pairs_within, scored_lists
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset
 from prorank.evaluation.hybrid import choose_weight
-from prorank.evaluation.rerank import lists_of
 from prorank.evaluation.rerank_file import made_from, rerank_through, run_fingerprint
 from prorank.evaluation.streaming import Journal
 from prorank.first_stage.dense import biencoder_scores
 from prorank.first_stage.fusion import z_score
-from prorank.reranker import Reranker
+from prorank.reranker import Reranker, model_facts
 from prorank.training import distributed
 from prorank.training.context import DEV_QUERIES, RunContext, sampled
 
@@ -113,10 +112,11 @@ def reranker_alone(
 ) -> Run:
     """A reranker's own scores of the drawn documents, written down block by block: after a kill it goes on there."""
     teacher, found = Reranker(model), Run()
+    facts = model_facts(teacher, model)
     for number, source in enumerate(sources):
         lists = {q: dict.fromkeys(ids, 0.0) for q, ids in drawn.items() if q in source.collection.queries}
         most = max(map(len, lists.values()), default=0)
-        depends_on = made_from(teacher, model, source.collection, most) | {"the pairs": run_fingerprint(lists)}
+        depends_on = made_from(facts, source.collection, most) | {"the pairs": run_fingerprint(lists)}
         journal = Journal(context.folder / "score-learning" / f"teacher-{number}.run", depends_on)
         context.console.print(f"  teacher: {model} scores {pairs_within(lists.values(), most)} pairs")
         found |= rerank_through(journal, teacher, source.collection, lists, most, "the teacher")

@@ -14,11 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run
+from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset, merge, with_prefixed_ids, without
 from prorank.evaluation.metrics import Evaluation, evaluate_run
-from prorank.evaluation.rerank import carved_sentence, lists_of, sample_queries
+from prorank.evaluation.rerank import carved_sentence, sample_queries
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
 from prorank.first_stage.dense import dense_run
 from prorank.recipe.sections import Recipe
