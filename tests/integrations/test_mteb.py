@@ -9,6 +9,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import CrossEncoderProtocol
+from pages import ROOT, blocks
 
 from prorank import Reranker
 from prorank.evaluation.metrics import evaluate_run
@@ -51,6 +52,18 @@ def test_mteb_finds_the_ndcg_of_our_own_scores(bert_folder):
     run = {q: dict(zip(texts, reranker.score([(query, t) for t in texts.values()]))) for q, query in QUERIES.items()}
     wanted = evaluate_run(run, QRELS, ("nDCG@10",)).mean("ndcg@10")
     assert wanted < 1 and result.task_results[0].scores["test"][0]["ndcg_at_10"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_guides_code_evaluates(bert_folder, tmp_path, monkeypatch):
+    """docs/guide/evaluate.md as it stands, on a task that is at hand in place of the hub's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mteb, "get_tasks", lambda names: [Words()])
+    found, evaluate = [], mteb.evaluate
+    monkeypatch.setattr(mteb, "evaluate", lambda *asked: found.append(evaluate(*asked, cache=None, co2_tracker=False)))
+    Reranker(bert_folder, prompt="prorank-short", max_length=48).save_pretrained("runs/quickstart/checkpoint")
+    (code,) = blocks(ROOT / "docs" / "guide" / "evaluate.md", "python")
+    exec(compile(code, "evaluate.md", "exec"), {})
+    assert 0 < found[0].task_results[0].scores["test"][0]["ndcg_at_10"] <= 1
 
 
 def test_another_revision_and_unequal_inputs_are_refused(bert_folder):

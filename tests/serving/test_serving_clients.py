@@ -1,6 +1,8 @@
 """Other people's clients, with nothing but the address changed, against a real server; and many callers at once."""
 
+import ast
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from pages import ROOT, blocks
 from served import DOCUMENTS, QUERY, serving, tiny_service
 
 from prorank import Reranker
 
 KEY = "s3cret"
+PAGE = ROOT / "docs" / "serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,37 @@ def test_openai_client_as_for_vllm(address, order, probabilities):
     assert [item["score"] for item in scores["data"]] == pytest.approx(probabilities)
     with pytest.raises(openai.BadRequestError, match="two sides"):
         client.post("/score", body={"text_1": QUERY}, cast_to=object)
+
+
+class TestPage:
+    """docs/serving.md as it stands, but for the address."""
+
+    @pytest.fixture(scope="class")
+    def open_address(self, bert_folder):
+        with serving(tiny_service(bert_folder)) as address:
+            yield address
+
+    @pytest.mark.parametrize("code", blocks(PAGE, "python"), ids=lambda code: code.split()[1])
+    def test_its_python_ranks_both_documents(self, code, open_address):
+        from langchain_core.documents import Document
+
+        assert "http://127.0.0.1:8000" in code
+        *statements, last = ast.parse(code.replace("http://127.0.0.1:8000", open_address)).body
+        names = {}
+        exec("\n".join(map(ast.unparse, statements)), names)
+        value = eval(ast.unparse(last), names)
+        if hasattr(value, "compress_documents"):
+            value = value.compress_documents([Document(text) for text in DOCUMENTS[:2]], QUERY)
+        assert len(value["results"] if isinstance(value, dict) else value) == 2
+
+    def test_its_curl_calls_are_answered(self, open_address):
+        calls = [shlex.split(call) for text in blocks(PAGE, "bash") for call in text.split("\n\n") if "curl " in call]
+        assert len(calls) == 4
+        for _, url, option, header, data, body in calls:
+            assert (option, header, data) == ("-H", "Content-Type: application/json", "-d")
+            address = url.replace("http://127.0.0.1:8000", open_address)
+            answer = httpx.post(address, content=body, headers={"Content-Type": "application/json"}, timeout=30)
+            assert answer.status_code == 200 and "score" in answer.text, url
 
 
 def test_mixed_callers_at_once_get_the_scores_of_direct_calls(address, reranker):
