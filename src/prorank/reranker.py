@@ -6,8 +6,9 @@ into a score) and a model card. This module knows nothing of training or evaluat
 
 from __future__ import annotations
 
-import logging
+import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,32 +16,31 @@ import numpy as np
 import torch
 
 from prorank.engine.backend import ScorerBackend
+from prorank.engine.cascade import cascade_of, narrowed
 from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
-from prorank.engine.passages import aggregate, split_passages
+from prorank.engine.passages import aggregate, passages_beside
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
 from prorank.engine.scorer import ScoredPairs, answer_logits, log_flaws, query_numbers
 from prorank.engine.scores import SCORES, probabilities
 from prorank.model.backbone import Backbone
+from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import (
     CheckpointSettings,
-    mark_checkpoint,
-    plain_card,
-    write_settings,
+    save_checkpoint,
 )
 from prorank.model.loading import resolve_source
-from prorank.model.st_files import write_sentence_transformers_files
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import MINI
 from prorank.types import Aggregation, ScoreKind
 from prorank.util.errors import CheckpointError, InputError, InputTypeError
-from prorank.util.files import atomic_writer
 from prorank.util.inputs import (
     Document,
     RankedDocument,
     checked_pairs,
     finite,
     listed,
+    of_type,
     one_of,
     pair_texts,
     query_text,
@@ -50,8 +50,6 @@ from prorank.util.inputs import (
 from prorank.util.provenance import fingerprint
 from prorank.util.study import model_fingerprint
 from prorank.util.version import VERSION
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,6 +69,8 @@ class Reranker:
         tokenizer, settings: of a backbone in memory.
         passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
             `first`; None cuts the document.
+        cascade: read most documents in part and the best in full (`prorank.engine.cascade`): True as the checkpoint
+            says, or a `Cascade`. False reads all in full.
         max_new_tokens: of reasoning, for prompts that think before they answer.
         options: of loading, see `from_pretrained`.
 
@@ -79,6 +79,7 @@ class Reranker:
         tokenizer: turns pairs into token ids.
         settings: what `prorank.json` records.
         passages: how over-long documents are scored.
+        cascade: how lists are read, or None.
 
     Raises:
         CheckpointError, PromptError: what does not fit, and how to mend it.
@@ -96,11 +97,15 @@ class Reranker:
         settings: CheckpointSettings | None = None,
         *,
         passages: Aggregation | None = None,
+        cascade: bool | Cascade = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         **options: Unpack[LoadOptions],
     ) -> None:
         whole_numbers(max_new_tokens=max_new_tokens)
         one_of("passages", passages, Aggregation)
+        of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
+        if passages is not None and cascade:
+            raise InputError("passages and a cascade", hint="give one of them: a cascade reads openings of documents")
         if not isinstance(model, (str, Path)) and not hasattr(model, "read"):
             raise InputTypeError(f"a model is a name or a folder, got {model!r}")
         if isinstance(model, (str, Path)):
@@ -118,6 +123,7 @@ class Reranker:
         self.settings = settings.model_copy(
             update={"answer_ids": [t if len(t) > 1 else t[0] for t in tokenizer.answer_tokens]}
         )
+        self.cascade = cascade_of(self.settings, cascade)
 
     @classmethod
     def from_pretrained(cls, path_or_name: str | Path = MINI, **options: Unpack[RerankerOptions]) -> Reranker:
@@ -126,7 +132,7 @@ class Reranker:
         Args:
             path_or_name: checkpoint folder, model folder, GGUF file, hub name, `embedded`, `smollm2-135m`, or
                 `prorank-mini`, which ships.
-            options: `passages`, `max_new_tokens`, and those of `prorank.engine.load.load_parts`: `prompt`,
+            options: `passages`, `cascade`, `max_new_tokens`, and those of `prorank.engine.load.load_parts`: `prompt`,
                 `max_length`, `instruction`, `score`, `family`, `device`, `precision`, `token_budget`, `compile_layers`,
                 `for_training`, `trust_remote_code`.
 
@@ -142,6 +148,8 @@ class Reranker:
     ) -> ScoredPairs:
         """Scores of pairs together with what was cut to fit; no warning is logged (see `warn`).
 
+        In a cascade the pairs of equal queries make a list.
+
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
             progress: text of a progress bar, or None.
@@ -151,21 +159,26 @@ class Reranker:
             InputError: an empty query, or a score that is not finite; with the pair's number.
         """
         texts = pair_texts(checked_pairs(pairs))
+        if self.cascade is not None:
+            scored = partial(self._scored, progress=progress)
+            return narrowed(self.cascade, self.tokenizer.plain, texts, scored)
         count = len(texts)
         owners = list(range(count))
         if self.passages is not None:
-            pieces = [self._passages(query, document) for query, document in texts]
+            wanted = 1 if self.passages == "first" else None
+            pieces = [passages_beside(self.tokenizer, query, document, wanted) for query, document in texts]
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
-        result = self._scored(texts, progress)
-        finite(result.scores, "the score of pair", NOT_FINITE, owners)
+        result = self._scored(texts, owners, progress)
         if self.passages is None:
             return result
         return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
 
-    def _scored(self, texts: Sequence[tuple[str, str]], progress: str | None) -> ScoredPairs:
+    def _scored(self, texts: Sequence[tuple[str, str]], owners: Sequence[int], progress: str | None) -> ScoredPairs:
+        """Scores of texts as they are; an error names the pair that one is owned by."""
         sequences, truncation = self.tokenizer.encode(texts)
         scores, malformed = self._any_scores(sequences, self.settings.score, query_numbers(texts), progress)
+        finite(scores.numpy(), "the score of pair", NOT_FINITE, owners)
         return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
 
     def warn(self, found: ScoredPairs) -> None:
@@ -242,16 +255,6 @@ class Reranker:
             hint="start from a causal or masked language model",
         )
 
-    def _passages(self, query: str, document: str) -> list[str]:
-        """The document in windows that fit beside the query, an eighth of each repeated in the next."""
-        size = self.tokenizer.document_room(query)
-        if size == 0:
-            return [document]  # nothing of it can be read, which is reported
-        wanted = 1 if self.passages == "first" else None
-        return split_passages(
-            self.tokenizer.plain, document, size, size // 8, self.tokenizer.room_beside(query), wanted
-        )
-
     def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.
 
@@ -302,6 +305,7 @@ class Reranker:
         top_k: int | None = None,
         return_documents: bool = False,
         threshold: float | None = None,
+        cascade: bool | None = None,
     ) -> list[RankedDocument]:
         """Documents in order of relevance, as sentence-transformers' `CrossEncoder.rank` returns them.
 
@@ -311,6 +315,7 @@ class Reranker:
             top_k: how many to return; None for all.
             return_documents: add each document under `text`.
             threshold: leave out documents whose `probability` is below this, 0..1; None keeps all.
+            cascade: read this list by the checkpoint's cascade, or in full; None as the reranker was told.
 
         Returns:
             `[{"corpus_id": position in documents, "score": float, "text"?: document}]`, best first; ties keep
@@ -325,7 +330,7 @@ class Reranker:
         if threshold is not None:
             share("threshold", threshold)
         query_text(query)
-        scores = np.array(self.score([(query, document) for document in documents]))
+        scores = np.array(self.reading(cascade).score([(query, document) for document in documents]))
         order = np.argsort(-scores, kind="stable")
         if threshold is not None and len(scores):
             order = order[np.array(self.probability(scores.tolist()))[order] >= threshold]
@@ -333,6 +338,14 @@ class Reranker:
         if return_documents:
             for result in found:
                 result["text"] = documents[result["corpus_id"]]
+        return found
+
+    def reading(self, cascade: bool | Cascade | None) -> Reranker:
+        """A reranker of the same parts that reads lists in full (False), by a cascade, or as this one does (None)."""
+        if cascade is None or (cascade is True and self.cascade is not None):
+            return self
+        found = copy.copy(self)
+        found.cascade, found.passages = cascade_of(self.settings, cascade), None if cascade else self.passages
         return found
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> None:
@@ -345,20 +358,7 @@ class Reranker:
         Causal checkpoints also get the files that sentence-transformers reads: `CrossEncoder(folder)` gives the
         same scores.
         """
-        folder, backbone = Path(folder), self.backbone
-        folder.mkdir(parents=True, exist_ok=True)
-        backbone.save(folder)
-        mark_checkpoint(folder)
-        if self.settings.family == "causal" and self.settings.score == "logit_difference":
-            try:
-                write_sentence_transformers_files(
-                    folder, self.pair_tokenizer, self.settings.frame, self.settings.max_length
-                )
-            except CheckpointError as error:
-                logger.warning("%s", error)
-        with atomic_writer(folder / "README.md") as file:
-            file.write(card or plain_card(self.settings))
-        write_settings(folder, self.settings)
+        save_checkpoint(Path(folder), self.backbone, self.pair_tokenizer, self.settings, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the Hugging Face hub.
@@ -389,6 +389,7 @@ def model_facts(reranker: Reranker, model: str) -> dict[str, Any]:
         "the model's files": model_fingerprint(resolve_source(model)) or model,
         "the model's settings": fingerprint(reranker.settings.model_dump_json()),
         "passages": reranker.passages,
+        "cascade": reranker.cascade and reranker.cascade.model_dump(mode="json"),
         "max_new_tokens": reranker.max_new_tokens,
         "precision": str(reranker.backend.compute_dtype),
     }

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.engine.passages import aggregate, split_passages
+from prorank.engine.passages import aggregate, passages_beside, split_passages
 from prorank.prompts.builtin import PROMPTS
 from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.prompt import Prompt
@@ -89,7 +89,7 @@ def test_the_first_passage_alone_is_scored(bert_folder, monkeypatch):
 def test_a_document_that_no_room_is_left_for_is_reported(caplog, bert_folder):
     joined = Prompt(name="joined", segments=("query: {query}", " document: {document}"), frame=("", "0"), joined=True)
     reranker = Reranker(bert_folder, prompt=joined, max_length=40, passages="max", family="masked")
-    assert reranker._passages("apple " * 50, "river " * 100) == ["river " * 100]
+    assert passages_beside(reranker.tokenizer, "apple " * 50, "river " * 100) == ["river " * 100]
     reranker.rank("apple " * 50, ["river " * 100])
     assert "not read: the end of the query in 1, the whole document in 1" in caplog.text
 
@@ -129,7 +129,7 @@ def test_a_long_document_is_scored_by_its_passages(bert_folder, how, caplog):
     plain = Reranker.from_pretrained(bert_folder, **load)
     by_passages = Reranker.from_pretrained(bert_folder, passages=how, **load)
     document = "stone " * 30 + "river " * 30 + "apple cloud"
-    pieces = by_passages._passages("apple", document)
+    pieces = passages_beside(plain.tokenizer, "apple", document, 1 if how == "first" else None)
     assert len(pieces) > 2 if how != "first" else len(pieces) == 1
     expected = {"max": max, "mean": np.mean, "first": lambda s: s[0]}[how](plain.score([("apple", p) for p in pieces]))
     caplog.clear()

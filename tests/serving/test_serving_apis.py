@@ -7,6 +7,7 @@ import pytest
 from served import DOCUMENTS, QUERY, serving, tiny_service
 from starlette.testclient import TestClient
 
+from prorank.model.cascade import Cascade
 from prorank.serving.app import create_app
 from prorank.serving.edge import STYLES
 
@@ -319,3 +320,19 @@ def test_a_real_server_answers(service, direct, bert_folder):
     with serving(tiny_service(bert_folder)) as address:
         found = httpx.post(f"{address}/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}).json()
     assert [result["index"] for result in found["results"]] == direct[2]
+
+
+def test_a_cascade_answers_in_the_order_of_the_direct_call(bert_folder):
+    service = tiny_service(bert_folder, calibration={"slope": 2.0, "intercept": 0.5})
+    documents = [f"{a} {b} of the river" for a in ("red", "green", "blue") for b in ("stone", "tree", "water", "sky")]
+    exact = service.reranker.rank(QUERY, documents)
+    service.reranker = service.reranker.reading(Cascade(tokens=(1, 2), shares=(0.6, 0.2), at_least=2))
+    direct = service.reranker.rank(QUERY, documents)
+    with TestClient(create_app(service)) as client:
+        found = client.post("/v1/rerank", json={"query": QUERY, "documents": documents, "raw_scores": True}).json()
+        short = client.post("/rerank", json={"query": QUERY, "texts": documents[:2]})
+    assert [result["index"] for result in found["results"]] == [result["corpus_id"] for result in direct]
+    scores = [result["relevance_score"] for result in found["results"]]
+    assert scores == pytest.approx([result["score"] for result in direct], abs=1e-4)
+    assert scores != pytest.approx([result["score"] for result in exact], abs=1e-4)  # it did read less
+    assert short.status_code == 200

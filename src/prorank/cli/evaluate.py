@@ -12,6 +12,7 @@ from rich.markup import escape
 from prorank.cli.shared import (
     MODEL_HELP,
     AsJson,
+    ByCascade,
     Device,
     ExcludeQueryDocument,
     Force,
@@ -63,6 +64,7 @@ def evaluate(
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     max_length: MaxLength = None,
     passages: Passages = None,
+    cascade: ByCascade = False,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     exclude_query_document: ExcludeQueryDocument = False,
@@ -80,7 +82,7 @@ def evaluate(
     if suite is not None:
         refuse(context, "not with --suite", *ONE_COLLECTION)
         options: RerankerOptions = {"prompt": prompt, "max_length": max_length, "passages": passages}
-        options |= {"device": device, "precision": precision}
+        options |= {"cascade": cascade, "device": device, "precision": precision}
         place = output or Path("runs") / f"suite-{suite}"
         within = None if typed(context, "depth") == [] else depth
         evaluate_suite(
@@ -114,6 +116,7 @@ def evaluate(
             prompt=prompt,
             max_length=max_length,
             passages=passages,
+            cascade=cascade,
             device=device,
             precision=precision,
             seed=seed,

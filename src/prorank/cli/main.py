@@ -15,6 +15,7 @@ from prorank.cli.ablate import ablate
 from prorank.cli.analyze import analyze
 from prorank.cli.bench import bench
 from prorank.cli.calibrate import calibrate
+from prorank.cli.cascade import cascade
 from prorank.cli.compare import compare
 from prorank.cli.data import data
 from prorank.cli.evaluate import evaluate
@@ -176,7 +177,21 @@ def plot(run: Annotated[Path, typer.Argument(help="Folder of a run, finished or 
         out.print(f"wrote {escape(str(file))}", soft_wrap=True)
 
 
-for command in (ablate, analyze, calibrate, compare, evaluate, rerank, index, search, serve, mcp, info, export):
+for command in (
+    ablate,
+    analyze,
+    calibrate,
+    cascade,
+    compare,
+    evaluate,
+    rerank,
+    index,
+    search,
+    serve,
+    mcp,
+    info,
+    export,
+):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from prorank.cli.shared import (
     AsJson,
+    ByCascade,
     Device,
     Force,
     MaxLength,
@@ -57,6 +58,7 @@ def rerank(
     instruction: Annotated[str | None, typer.Option(help="A line that tells the model what to prefer.")] = None,
     max_length: MaxLength = None,
     passages: Passages = None,
+    cascade: ByCascade = False,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     force: Force = False,
@@ -71,6 +73,7 @@ def rerank(
         "instruction": instruction,
         "max_length": max_length,
         "passages": passages,
+        "cascade": cascade,
         "device": device,
         "precision": precision,
     }

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prorank.cli.shared import MODEL_HELP, Device, MaxLength, PrecisionOption, err
+from prorank.cli.shared import MODEL_HELP, ByCascade, Device, MaxLength, PrecisionOption, err
 from prorank.shipped import MINI
 from prorank.util.addresses import loopback_host
 from prorank.util.errors import InputError, require
@@ -23,6 +23,7 @@ def serve(
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     max_length: MaxLength = None,
+    cascade: ByCascade = False,
     api_key_env: Annotated[
         str | None, typer.Option(help="Environment variable that holds the key which callers must send.")
     ] = None,
@@ -55,7 +56,7 @@ def serve(
     if key is None and not loopback_host(host):
         logger.warning("%s can be reached from other machines, and no key is asked for (--api-key-env)", host)
     listener = listen(host, port)
-    reranker = Reranker(model, device=device, precision=precision, max_length=max_length)
+    reranker = Reranker(model, device=device, precision=precision, max_length=max_length, cascade=cascade)
     reranker.score([("warm", "up")])
     app = create_app(
         Service(reranker, model_name(model), limits, max_batch_tokens), key=key, origins=cors or (), log_texts=log_texts

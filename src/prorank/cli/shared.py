@@ -31,6 +31,9 @@ Passages = Annotated[
     Literal["max", "mean", "first"] | None,
     typer.Option(help="Score documents that do not fit by passages; default: cut them."),
 ]
+ByCascade = Annotated[
+    bool, typer.Option("--cascade", help="Read most documents in part and the best in full, as the checkpoint says.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto is bf16 where it is fast.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)]

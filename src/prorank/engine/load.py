@@ -12,6 +12,7 @@ from typing import NamedTuple, TypedDict
 
 from prorank.engine.backend import ScorerBackend
 from prorank.engine.runtime import RuntimeBackend, is_exported, scores_only
+from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import (
     SETTINGS_FILE,
     CheckpointSettings,
@@ -38,6 +39,9 @@ class Parts(NamedTuple):
     settings: CheckpointSettings
 
 
+OWN = ("passages", "cascade", "max_new_tokens")  # options of a reranker itself
+
+
 def known_options(options: Mapping[str, object]) -> None:
     """Refuse options that `load_parts` does not have.
 
@@ -47,7 +51,7 @@ def known_options(options: Mapping[str, object]) -> None:
     known = load_parts.__kwdefaults__ or {}
     for name in options:
         if name not in known:
-            raise InputTypeError(f"there is no option '{name}'", hint=f"passages, max_new_tokens, {', '.join(known)}")
+            raise InputTypeError(f"there is no option '{name}'", hint=f"{', '.join(OWN)}, {', '.join(known)}")
 
 
 class LoadOptions(TypedDict, total=False):
@@ -70,6 +74,7 @@ class RerankerOptions(LoadOptions, total=False):
     """What `Reranker.from_pretrained` takes besides a name."""
 
     passages: Aggregation | None
+    cascade: bool | Cascade
     max_new_tokens: int
 
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.plain import PlainTokenizer
+from prorank.prompts.tokenization import PairTokenizer
 from prorank.types import Aggregation
 
 
@@ -55,6 +57,16 @@ def split_passages(
         windows.append(text[offsets[start][0] : offsets[stop - 1][1]])
         start = max(stop - overlap, start + 1)
     return windows
+
+
+def passages_beside(
+    tokenizer: PairTokenizer | CrossEncoderTokenizer, query: str, document: str, count: int | None = None
+) -> list[str]:
+    """A document in windows that fit beside a query, an eighth of each repeated in the next; the first ones only."""
+    size = tokenizer.document_room(query)
+    if size == 0:
+        return [document]  # nothing of it can be read, which is reported
+    return split_passages(tokenizer.plain, document, size, size // 8, tokenizer.room_beside(query), count)
 
 
 def aggregate(scores: np.ndarray, owners: Sequence[int], count: int, how: Aggregation) -> np.ndarray:

@@ -14,6 +14,7 @@ from prorank.data.overlap import without_query_documents
 from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
+from prorank.engine.load import RerankerOptions
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
 from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample_queries
@@ -48,6 +49,7 @@ def evaluate_model(
     prompt: str | None = None,
     max_length: int | None = None,
     passages: Aggregation | None = None,
+    cascade: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
     seed: int = 13,
@@ -73,6 +75,7 @@ def evaluate_model(
         prompt: for a model that is no prorank checkpoint.
         max_length: tokens of a pair; None takes the checkpoint's.
         passages: how documents that do not fit are scored; None cuts them.
+        cascade: read lists by the checkpoint's cascade.
         device, precision: as for `Reranker`; the bi-encoder runs on the same device.
         seed: of made splits and samples.
         output: folder for `reranked/` (run, per-query file, summary), `bi-encoder/`, `hybrid/` and `summary.json`.
@@ -99,9 +102,9 @@ def evaluate_model(
     if output:
         check_ids([*qrels, *(loaded.documents if run_file is None else ())], loaded.name)
     lists, first = first_stage_lists(loaded, split, qrels, run_file, candidates, depth)
-    reranker = Reranker.from_pretrained(
-        model, prompt=prompt, max_length=max_length, passages=passages, device=device, precision=precision
-    )
+    options: RerankerOptions = {"prompt": prompt, "max_length": max_length, "passages": passages, "cascade": cascade}
+    options |= {"device": device, "precision": precision}
+    reranker = Reranker.from_pretrained(model, **options)
     baseline = evaluate_run(lists, qrels, relevant_from=relevant_from)
     rows = [row_of(first, baseline)]
 

@@ -20,16 +20,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prorank.model import gguf_files
 from prorank.model.backbone import Backbone
+from prorank.model.cascade import Cascade
 from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
+from prorank.model.st_files import write_sentence_transformers_files
 from prorank.model.weights import MARK, reading
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.chat import chat_frame
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.published import recognise
+from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import FOLDER, MINI
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
-from prorank.util.files import read_json, read_text, write_json
+from prorank.util.files import atomic_writer, read_json, read_text, write_json
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded, is_gguf
 from prorank.util.version import VERSION
@@ -59,6 +62,7 @@ class CheckpointSettings(BaseModel):
     instruction: str | None = None
     score: ScoreKind = "logit_difference"
     calibration: dict[str, float] | None = None
+    cascade: Cascade | None = Field(None, description="chosen on dev lists, used where a caller asks for a cascade")
     base_model: str = ""
     recipe: dict[str, Any] | None = None
     data_fingerprint: str | None = None
@@ -144,10 +148,44 @@ def write_settings(folder: Path, settings: CheckpointSettings) -> None:
     write_json(folder / SETTINGS_FILE, saved)
 
 
+def saved_folder(model: str) -> Path:
+    """The folder of a checkpoint that can be written to.
+
+    Raises:
+        CheckpointError: a name, or a folder without `prorank.json`.
+    """
+    if not (Path(model) / SETTINGS_FILE).is_file():
+        raise CheckpointError(f"'{model}' is no checkpoint's folder", hint="save it to a folder first")
+    return Path(model)
+
+
+def save_cascade(folder: Path, cascade: Cascade) -> None:
+    """Note a cascade in a checkpoint's `prorank.json`; all else stays."""
+    file = folder / SETTINGS_FILE
+    write_json(file, read_json(file) | {"cascade": cascade.model_dump(mode="json")})
+
+
 def mark_checkpoint(folder: Path) -> None:
     """Note in config.json that the weights belong to a `prorank.json`, so that its loss is noticed."""
     file = folder / "config.json"
     write_json(file, read_json(file) | {MARK: True})
+
+
+def save_checkpoint(
+    folder: Path, backbone: Backbone, tokenizer: PairTokenizer, settings: CheckpointSettings, card: str | None
+) -> None:
+    """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    backbone.save(folder)
+    mark_checkpoint(folder)
+    if settings.family == "causal" and settings.score == "logit_difference":
+        try:
+            write_sentence_transformers_files(folder, tokenizer, settings.frame, settings.max_length)
+        except CheckpointError as error:
+            logger.warning("%s", error)
+    with atomic_writer(folder / "README.md") as file:
+        file.write(card or plain_card(settings))
+    write_settings(folder, settings)
 
 
 def _is_marked(config: Path | None) -> bool:

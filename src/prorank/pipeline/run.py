@@ -19,6 +19,7 @@ from rich.console import Console
 from prorank.data.runs import Run, lists_of, top
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
+from prorank.evaluation.cascade import Readings, choose
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.plots import plot_run
@@ -26,7 +27,7 @@ from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, rer
 from prorank.evaluation.significance import compare
 from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run
-from prorank.model.checkpoint import SETTINGS_FILE
+from prorank.model.checkpoint import SETTINGS_FILE, save_cascade
 from prorank.pipeline.checks import check_named
 from prorank.pipeline.stages import (
     STAGES,
@@ -350,7 +351,20 @@ def publish(context: RunContext, model: str, stage: str) -> None:
     if context.recipe.evaluation.max_length is not None:
         settings["max_length"] = context.recipe.evaluation.max_length
     write_json(part / SETTINGS_FILE, settings)
+    if context.recipe.evaluation.cascade_loss is not None:
+        add_cascade(context, part, context.recipe.evaluation.cascade_loss)
     part.rename(final)
+
+
+def add_cascade(context: RunContext, folder: Path, loss: float) -> None:
+    """Choose a checkpoint's cascade on the dev lists; says so where none loses so little."""
+    qrels, depth = dev_qrels(context), context.recipe.evaluation.rerank_depth
+    lists = top(lists_of(context.first_stage, qrels), depth)
+    reranker = load_reranker(context, str(folder))
+    try:
+        save_cascade(folder, choose([Readings(reranker, context.collection, lists, qrels, "cascade, dev")], loss))
+    except DataError as error:
+        context.console.print(f"  [yellow]no cascade: {error}[/yellow]")
 
 
 def calibration(context: RunContext, stage: str) -> dict[str, float] | None:

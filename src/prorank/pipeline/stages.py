@@ -352,6 +352,7 @@ def save_stage(context: RunContext, reranker: Reranker, folder: Path) -> None:
             "data_fingerprint": context.collection.fingerprint,
             "base_model": public_base(context.recipe.backbone.model),
             "calibration": None,
+            "cascade": None,
         }
     )
     with torch.no_grad():

@@ -45,3 +45,10 @@ class PlainTokenizer:
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """First character of each token, and the one behind its last."""
         return list(self.encodings([text])[0].offsets)
+
+    def first_tokens(self, text: str, count: int) -> str:
+        """The characters that a text's first tokens stand for, at least one of them."""
+        if len(text.encode()) <= count:  # no token is shorter than a byte
+            return text
+        offsets = self.offsets(text)
+        return text if len(offsets) <= count else text[: offsets[count - 1][1]]

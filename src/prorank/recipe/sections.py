@@ -324,6 +324,12 @@ class EvaluationSection(Section):
     hybrid_weight: Annotated[float, Field(ge=0, le=1)] | Literal["dev"] = Field(
         "dev", description="first stage's share; dev = tuned there"
     )
+    cascade_loss: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="NDCG@10 that the checkpoint's cascade may lose on dev; None: no cascade",
+    )
 
 
 class Recipe(Section):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import anyio
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
@@ -30,7 +31,7 @@ from prorank.serving.edge import Edge, Record, refused
 from prorank.serving.errors import Refusal
 from prorank.serving.replies import Reply, Scored
 from prorank.serving.schemas import Call
-from prorank.serving.service import Service, check_texts, parsed, validated
+from prorank.serving.service import Prepared, Service, check_texts, parsed, validated
 from prorank.serving.side_by_side import both_orders
 from prorank.util.version import VERSION
 
@@ -193,14 +194,38 @@ class Answering:
             record.texts = {"query": call.pairs[0][0], "documents": [document for _, document in call.pairs]}
         with self.service.batcher.admitted(len(call.pairs)):
             prepared = await self.aside(self.service.prepare, call)
-            record.tokens, record.cut = prepared.tokens, prepared.truncation.pairs
-            job = Job(prepared.sequences, prepared.groups)
-            ranking = await answered(request, self.service.batcher.submit(job))
+            record.cut = prepared.truncation.pairs
+            if self.service.reranker.cascade is None:
+                ranking = await self._scores(request, prepared.sequences, prepared.groups, record)
+            else:
+                ranking = await self._narrowed(request, call, prepared, record)
         told = self.service.told(call, ranking)
         seconds = time.perf_counter() - record.started
         scored = Scored(record.id, self.service.name, ranking, told, record.tokens, prepared.truncation, seconds)
         content = await self.aside(write, call, scored) if api.aside else write(call, scored)
         return JSONResponse(content, headers={"X-Truncated-Pairs": str(record.cut)})
+
+    async def _scores(
+        self, request: Request, sequences: list[list[int]], groups: list[int], record: Record
+    ) -> list[float]:
+        record.tokens += sum(map(len, sequences))
+        return await answered(request, self.service.batcher.submit(Job(sequences, groups)))
+
+    async def _narrowed(self, request: Request, call: Call, prepared: Prepared, record: Record) -> list[float]:
+        """A call's scores by the cascade: each pass waits for the batcher like a request of its own."""
+        passes = await self.aside(self.service.passes, call)
+        try:
+            places, tokens = next(passes)
+            while True:
+                if tokens is None:
+                    sequences = [prepared.sequences[place] for place in places]
+                else:
+                    sequences = await self.aside(self.service.openings, call, places, tokens)
+                groups = [prepared.groups[place] for place in places]
+                found = await self._scores(request, sequences, groups, record)
+                places, tokens = passes.send(np.array(found, dtype=np.float32))
+        except StopIteration as end:
+            return [float(score) for score in end.value]
 
     def _refusal(self, error: Exception, record: Record) -> Refusal:
         """What to tell the client of an error."""

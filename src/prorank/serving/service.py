@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from prorank.engine.cascade import Passes, cascade_passes
 from prorank.engine.scorer import query_numbers, token_budget
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.prompts.truncation import Truncation
@@ -171,7 +172,7 @@ class Service:
         tokenizer = self.tokenizer(call)
         pairs = call.pairs
         if call.max_document_tokens is not None:
-            cut = {text: self._first_tokens(text, call.max_document_tokens) for _, text in pairs}
+            cut = {text: tokenizer.plain.first_tokens(text, call.max_document_tokens) for _, text in pairs}
             pairs = [(query, cut[text]) for query, text in pairs]
         sequences, truncation = tokenizer.encode(pairs)
         if call.refuse_cut and truncation.pairs:
@@ -183,6 +184,20 @@ class Service:
             )
         self.metrics.cut(truncation)
         return Prepared(sequences, query_numbers(pairs), truncation)
+
+    def openings(self, call: Call, places: Sequence[int], tokens: int) -> list[list[int]]:
+        """Token ids of some of a call's pairs, with the first tokens of each document only."""
+        tokenizer = self.tokenizer(call)
+        shown = min(tokens, call.max_document_tokens or tokens)
+        pairs = [call.pairs[place] for place in places]
+        found: list[list[int]] = tokenizer.encode([(q, tokenizer.plain.first_tokens(d, shown)) for q, d in pairs])[0]
+        return found
+
+    def passes(self, call: Call) -> Passes:
+        """A call's way through the cascade."""
+        assert self.reranker.cascade is not None
+        lengths = [len(ids) for ids in self.reranker.tokenizer.plain.ids([document for _, document in call.pairs])]
+        return cascade_passes(self.reranker.cascade, query_numbers(call.pairs), lengths)
 
     def tokenizer(self, call: Call) -> Any:
         """The reranker's tokenizer, with the call's instruction and length."""
@@ -198,13 +213,6 @@ class Service:
             return tokenizer.varied(instruction=call.instruction, max_length=length)
         except PromptError as error:
             raise Refusal("invalid", f"the instruction or the length does not suit: {error.message}") from None
-
-    def _first_tokens(self, text: str, count: int) -> str:
-        """The characters that a text's first tokens stand for."""
-        if len(text.encode()) <= count:  # no token is shorter than a byte
-            return text
-        offsets = self.reranker.tokenizer.plain.offsets(text)
-        return text if len(offsets) <= count else text[: offsets[count - 1][1]]
 
     def told(self, call: Call, scores: Sequence[float]) -> list[float]:
         """Scores as a call wants them: probabilities, or as they are."""

@@ -1,0 +1,151 @@
+"""Cascades: read every document's first tokens, the best again with more of them, and only a few in full.
+
+Most of a list's documents can be told from its best ones by their openings alone, so most tokens need not be read.
+Knows texts, scores and lists; nothing of models or prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+
+import numpy as np
+
+from prorank.engine.scorer import ScoredPairs, query_numbers
+from prorank.model.cascade import Cascade
+from prorank.model.checkpoint import CheckpointSettings
+from prorank.prompts.plain import PlainTokenizer
+from prorank.prompts.truncation import Truncation
+from prorank.util.errors import CheckpointError
+
+Pass = tuple[list[int], "int | None"]  # places of pairs, and tokens of each document that are read (None: all)
+Passes = Generator[Pass, np.ndarray, np.ndarray]
+Read = Callable[[list[int], "int | None"], np.ndarray]  # a pass -> its scores
+
+
+def best_of(places: Sequence[int], scores: np.ndarray, count: int) -> list[int]:
+    """The places of the best scores, in input order; of equal ones the first.
+
+    >>> best_of([3, 5, 6], np.array([0, 0, 0, 1.0, 0, 0.5, 2.0]), 2)
+    [3, 6]
+    """
+    return sorted(sorted(places, key=lambda place: -scores[place])[:count])
+
+
+def below(scores: np.ndarray, floor: float) -> np.ndarray:
+    """Scores moved down together, if they must be, until all are under a floor.
+
+    >>> below(np.array([1.0, 3.0]), 2.0).round(3).tolist(), below(np.array([1.0, 1.5]), 2.0).tolist()
+    ([0.0, 2.0], [1.0, 1.5])
+    """
+    excess = scores.max() - floor
+    return scores if excess < 0 else np.minimum(scores - excess, np.nextafter(scores.dtype.type(floor), -np.inf))
+
+
+def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[int]) -> Passes:
+    """Say pass by pass what is to be read, take its scores, and return those that order every list.
+
+    A document that is read whole has the score that it has without a cascade. One that is not keeps the score of its
+    opening, moved below those that were read further. Lists of up to `at_least` documents are read whole at once.
+
+    Args:
+        cascade: how much is read of how many.
+        groups: (N,) number of each pair's list.
+        lengths: (N,) tokens of each document.
+
+    Returns:
+        (N,) float32.
+    """
+    lists: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        lists.setdefault(group, []).append(place)
+    scores, whole = np.zeros(len(groups), dtype=np.float32), np.zeros(len(groups), dtype=bool)
+    going = {group: places for group, places in lists.items() if len(places) > cascade.at_least}
+    steps: list[tuple[list[int], list[int]]] = []  # of a list: places that went on, places that did not
+    for tokens, share in zip(cascade.tokens, cascade.shares):
+        due = [place for places in going.values() for place in places if not whole[place]]
+        if due:
+            scores[due] = yield due, tokens
+            whole[due] = np.asarray(lengths)[due] <= tokens
+        for group, places in going.items():
+            going[group] = best_of(places, scores, max(cascade.at_least, math.ceil(share * len(lists[group]))))
+            steps.append((going[group], sorted(set(places) - set(going[group]))))
+    due = sorted(p for group, places in lists.items() for p in going.get(group, places) if not whole[p])
+    if due:
+        scores[due] = yield due, None
+    for kept, left in reversed(steps):
+        part = [place for place in left if not whole[place]]
+        if part:
+            scores[part] = below(scores[part], float(scores[kept].min()))
+    return scores
+
+
+def cascade_scores(cascade: Cascade, groups: Sequence[int], lengths: Sequence[int], read: Read) -> np.ndarray:
+    """Scores by `cascade_passes`.
+
+    Args:
+        cascade, groups, lengths: as there.
+        read: scores pairs by so many first tokens of their documents, or by all.
+
+    >>> full, opening = np.array([3.0, 2.0, 1.0, 0.0]), np.array([2.5, 0.5, 0.7, 0.1])
+    >>> one = Cascade(tokens=(8,), shares=(0.5,), at_least=1)
+    >>> read = lambda places, tokens: (opening if tokens else full)[places]
+    >>> [round(float(score), 1) for score in cascade_scores(one, [0] * 4, [99] * 4, read)]
+    [3.0, 0.5, 1.0, 0.1]
+    """
+    passes, scores = cascade_passes(cascade, groups, lengths), None
+    try:
+        while True:
+            places, tokens = passes.send(scores)  # type: ignore[arg-type]  # the first is None
+            scores = read(places, tokens)
+    except StopIteration as end:
+        found: np.ndarray = end.value
+        return found
+
+
+def narrowed(
+    cascade: Cascade,
+    plain: PlainTokenizer,
+    texts: Sequence[tuple[str, str]],
+    scored: Callable[[list[tuple[str, str]], list[int]], ScoredPairs],
+) -> ScoredPairs:
+    """Scores of (query, document) texts by a cascade; the pairs of equal queries make a list.
+
+    Args:
+        cascade: how much is read of how many.
+        plain: what counts the tokens.
+        texts: the pairs.
+        scored: scores pairs as they are; it also gets their places among all.
+
+    Returns:
+        Scores, and what was cut of the documents that were to be read whole.
+    """
+    lengths = [len(ids) for ids in plain.ids([document for _, document in texts])]
+    whole, malformed, read = Truncation(0, 0), 0, 0
+
+    def scores_of(places: list[int], tokens: int | None) -> np.ndarray:
+        nonlocal whole, malformed, read
+        part = [texts[place] for place in places]
+        if tokens is not None:
+            part = [(query, plain.first_tokens(document, tokens)) for query, document in part]
+        found = scored(part, places)
+        malformed, read = malformed + found.malformed, read + found.read
+        whole = found.truncation if tokens is None else whole
+        return found.scores
+
+    scores = cascade_scores(cascade, query_numbers(texts), lengths, scores_of)
+    return ScoredPairs(scores, whole, malformed, read)
+
+
+def cascade_of(settings: CheckpointSettings, wanted: bool | Cascade) -> Cascade | None:
+    """The cascade that is asked for: a checkpoint's own for True, none for False.
+
+    Raises:
+        CheckpointError: the checkpoint has none.
+    """
+    if wanted is True and settings.cascade is None:
+        raise CheckpointError(
+            f"no cascade was chosen for '{settings.base_model}'",
+            hint="prorank cascade MODEL COLLECTION --save chooses one; or give a Cascade",
+        )
+    return wanted if isinstance(wanted, Cascade) else settings.cascade if wanted else None

@@ -1,0 +1,267 @@
+"""Choosing a cascade on dev lists, and what it loses and saves on test lists.
+
+A document is read once for each number of first tokens; cascades are played back from those scores.
+Knows collections, first stages and the reranker's face.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from prorank.data.collection import Collection, load_collection
+from prorank.data.runs import Qrels, Run, lists_of, ranked, rerank_run, scored_lists, top
+from prorank.data.splits import with_splits
+from prorank.engine.cascade import cascade_scores
+from prorank.evaluation.metrics import Evaluation, evaluate_run
+from prorank.evaluation.rerank import PRIMARY, carved_sentence, sample_queries
+from prorank.evaluation.significance import compare, mean_of_means_interval
+from prorank.evaluation.tables import markdown_lines
+from prorank.first_stage.cached import cached_first_stage
+from prorank.model.cascade import Cascade
+from prorank.reranker import Reranker
+from prorank.util.errors import DataError, InputError
+
+TOKENS = (24, 48, 96)  # of a document, that a pass may read
+SHARES = (0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.12, 0.1)  # of a list, that may go on
+WHOLE, LONG, REPEATS = 100, (200, 400), 3  # of what is timed: documents, their tokens, and how often
+
+
+class Readings:
+    """First-stage lists as a model scores them by so many first tokens of each document; nothing is read twice.
+
+    Args:
+        reranker: the model, without a cascade.
+        collection: texts.
+        lists: cut to the depth.
+        qrels: judgments of the lists' queries.
+        what: name in the progress bar.
+
+    Attributes:
+        ids: (N,) query and document of each pair.
+        texts: (N,) of each pair.
+        groups: (N,) number of each pair's list.
+        lengths: (N,) tokens of each document.
+        exact: metrics of the lists read in full.
+        tokens: of all pairs read in full.
+    """
+
+    def __init__(self, reranker: Reranker, collection: Collection, lists: Run, qrels: Qrels, what: str) -> None:
+        self.reranker, self.lists, self.qrels, self.what = reranker, lists, qrels, what
+        numbers = {query: number for number, query in enumerate(lists)}
+        self.ids = [(query, document) for query, listed in lists.items() for document, _ in ranked(listed)]
+        self.groups = [numbers[query] for query, _ in self.ids]
+        self.texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
+        self.lengths = [len(ids) for ids in reranker.tokenizer.plain.ids([document for _, document in self.texts])]
+        self._scores: dict[int | None, np.ndarray] = {}  # NaN: not read yet
+        self._sizes: dict[int | None, np.ndarray] = {}
+        scores, sizes = self.read(list(range(len(self.ids))), None)
+        self.tokens = int(sizes.sum())
+        self.exact = self.metrics(scores)
+
+    def read(self, places: list[int], tokens: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of pairs by so many first tokens of their documents, and the tokens of each pair as it is read."""
+        for known, kind in ((self._scores, np.float32), (self._sizes, np.int64)):
+            known.setdefault(tokens, np.full(len(self.ids), np.nan if kind == np.float32 else 0, dtype=kind))
+        scores, sizes = self._scores[tokens], self._sizes[tokens]
+        plain = self.reranker.tokenizer.plain
+        due = [place for place in places if np.isnan(scores[place])]
+        pairs = [self.texts[place] for place in due]
+        if tokens is not None:
+            pairs = [(query, plain.first_tokens(document, tokens)) for query, document in pairs]
+        if due:
+            title = f"{self.what}, {'all' if tokens is None else tokens} tokens of {len(due)} documents"
+            scores[due] = self.reranker.score_detailed(pairs, title).scores
+            sizes[due] = [len(sequence) for sequence in self.reranker.tokenizer.encode(pairs)[0]]
+        return scores[places], sizes[places]
+
+    def metrics(self, scores: np.ndarray) -> Evaluation:
+        """Metrics of the lists in the order of scores (N,)."""
+        return evaluate_run(run_of(self.lists, self.ids, scores), self.qrels, ("nDCG@10",))
+
+    def played(self, cascade: Cascade) -> tuple[np.ndarray, int]:
+        """Scores (N,) by a cascade, and the tokens that it reads."""
+        read = 0
+
+        def count(places: list[int], tokens: int | None) -> np.ndarray:
+            nonlocal read
+            scores, sizes = self.read(places, tokens)
+            read += int(sizes.sum())
+            return scores
+
+        return cascade_scores(cascade, self.groups, self.lengths, count), read
+
+
+def run_of(lists: Run, ids: Sequence[tuple[str, str]], scores: np.ndarray) -> Run:
+    """Whole lists in the order of their scores."""
+    depth = max((len(listed) for listed in lists.values()), default=0)
+    return rerank_run(lists, scored_lists(lists, zip(ids, scores.tolist())), depth)
+
+
+def candidates() -> Iterator[Cascade]:
+    """Every cascade of one or two passes that is tried."""
+    for passes in (1, 2):
+        for tokens in combinations(TOKENS, passes):
+            for shares in combinations(SHARES, passes):
+                yield Cascade(tokens=tokens, shares=shares)
+
+
+def choose(dev: Sequence[Readings], loss: float) -> Cascade:
+    """The cascade that reads least among those whose mean loss over the collections is at most `loss`.
+
+    Args:
+        dev: lists of each collection's dev queries.
+        loss: of NDCG@10 that may be lost.
+
+    Raises:
+        DataError: no cascade loses so little and reads less.
+    """
+    cost = {one: sum(readings.played(one)[1] for readings in dev) for one in candidates()}
+    whole = sum(readings.tokens for readings in dev)
+    for cascade in sorted((one for one in cost if cost[one] < whole), key=lambda one: cost[one]):
+        changes = [np.mean(_changes(readings, readings.metrics(readings.played(cascade)[0]))) for readings in dev]
+        if -np.mean(changes) <= loss:
+            return cascade
+    raise DataError(
+        f"no cascade that was tried reads less and loses at most {loss} of NDCG@10 on dev",
+        hint="allow a greater loss, or rerank deeper lists or longer documents",
+    )
+
+
+def _changes(readings: Readings, found: Evaluation) -> list[float]:
+    """NDCG@10 of each query minus that of reading in full."""
+    exact = readings.exact.values(PRIMARY)
+    return [value - exact[query] for query, value in found.values(PRIMARY).items()]
+
+
+def measure_cascade(
+    reranker: Reranker,
+    collections: Sequence[str],
+    *,
+    loss: float = 0.002,
+    depth: int = 100,
+    max_queries: int | None = None,
+    seed: int = 13,
+) -> dict[str, Any]:
+    """Choose a cascade on the dev lists of collections and measure it on their test lists.
+
+    Args:
+        reranker: the model, without a cascade.
+        collections: folders, bundled names or hub data sets; missing splits are made.
+        loss: of NDCG@10, the mean over the collections, that may be lost on dev.
+        depth: first-stage documents that are reranked.
+        max_queries: a seeded sample of dev's and of test's queries.
+        seed: of samples and made splits.
+
+    Returns:
+        `cascade`, a row for each collection, `dev_change`, and `change`: of NDCG@10 on test, the mean over
+        collections with its interval.
+
+    Raises:
+        DataError: no cascade loses so little.
+        InputError: the reranker reads by passages or by a cascade already.
+    """
+    if reranker.passages is not None or reranker.cascade is not None:
+        raise InputError("a cascade is chosen for a reranker that reads documents in full", hint="load it anew")
+    loaded = [with_splits(load_collection(name), seed=seed) for name in collections]
+
+    def readings(one: Collection, split: str) -> Readings:
+        qrels = sample_queries(one.judgments(split), max_queries, seed)
+        first = cached_first_stage(one, split, qrels, max(100, depth), split in one.candidates)
+        return Readings(reranker, one, top(lists_of(first, qrels), depth), qrels, f"{one.name}, {split}")
+
+    dev = [readings(one, "dev") for one in loaded]
+    cascade = choose(dev, loss)
+    rows, changes = [], []
+    for one in loaded:
+        own = readings(one, "test")
+        scores, read = own.played(cascade)
+        found = own.metrics(scores)
+        changes.append(_changes(own, found))
+        rows.append(_row(one, own, found, read) | timed(reranker, cascade, one, own))
+    low, high = mean_of_means_interval(changes)
+    of_dev = [_changes(own, own.metrics(own.played(cascade)[0])) for own in dev]
+    return {
+        "cascade": cascade.model_dump(mode="json"),
+        "loss": loss,
+        "depth": depth,
+        "dev_change": float(np.mean([np.mean(own) for own in of_dev])),
+        "change": {"value": float(np.mean([np.mean(own) for own in changes])), "low": low, "high": high},
+        "collections": rows,
+    }
+
+
+def _row(collection: Collection, readings: Readings, found: Evaluation, read: int) -> dict[str, Any]:
+    return {
+        "collection": collection.name,
+        "queries": len(found.values(PRIMARY)),
+        "tokens_a_document": float(np.mean(readings.lengths)),
+        "exact": readings.exact.mean(PRIMARY),
+        "cascade": found.mean(PRIMARY),
+        "change": compare(found, readings.exact, PRIMARY)._asdict(),
+        "tokens_read": read / readings.tokens,
+        "carved": carved_sentence(collection.carved),
+    }
+
+
+def timed(reranker: Reranker, cascade: Cascade, collection: Collection, readings: Readings) -> dict[str, Any]:
+    """Least seconds that ranking a list takes, in full and by the cascade, in turns.
+
+    The list is one of 100 of the collection's documents of 200 to 400 tokens where it has so many, else its longest.
+    """
+    query = max(readings.lists, key=lambda one: len(readings.lists[one]))
+    known = dict(zip((document for _, document in readings.ids), readings.lengths))
+    long = [document for document, tokens in known.items() if LONG[0] <= tokens <= LONG[1]][:WHOLE]
+    listed = long if len(long) == WHOLE else list(readings.lists[query])
+    documents = [collection.documents[document].content for document in listed]
+    both = {"exact": reranker.reading(False), "cascade": reranker.reading(cascade)}
+    taken: dict[str, list[float]] = {"exact": [], "cascade": []}
+    for _ in range(REPEATS):
+        for name, one in both.items():
+            begin = time.perf_counter()
+            one.rank(collection.queries[query], documents)
+            taken[name].append(time.perf_counter() - begin)
+    seconds = {name: min(times) for name, times in taken.items()}
+    return {
+        "timed_documents": len(documents),
+        "timed_tokens": float(np.mean([known[document] for document in listed])),
+        "seconds": seconds,
+        "times_as_fast": seconds["exact"] / seconds["cascade"],
+    }
+
+
+def cascade_markdown(found: dict[str, Any]) -> str:
+    """The chosen cascade in words, and a table over collections."""
+    cascade = Cascade(**found["cascade"])
+    passes = "; ".join(
+        f"{tokens} tokens of each, then the best {share:.0%}" for tokens, share in zip(cascade.tokens, cascade.shares)
+    )
+    total = found["change"]
+    lines = [
+        [
+            row["collection"],
+            str(row["queries"]),
+            f"{row['tokens_a_document']:.0f}",
+            f"{row['exact']:.3f}",
+            f"{row['cascade']:.3f}",
+            f"{row['change']['difference']:+.4f} [{row['change']['low']:+.4f}, {row['change']['high']:+.4f}]",
+            f"{row['tokens_read']:.2f}",
+            f"{row['times_as_fast']:.2f}",
+        ]
+        for row in found["collections"]
+    ]
+    names = ["collection", "queries", "tokens a document", "in full", "cascade", "change", "tokens read", "speed"]
+    notes = [f"{row['collection']}: {row['carved']}." for row in found["collections"] if row["carved"]]
+    return "\n\n".join(
+        [
+            f"Cascade: {passes} in full (at least {cascade.at_least} of a list).",
+            markdown_lines(names, lines, left=1),
+            f"Mean change of NDCG@10 on test {total['value']:+.4f} [{total['low']:+.4f}, {total['high']:+.4f}], on dev "
+            f"{found['dev_change']:+.4f}.",
+            *notes,
+        ]
+    )
