@@ -43,6 +43,7 @@ SMALL_SHARE = 0.3  # of the offline throughput that all small clients of the mix
 TOLERANCE = 1e-3  # raw scores in fp32 may differ by the order of sums
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank", "/score", "/v1/score")
 BODY = 8 * 2**20  # bytes that the server takes
+PATIENCE = 600  # seconds that a request may take: a slow machine is to answer late, not never
 
 
 def requests_of(pairs: Sequence[tuple[str, str]], scores: Sequence[float] | None = None) -> list[Ask]:
@@ -198,7 +199,7 @@ def run_serving_bench(
         "offline_pairs_per_second": speed,
     }
     direct = lone_direct(reranker, few, brief / 4)
-    options = ("--max-batch-tokens", str(budget), "--max-body", str(BODY))
+    options = ("--max-batch-tokens", str(budget), "--max-body", str(BODY), "--timeout", str(PATIENCE))
     with running(serve_command(model, port := free_port(), *options), port) as server:
         results["ready_seconds"] = server.ready_seconds
 

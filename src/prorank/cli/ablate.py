@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prorank.cli.bench import Output, Replace, finish, numbers, parts
+from prorank.cli.bench_shared import Output, Replace, finish, numbers, parts
 from prorank.cli.shared import AsJson, err, print_json, refuse_taken, working
 
 
