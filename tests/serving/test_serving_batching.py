@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+import torch
 
 from prorank.serving.batching import PATIENCE, Batcher, Job, QueueClosed, QueueFull, even_shares
+from prorank.serving.service import hand_over_threads
 
 
 def job(lengths, first=0, groups=None):
@@ -193,3 +195,32 @@ def test_batches_are_told_of_with_their_sizes():
     queue.submit(job([4]))
     drain(queue)
     assert [(ran.requests, ran.pairs, ran.tokens) for ran in seen] == [(2, 3, 9)]
+
+
+def test_torchs_threads_go_to_the_thread_that_runs_the_model():
+    before, seen = torch.get_num_threads(), {}
+    torch.set_num_threads(3)
+    try:
+        take = hand_over_threads()
+        assert torch.get_num_threads() == 1  # here, where the model is loaded
+
+        def begin():
+            take()
+            seen["in"], seen["threads"] = threading.current_thread().name, torch.get_num_threads()
+
+        queue = batcher(Model(), begin=begin)
+        queue.start()
+        assert seen == {"in": "prorank-engine", "threads": 3}  # before it takes requests
+        queue.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_that_cannot_begin_says_why():
+    def begin():
+        raise ValueError("no model")
+
+    queue = batcher(Model(), begin=begin)
+    with pytest.raises(ValueError, match="no model"):
+        queue.start()
+    assert not queue.running

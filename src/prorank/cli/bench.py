@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from prorank.cli.bench_speed import bench_inference, bench_warmup, bench_memory, bench_profile, bench_serving
 from prorank.cli.bench_shared import Output, Replace, finish, numbers, parts
+from prorank.cli.bench_speed import bench_inference, bench_memory, bench_profile, bench_serving, bench_warmup
 from prorank.cli.shared import (
     AsJson,
     CollectionArgument,
-    CollectionOption,
-    Force,
     MaxLength,
     Model,
     err,
     out,
-    print_json,
     refuse,
     refuse_taken,
     working,

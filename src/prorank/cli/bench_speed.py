@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from prorank.cli.bench_shared import Output, Replace, finish, numbers, parts
+from prorank.cli.bench_shared import Output, finish, numbers, parts
 from prorank.cli.shared import (
     AsJson,
-    CollectionArgument,
     CollectionOption,
     Force,
-    MaxLength,
     Model,
     err,
     out,
     print_json,
-    refuse,
     refuse_taken,
-    working,
     written,
 )
 from prorank.shipped import MINI

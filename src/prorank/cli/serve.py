@@ -48,7 +48,7 @@ def serve(
     from prorank.serving.app import create_app
     from prorank.serving.limits import Limits
     from prorank.serving.server import Server, listen, log_lines
-    from prorank.serving.service import Service, model_name
+    from prorank.serving.service import Service, hand_over_threads, model_name
 
     limits = Limits(max_body, max_documents, max_text, max_queue, timeout)
     key = api_key(api_key_env)
@@ -56,11 +56,10 @@ def serve(
     if key is None and not loopback_host(host):
         logger.warning("%s can be reached from other machines, and no key is asked for (--api-key-env)", host)
     listener = listen(host, port)
+    take_threads = hand_over_threads()
     reranker = Reranker(model, device=device, precision=precision, max_length=max_length, cascade=cascade)
-    reranker.score([("warm", "up")])
-    app = create_app(
-        Service(reranker, model_name(model), limits, max_batch_tokens), key=key, origins=cors or (), log_texts=log_texts
-    )
+    service = Service(reranker, model_name(model), limits, max_batch_tokens, take_threads)
+    app = create_app(service, key=key, origins=cors or (), log_texts=log_texts)
     shown = f"[{host}]" if ":" in host else host
     line = f"{model_name(model)} at http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops it; /docs tells the API)"
     server = Server(app, timeout, lambda: err.print(line, soft_wrap=True, highlight=False, markup=False))

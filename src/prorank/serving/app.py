@@ -332,7 +332,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service.batcher.start()
+        await asyncio.to_thread(service.batcher.start)
         try:
             yield
         finally:

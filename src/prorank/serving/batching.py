@@ -150,12 +150,18 @@ class Batcher:
         budget: tokens of a batch.
         max_pairs: pairs that may be admitted and unanswered at once.
         observe: hears of every batch that was scored.
+        begin: what the thread does first, before `start` comes back.
     """
 
     def __init__(
-        self, score: Score, budget: int, max_pairs: int, observe: Callable[[Ran], None] = lambda ran: None
+        self,
+        score: Score,
+        budget: int,
+        max_pairs: int,
+        observe: Callable[[Ran], None] = lambda ran: None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
-        self.score, self.budget, self.max_pairs, self.observe = score, budget, max_pairs, observe
+        self.score, self.budget, self.max_pairs, self.observe, self.begin = score, budget, max_pairs, observe, begin
         self.admitted_pairs = 0
         self.failures = 0  # batches in a row that could not be scored
         self._waiting: deque[Job] = deque()  # the one served longest ago first
@@ -163,6 +169,7 @@ class Batcher:
         self._pairs_per_second = 0.0
         self._ready = threading.Condition()
         self._closing = False
+        self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="prorank-engine", daemon=True)
 
     @property
@@ -177,8 +184,13 @@ class Batcher:
         return self._thread.is_alive() and not self._closing
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread, and wait until it is ready for work.
+
+        Raises:
+            Exception: what `begin` raised.
+        """
         self._thread.start()
+        self._begun.result()
 
     def close(self) -> None:
         """Take no more jobs, finish those that wait, end the thread."""
@@ -295,6 +307,12 @@ class Batcher:
             done += stop - start
 
     def _work(self) -> None:
+        try:
+            self.begin()
+        except Exception as error:
+            self._begun.set_exception(error)
+            return
+        self._begun.set_result(None)
         while True:
             with self._ready:
                 while not self._waiting and not self._closing:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -102,6 +103,18 @@ def check_texts(call: Call, limits: Limits) -> None:
         )
 
 
+def hand_over_threads() -> Callable[[], None]:
+    """Compute in one thread here from now on; what is returned gives the others to the thread that calls it.
+
+    Every thread that has once computed in parallel keeps its helpers, and with more helpers than cores OpenMP lets
+    them sleep between any two operations instead of waiting: the server must have one such thread only. Call this
+    before the model is loaded.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return lambda: torch.set_num_threads(threads)
+
+
 class Service:
     """A reranker behind a queue.
 
@@ -110,6 +123,7 @@ class Service:
         name: how answers call the model.
         limits: of requests.
         max_batch_tokens: tokens of a batch; None takes what the engine holds best on this device.
+        take_threads: what the thread that runs the model does first, see `hand_over_threads`.
 
     Attributes:
         batcher: the queue.
@@ -117,13 +131,18 @@ class Service:
     """
 
     def __init__(
-        self, reranker: Reranker, name: str, limits: Limits | None = None, max_batch_tokens: int | None = None
+        self,
+        reranker: Reranker,
+        name: str,
+        limits: Limits | None = None,
+        max_batch_tokens: int | None = None,
+        take_threads: Callable[[], None] = lambda: None,
     ) -> None:
         self.reranker, self.name, self.limits = reranker, name, limits or Limits()
-        self.metrics = Metrics()
+        self.take_threads, self.metrics = take_threads, Metrics()
         self.created = int(time.time())
         budget = max_batch_tokens or token_budget(reranker.backend)
-        self.batcher = Batcher(self._score, budget, self.limits.max_queue, self.metrics.ran)
+        self.batcher = Batcher(self._score, budget, self.limits.max_queue, self.metrics.ran, self._begin)
         self.metrics.watch(self.batcher)
         try:
             reranker.probability([0.0])
@@ -131,6 +150,10 @@ class Service:
         except CheckpointError as error:
             logger.warning("relevance scores are the model's own and no probabilities: %s", error)
             self.calibrated = False
+
+    def _begin(self) -> None:
+        self.take_threads()
+        self.reranker.score([("warm", "up")])  # what is made on first use is made now
 
     def _score(self, sequences: list[list[int]], groups: list[int]) -> Sequence[float]:
         scores, gradeless = self.reranker.score_sequences(sequences, groups=groups)
