@@ -25,8 +25,10 @@ import pytest
 from pages import ROOT
 
 from prorank.bench.memory import memory_table
-from prorank.bench.tables import erank_markdown, quality_markdown, ties_markdown
+from prorank.bench.profile import profile_markdown
+from prorank.bench.tables import erank_markdown, quality_markdown, serving_markdown, ties_markdown
 from prorank.evaluation.analysis_report import analysis_markdown
+from prorank.evaluation.cascade import cascade_markdown
 from prorank.evaluation.tables import markdown_lines, markdown_report, markdown_table, p_value_cell
 
 PAGES = [
@@ -58,10 +60,13 @@ def billion_pairs(found):
 PRINTERS = {
     "analyze": analysis_markdown,
     "billion_pairs": billion_pairs,
+    "cascade": cascade_markdown,
     "erank": lambda found: erank_markdown(found["rows"]),
     "memory": memory_table,
+    "profile": profile_markdown,
     "quality": quality_markdown,
     "report": lambda *found: markdown_report(found),
+    "serving": serving_markdown,
     "run": lambda found: markdown_table(found["rows"]),
     "ties": lambda found: ties_markdown(found["rows"]),
 }

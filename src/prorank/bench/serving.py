@@ -140,7 +140,7 @@ def beside_infinity(
     reranker = Reranker(folder, precision="fp32", device="cpu", max_length=512)
     asks = requests_of(pairs, reranker.score(pairs))
     ours_port, theirs_port = free_port(), free_port()
-    options = ("--precision", "fp32", "--device", "cpu", "--max-length", "512")
+    options = ("--precision", "fp32", "--device", "cpu", "--max-length", "512", "--timeout", str(PATIENCE))
     servers = {
         "prorank": (serve_command(str(folder), ours_port, *options), ours_port, "/v1/rerank"),
         "infinity": (infinity_command(python, str(folder), theirs_port), theirs_port, "/rerank"),

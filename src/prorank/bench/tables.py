@@ -140,3 +140,29 @@ def budget_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         [row["variant"], f"{row['trained']:,}", f"{row['scored']:,}", f"{row['hours']:.1f}"] for row in [*rows, total]
     ]
     return markdown_lines(["variant", "pairs trained on", "pairs scored", "hours"], lines)
+
+
+def serving_markdown(found: Mapping[str, Any]) -> str:
+    """A table of what the server was measured at, each beside what it is to be held against."""
+    load, lone, mixed, sigterm = (found[key] for key in ("load", "lone", "mixed", "sigterm"))
+    clients, small, direct = found["clients"], mixed["small"], found["offline_pairs_per_second"]
+    rows = [
+        ["seconds until ready", f"{found['ready_seconds']:.1f}", ""],
+        [f"pairs a second, {clients} clients", f"{load['pairs_per_second']:.1f}", f"{direct:.1f} of direct calls"],
+        ["the same over direct calls", f"{found['throughput_ratio']:.2f}", ""],
+        [f"wrong and lost answers of {load['requests']}", f"{load['wrong']}, {sum(load['lost'].values())}", ""],
+        ["ms of a lone request, median", f"{lone['p50_ms']:.0f}", f"{lone['direct_p50_ms']:.0f} of a direct call"],
+        ["ms of short requests beside a long one, p99", f"{small['p99_ms']:.0f}", f"{mixed['bound_ms']:.0f} allowed"],
+        [
+            "requests accepted at SIGTERM, unanswered",
+            str(sigterm["logged_without_answer"]),
+            f"{sigterm['logged']} in all",
+        ],
+    ]
+    if attack := found.get("hostile"):
+        rows.append([f"failures of {attack['bodies']} hostile bodies", str(attack["failures"]), ""])
+        rows.append(["growth of memory under them", f"{100 * attack['growth']:.1f} %", ""])
+    if "ratio" in found["infinity"]:
+        theirs = found["infinity"]["infinity"]["pairs_per_second"]
+        rows.append(["throughput over infinity's", f"{found['infinity']['ratio']:.2f}", f"{theirs:.1f} pairs a second"])
+    return markdown_lines(["what", "measured", "beside"], rows)

@@ -24,15 +24,11 @@ from prorank.cli.shared import (
 from prorank.shipped import MINI
 
 bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_help=True)
-SPEED = {
-    "inference": bench_inference,
-    "warmup": bench_warmup,
-    "memory": bench_memory,
-    "profile": bench_profile,
-    "serving": bench_serving,
-}
-for name, command in SPEED.items():
-    bench.command(name)(command)
+bench.command("inference")(bench_inference)
+bench.command("warmup")(bench_warmup)
+bench.command("memory")(bench_memory)
+bench.command("profile")(bench_profile)
+bench.command("serving")(bench_serving)
 
 
 @bench.command("guards")

@@ -191,6 +191,7 @@ def bench_serving(
 ) -> None:
     """Measure the server: throughput, delay, fairness, a stop under load; beside infinity."""
     from prorank.bench.serving import run_serving_bench
+    from prorank.bench.tables import serving_markdown
     from prorank.util.files import refuse_file_overwrite
 
     if output is not None:
@@ -205,21 +206,5 @@ def bench_serving(
         infinity=infinity,
         console=err,
     )
-    if finish(found, output, as_json):
-        return
-    load, lone, mixed, sigterm = (found[key] for key in ("load", "lone", "mixed", "sigterm"))
-    out.print(f"ready after {found['ready_seconds']:.1f} s")
-    out.print(
-        f"{clients} clients: {load['pairs_per_second']:.1f} pairs/s, {found['throughput_ratio']:.2f} of direct calls; "
-        f"{load['wrong']} wrong, {sum(load['lost'].values())} lost"
-    )
-    out.print(f"a lone request: {lone['p50_ms']:.1f} ms, {lone['overhead_ms']:.1f} ms over a direct call")
-    out.print(
-        f"short requests beside a long one: p99 {mixed['small']['p99_ms']:.1f} ms, bound {mixed['bound_ms']:.1f} ms"
-    )
-    out.print(f"SIGTERM: {sigterm['logged']} accepted, {sigterm['logged_without_answer']} of them without an answer")
-    if hostile:
-        attack = found["hostile"]
-        out.print(f"hostile bodies: {attack['failures']} failures, memory {100 * attack['growth']:+.1f} %")
-    if infinity:
-        out.print(f"throughput over infinity's: {found['infinity']['ratio']:.2f}")
+    if not finish(found, output, as_json):
+        print(serving_markdown(found))
