@@ -32,7 +32,7 @@ def test_the_command_profiles_reading_and_training(qwen_folder, tmp_path, call):
     assert [(row["stage"], row["lora"]) for row in rows] == [("inference", 0), ("warmup", 0), ("warmup", 2)]
     assert all(row["limit_share"] > 0 and sum(row["shares"].values()) == pytest.approx(1) for row in rows)
     forward, full, lora = (row["product_flops"] for row in rows)
-    assert 2 * forward < lora < full < 5 * forward  # backward is two products, one where weights are frozen, and the head
+    assert 2 * forward < lora < full < 5 * forward  # backward is two products, one where weights are frozen
     assert f"{rows[0]['limit_share']:.2f}" in out
 
 

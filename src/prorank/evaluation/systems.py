@@ -116,7 +116,7 @@ def check_systems(names: Sequence[str], options: RerankerOptions) -> None:
             remote = _remote(rest)
             if remote.api_key and not is_loopback(remote.base_url):
                 hosts.add(urlsplit(remote.base_url).netloc)
-        told = [key for key, value in options.items() if value not in (None, "auto") and key not in TAKES[kind]]
+        told = [key for key, value in options.items() if value not in (None, "auto", False) and key not in TAKES[kind]]
         if told:
             logger.warning("%s: %s has no effect on a system of this kind", name, ", ".join(told))
     if len(hosts) > 1:
