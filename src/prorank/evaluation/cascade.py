@@ -65,9 +65,8 @@ class Readings:
 
     def read(self, places: list[int], tokens: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Scores of pairs by so many first tokens of their documents, and the tokens of each pair as it is read."""
-        for known, kind in ((self._scores, np.float32), (self._sizes, np.int64)):
-            known.setdefault(tokens, np.full(len(self.ids), np.nan if kind == np.float32 else 0, dtype=kind))
-        scores, sizes = self._scores[tokens], self._sizes[tokens]
+        scores = self._scores.setdefault(tokens, np.full(len(self.ids), np.nan, dtype=np.float32))
+        sizes = self._sizes.setdefault(tokens, np.zeros(len(self.ids), dtype=np.int64))
         plain = self.reranker.tokenizer.plain
         due = [place for place in places if np.isnan(scores[place])]
         pairs = [self.texts[place] for place in due]
