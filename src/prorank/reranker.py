@@ -358,7 +358,7 @@ class Reranker:
         Causal checkpoints also get the files that sentence-transformers reads: `CrossEncoder(folder)` gives the
         same scores.
         """
-        save_checkpoint(Path(folder), self.backbone, self.pair_tokenizer, self.settings, card)
+        save_checkpoint(Path(folder), self.backbone, self.tokenizer, self.settings, card)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint to the Hugging Face hub.

@@ -66,3 +66,6 @@ def test_a_language_model_and_a_classifier_read_alike(bert_folder, tmp_path):
         logits = classifier.backend.read(batch, None)
     assert logits.shape == (1, 2) and logits[0, 0] == 0.0
     assert classifier.score([("river", "stone")]) == pytest.approx([logits[0, 1].item()], abs=1e-5)
+    classifier.save_pretrained(tmp_path / "saved")
+    again = Reranker(tmp_path / "saved")
+    assert again.score([("river", "stone")]) == pytest.approx(classifier.score([("river", "stone")]), abs=1e-6)

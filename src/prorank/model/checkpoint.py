@@ -26,6 +26,7 @@ from prorank.model.st_files import write_sentence_transformers_files
 from prorank.model.weights import MARK, reading
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.chat import chat_frame
+from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.published import recognise
 from prorank.prompts.tokenization import PairTokenizer
@@ -172,13 +173,17 @@ def mark_checkpoint(folder: Path) -> None:
 
 
 def save_checkpoint(
-    folder: Path, backbone: Backbone, tokenizer: PairTokenizer, settings: CheckpointSettings, card: str | None
+    folder: Path,
+    backbone: Backbone,
+    tokenizer: PairTokenizer | CrossEncoderTokenizer,
+    settings: CheckpointSettings,
+    card: str | None,
 ) -> None:
     """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads."""
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save(folder)
     mark_checkpoint(folder)
-    if settings.family == "causal" and settings.score == "logit_difference":
+    if isinstance(tokenizer, PairTokenizer) and (settings.family, settings.score) == ("causal", "logit_difference"):
         try:
             write_sentence_transformers_files(folder, tokenizer, settings.frame, settings.max_length)
         except CheckpointError as error:
