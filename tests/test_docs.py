@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from prorank import Reranker
 from prorank.cli import main as cli
+from prorank.model.cascade import Cascade
+from prorank.model.checkpoint import save_cascade
 from prorank.prompts.prompt import Prompt
 from prorank.recipe.loading import load_recipe
 
@@ -33,7 +35,8 @@ ELSEWHERE = {  # pages whose Python needs more than this desk -> (the test that 
 }
 GROUPS = ("data", "bench", "recipes")
 LONG = re.compile(
-    r"^prorank (bench|quickstart|ablate|serve|mcp|analyze|data (convert|synthesize)|train (?!tune|minilm (?!warmup))|"
+    r"^prorank (bench|quickstart|ablate|serve|mcp|analyze|cascade|data (convert|synthesize)|"
+    r"train (?!tune|minilm (?!warmup))|"
     r"export prorank-mini|export .* --to (openvino|onnx)|.* --ray )"  # graphs are exported in tests/export
 )
 HUB = re.compile(r"(?<![\w./])(BeIR|Qwen|mixedbread-ai|Alibaba-NLP)/")
@@ -93,6 +96,7 @@ def desk(bert_folder, qwen_folder, word_collection, tmp_path, monkeypatch):
     reranker = Reranker(bert_folder, prompt="prorank-short", max_length=48, precision="fp32")
     for name in ("runs/quickstart/checkpoint", "runs/scifact/checkpoint", "exports/int8"):
         reranker.save_pretrained(tmp_path / name)
+        save_cascade(tmp_path / name, Cascade(tokens=(1,), shares=(0.5,), at_least=2))
     causal = Reranker(qwen_folder, max_length=256, precision="fp32")
     for name in ("runs/longer/checkpoint", "runs/two-1/checkpoint", "runs/qwen/checkpoint"):
         causal.save_pretrained(tmp_path / name)

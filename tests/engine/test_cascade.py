@@ -165,10 +165,10 @@ def test_a_loss_that_no_cascade_keeps_is_said(reranker, long_collection, word_co
     monkeypatch.setattr(choosing, "candidates", lambda: iter([Cascade(tokens=(1,), shares=(0.1,), at_least=1)]))
     with monkeypatch.context() as patch:
         patch.setattr(choosing, "_changes", lambda readings, found: [-0.5])
-        with pytest.raises(DataError, match=r"reads less and loses at most 0.1"):
+        with pytest.raises(DataError, match=r"fewer tokens and loses at most 0.1 .*the nearest reads 0"):
             choosing.measure_cascade(reranker, [str(long_collection)], loss=0.1, depth=30)
     monkeypatch.setattr(choosing, "candidates", lambda: iter([Cascade(tokens=(2,), shares=(0.9,), at_least=2)]))
-    with pytest.raises(DataError, match=r"no cascade that was tried reads less"):  # documents of three words
+    with pytest.raises(DataError, match=r"no cascade that was tried reads fewer tokens"):  # documents of three words
         choosing.measure_cascade(reranker, [str(word_collection)], loss=1, depth=30)
 
 

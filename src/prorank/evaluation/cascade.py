@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -109,24 +109,53 @@ def candidates() -> Iterator[Cascade]:
                 yield Cascade(tokens=tokens, shares=shares)
 
 
-def choose(dev: Sequence[Readings], loss: float) -> Cascade:
-    """The cascade that reads least among those whose mean loss over the collections is at most `loss`.
+class Tradeoff(NamedTuple):
+    """What a cascade reads of all tokens, and by how much it changes NDCG@10, the mean over collections."""
+
+    cascade: Cascade
+    tokens_read: float
+    change: float
+
+
+def tradeoffs(dev: Sequence[Readings]) -> list[Tradeoff]:
+    """The cascades that read less than all, each better than every one that reads less; the cheapest first.
 
     Args:
         dev: lists of each collection's dev queries.
-        loss: of NDCG@10 that may be lost.
+    """
+    whole, found = sum(readings.tokens for readings in dev), []
+    for cascade in candidates():
+        played = [readings.played(cascade) for readings in dev]
+        changes = [np.mean(_changes(own, own.metrics(scores))) for own, (scores, _) in zip(dev, played)]
+        found.append(Tradeoff(cascade, sum(read for _, read in played) / whole, float(np.mean(changes))))
+    front: list[Tradeoff] = []
+    for one in sorted(found, key=lambda one: (one.tokens_read, -one.change)):
+        if one.tokens_read < 1 and (not front or one.change > front[-1].change):
+            front.append(one)
+    return front
+
+
+def choose(front: Sequence[Tradeoff], loss: float) -> Cascade:
+    """The cascade that reads least among those that lose at most so much of NDCG@10.
+
+    Args:
+        front: of `tradeoffs`.
+        loss: that is allowed.
 
     Raises:
-        DataError: no cascade loses so little and reads less.
+        DataError: no cascade loses so little and reads less than all; the nearest is told.
+
+    >>> front = [Tradeoff(Cascade(tokens=(8,), shares=(share,)), share, -0.01 / share) for share in (0.1, 0.5)]
+    >>> choose(front, 0.02).shares
+    (0.5,)
     """
-    cost = {one: sum(readings.played(one)[1] for readings in dev) for one in candidates()}
-    whole = sum(readings.tokens for readings in dev)
-    for cascade in sorted((one for one in cost if cost[one] < whole), key=lambda one: cost[one]):
-        changes = [np.mean(_changes(readings, readings.metrics(readings.played(cascade)[0]))) for readings in dev]
-        if -np.mean(changes) <= loss:
-            return cascade
+    for one in front:
+        if -one.change <= loss:
+            return one.cascade
+    last = front[-1] if front else None
+    nearest = f"; the nearest reads {last.tokens_read:.2f} of them and loses {-last.change:.4f}" if last else ""
     raise DataError(
-        f"no cascade that was tried reads less and loses at most {loss} of NDCG@10 on dev",
+        f"no cascade that was tried reads fewer tokens and loses at most {loss} of NDCG@10 on dev{nearest}",
         hint="allow a greater loss, or rerank deeper lists or longer documents",
     )
 
@@ -157,8 +186,8 @@ def measure_cascade(
         seed: of samples and made splits.
 
     Returns:
-        `cascade`, a row for each collection, `dev_change`, and `change`: of NDCG@10 on test, the mean over
-        collections with its interval.
+        `cascade`, a row for each collection, `dev` (what every cascade worth a thought reads and loses there), and
+        `change`: of NDCG@10 on test, the mean over collections with its interval.
 
     Raises:
         DataError: no cascade loses so little.
@@ -173,8 +202,8 @@ def measure_cascade(
         first = cached_first_stage(one, split, qrels, max(100, depth), split in one.candidates)
         return Readings(reranker, one, top(lists_of(first, qrels), depth), qrels, f"{one.name}, {split}")
 
-    dev = [readings(one, "dev") for one in loaded]
-    cascade = choose(dev, loss)
+    front = tradeoffs([readings(one, "dev") for one in loaded])
+    cascade = choose(front, loss)
     rows, changes = [], []
     for one in loaded:
         own = readings(one, "test")
@@ -183,12 +212,11 @@ def measure_cascade(
         changes.append(_changes(own, found))
         rows.append(_row(one, own, found, read) | timed(reranker, cascade, one, own))
     low, high = mean_of_means_interval(changes)
-    of_dev = [_changes(own, own.metrics(own.played(cascade)[0])) for own in dev]
     return {
         "cascade": cascade.model_dump(mode="json"),
         "loss": loss,
         "depth": depth,
-        "dev_change": float(np.mean([np.mean(own) for own in of_dev])),
+        "dev": [one._asdict() | {"cascade": one.cascade.model_dump(mode="json")} for one in front],
         "change": {"value": float(np.mean([np.mean(own) for own in changes])), "low": low, "high": high},
         "collections": rows,
     }
@@ -233,6 +261,12 @@ def timed(reranker: Reranker, cascade: Cascade, collection: Collection, readings
     }
 
 
+def _told(one: dict[str, Any]) -> list[str]:
+    passes = zip(one["cascade"]["tokens"], one["cascade"]["shares"])
+    words = ", ".join(f"{tokens} tokens then {share:.0%}" for tokens, share in passes)
+    return [words, f"{one['tokens_read']:.2f}", f"{one['change']:+.4f}"]
+
+
 def cascade_markdown(found: dict[str, Any]) -> str:
     """The chosen cascade in words, and a table over collections."""
     cascade = Cascade(**found["cascade"])
@@ -259,8 +293,9 @@ def cascade_markdown(found: dict[str, Any]) -> str:
         [
             f"Cascade: {passes} in full (at least {cascade.at_least} of a list).",
             markdown_lines(names, lines, left=1),
-            f"Mean change of NDCG@10 on test {total['value']:+.4f} [{total['low']:+.4f}, {total['high']:+.4f}], on dev "
-            f"{found['dev_change']:+.4f}.",
+            f"Mean change of NDCG@10 on test {total['value']:+.4f} [{total['low']:+.4f}, {total['high']:+.4f}].",
+            "On dev:",
+            markdown_lines(["cascade", "tokens read", "change"], [_told(one) for one in found["dev"]], left=1),
             *notes,
         ]
     )

@@ -19,7 +19,7 @@ from rich.console import Console
 from prorank.data.runs import Run, lists_of, top
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
-from prorank.evaluation.cascade import Readings, choose
+from prorank.evaluation.cascade import Readings, choose, tradeoffs
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.plots import plot_run
@@ -360,9 +360,9 @@ def add_cascade(context: RunContext, folder: Path, loss: float) -> None:
     """Choose a checkpoint's cascade on the dev lists; says so where none loses so little."""
     qrels, depth = dev_qrels(context), context.recipe.evaluation.rerank_depth
     lists = top(lists_of(context.first_stage, qrels), depth)
-    reranker = load_reranker(context, str(folder))
+    readings = Readings(load_reranker(context, str(folder)), context.collection, lists, qrels, "cascade, dev")
     try:
-        save_cascade(folder, choose([Readings(reranker, context.collection, lists, qrels, "cascade, dev")], loss))
+        save_cascade(folder, choose(tradeoffs([readings]), loss))
     except DataError as error:
         context.console.print(f"  [yellow]no cascade: {error}[/yellow]")
 
