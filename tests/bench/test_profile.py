@@ -23,7 +23,8 @@ def test_work_that_multiplies_shows_as_products():
     assert sum(found.values()) == pytest.approx(1)
 
 
-def test_the_command_profiles_reading_and_training(qwen_folder, tmp_path, call):
+def test_the_command_profiles_reading_and_training(qwen_folder, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(profile, "REPEATS", 1)
     words = ("bench", "profile", qwen_folder, "--stages", "inference,warmup", "--lora", "0,2")
     output = tmp_path / "found.json"
     code, out, err = call(*words, "--pairs", 8, "--length", 16, "--precision", "fp32", "--output", output)
