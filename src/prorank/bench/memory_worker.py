@@ -19,6 +19,8 @@ from rich.console import Console
 
 from prorank.bench.worker import Memory
 from prorank.erank.sft import SftItem, SftTrainer
+from prorank.model.checkpoint import read_settings
+from prorank.model.loading import resolve_source
 from prorank.recipe.sections import Optimisation, ScoreLearningSection, SftSection, WarmupSection
 from prorank.reranker import Reranker
 from prorank.score_learning.trainer import ScoreTrainer
@@ -36,7 +38,7 @@ def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
     """The stage's trainer over one step of random pairs."""
     reranker = Reranker.from_pretrained(
         spec["model"],
-        prompt="prorank-short",
+        prompt=None if read_settings(resolve_source(spec["model"])) else "prorank-short",  # a checkpoint has its own
         max_length=max(512, spec["length"]),
         device=spec["device"],
         precision=spec["precision"],

@@ -24,7 +24,6 @@ from prorank.bench.memory_worker import trainer_of
 from prorank.engine.scorer import token_budget
 from prorank.evaluation.tables import markdown_lines
 from prorank.model.backbone import Backbone
-from prorank.model.checkpoint import public_base
 from prorank.model.last_layer import layers_of
 from prorank.reranker import Reranker
 from prorank.training.steps import Items
@@ -167,7 +166,7 @@ def _profiled(spec: dict[str, Any]) -> dict[str, Any]:
     seconds = statistics.median(seconds_of(work, REPEATS))
     flops, rate = product_flops(work), product_rate(backbone, min(tokens, token_budget(backbone)))
     return {
-        "model": public_base(spec["model"]),
+        "model": Path(spec["model"]).name,
         "stage": spec["stage"],
         "lora": spec["lora"],
         "precision": str(backbone.compute_dtype).removeprefix("torch."),
