@@ -13,6 +13,7 @@ from prorank import Reranker
 from prorank.bench.toy import write_collection
 from prorank.engine.cascade import cascade_scores
 from prorank.evaluation import cascade as choosing
+from prorank.first_stage.cached import cached_first_stage
 from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import read_settings
 from prorank.pipeline.run import run_recipe
@@ -150,7 +151,7 @@ def test_the_command_chooses_measures_and_saves(checkpoint, long_collection, tmp
 def test_played_back_is_what_a_reranker_reads(reranker, long_collection):
     collection = choosing.load_collection(long_collection)
     qrels = collection.judgments("test")
-    lists = choosing.cached_first_stage(collection, "test", qrels, 100, False)
+    lists = cached_first_stage(collection, "test", qrels, 100, False)
     readings = choosing.Readings(reranker, collection, lists, qrels, "words")
     cascade = Cascade(tokens=(1, 2), shares=(0.5, 0.2), at_least=2)
     scores, read = readings.played(cascade)

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from prorank.bench.worker import Memory
 from prorank.erank.sft import SftItem, SftTrainer
+from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import read_settings
 from prorank.model.loading import resolve_source
 from prorank.recipe.sections import Optimisation, ScoreLearningSection, SftSection, WarmupSection
@@ -34,6 +35,15 @@ from prorank.warmup.trainer import WarmupTrainer
 LIST = 8  # documents of a query in score learning
 
 
+def random_pairs(backbone: Backbone, pairs: int, length: int) -> list[list[int]]:
+    """Token ids of pairs that share nothing."""
+    generator = torch.Generator().manual_seed(1)
+    rows: list[list[int]] = torch.randint(
+        100, backbone.config.vocab_size // 2, (pairs, length), generator=generator
+    ).tolist()
+    return rows
+
+
 def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
     """The stage's trainer over one step of random pairs."""
     reranker = Reranker.from_pretrained(
@@ -47,9 +57,7 @@ def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
     backbone = reranker.backbone.train()
     if spec["lora"]:
         backbone.add_lora(spec["lora"], 2 * spec["lora"])
-    generator = torch.Generator().manual_seed(1)
-    words = backbone.config.vocab_size // 2
-    rows = torch.randint(100, words, (spec["pairs"], spec["length"]), generator=generator).tolist()
+    rows = random_pairs(backbone, spec["pairs"], spec["length"])
     common = {
         "steps": 1,
         "token_budget": spec["budget"] or spec["pairs"] * (spec["length"] + LIST),

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from prorank.bench.memory_worker import trainer_of
+from prorank.bench.memory_worker import random_pairs, trainer_of
 from prorank.engine.scorer import token_budget
 from prorank.evaluation.tables import markdown_lines
 from prorank.model.backbone import Backbone
@@ -48,12 +48,6 @@ def group_of(operator: str) -> str:
     """
     name = operator.lower()
     return next((group for group, parts in GROUPS.items() if any(part in name for part in parts)), "other operators")
-
-
-def random_pairs(backbone: Backbone, pairs: int, length: int) -> list[list[int]]:
-    """Token ids of pairs that share nothing."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(100, backbone.config.vocab_size // 2, (pairs, length), generator=generator).tolist()
 
 
 def product_rate(backbone: Backbone, tokens: int) -> float:

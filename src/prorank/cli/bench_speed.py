@@ -11,8 +11,10 @@ from prorank.cli.bench_shared import Output, finish, numbers, parts
 from prorank.cli.shared import (
     AsJson,
     CollectionOption,
+    Device,
     Force,
     Model,
+    PrecisionOption,
     err,
     out,
     print_json,
@@ -100,18 +102,16 @@ def bench_memory(
     lora: Annotated[str, typer.Option(help="Ranks with commas between; 0 trains every weight.")] = "0,32",
     recompute: Annotated[bool, typer.Option(help="Measure gradient checkpointing as well.")] = False,
     steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
-    device: Annotated[str, typer.Option(help="Where.")] = "auto",
-    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the layers.")] = "auto",
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
     output: Output = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Measure memory and time of a training step at each budget of tokens, beside one pass."""
     from prorank.bench.memory import GIGABYTE, run_memory_bench
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     if stage == "score-learning" and pairs % 8:
         raise typer.BadParameter("score learning needs a multiple of 8", param_hint="--pairs")
     results = run_memory_bench(
@@ -145,18 +145,16 @@ def bench_profile(
     pairs: Annotated[int, typer.Option(help="Pairs that are read; score learning makes lists of 8.", min=8)] = 16,
     length: Annotated[int, typer.Option(help="Tokens of a pair.", min=16)] = 256,
     lora: Annotated[str, typer.Option(help="Ranks with commas between; 0 trains every weight.")] = "0",
-    device: Annotated[str, typer.Option(help="Where.")] = "auto",
-    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Of the layers.")] = "auto",
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
     output: Output = None,
     as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Where the time goes, and how near the matrix products come to what this machine can do."""
     from prorank.bench.profile import STAGES, profile_markdown, run_profiles
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     if unknown := [stage for stage in parts(stages) if stage not in STAGES]:
         raise typer.BadParameter(f"no stage '{unknown[0]}'; there are: {', '.join(STAGES)}", param_hint="--stages")
     if pairs % 8:
@@ -192,10 +190,8 @@ def bench_serving(
     """Measure the server: throughput, delay, fairness, a stop under load; beside infinity."""
     from prorank.bench.serving import run_serving_bench
     from prorank.bench.tables import serving_markdown
-    from prorank.util.files import refuse_file_overwrite
 
-    if output is not None:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     found = run_serving_bench(
         model,
         collection,

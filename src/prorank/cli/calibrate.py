@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prorank.cli.shared import MODEL_HELP, AsJson, Device, Force, MaxLength, print_json, refuse, written
+from prorank.cli.bench_shared import Output, finish
+from prorank.cli.shared import MODEL_HELP, AsJson, Device, Force, MaxLength, refuse, refuse_taken
 
 
 def calibrate(
@@ -22,28 +22,21 @@ def calibrate(
     max_length: MaxLength = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
+    output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit calibrations on dev lists, measure them on test lists; find a threshold for a precision."""
     from prorank.evaluation.calibrate import calibrate_model, calibration_markdown
     from prorank.reranker import Reranker
-    from prorank.util.files import refuse_file_overwrite, write_json
 
     if output is None:
         refuse(context, "only with --output", "force")
-    else:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     reranker = Reranker.from_pretrained(model, max_length=max_length, device=device)
     found = [
         calibrate_model(reranker, one, depth=depth, wanted=precision, max_queries=max_queries, seed=seed)
         for one in collections
     ]
-    if output is not None:
-        write_json(output, found)
-        written(output)
-    if as_json:
-        print_json(found)
-    else:
+    if not finish(found, output, as_json):
         print(calibration_markdown(found))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prorank.cli.shared import MODEL_HELP, AsJson, Device, Force, MaxLength, print_json, refuse, written
+from prorank.cli.bench_shared import Output, finish
+from prorank.cli.shared import MODEL_HELP, AsJson, Device, Force, MaxLength, refuse, refuse_taken, written
 
 
 def cascade(
@@ -21,7 +21,7 @@ def cascade(
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of splits and samples that are made.")] = 13,
     save: Annotated[bool, typer.Option("--save", help="Write the cascade into the checkpoint's folder.")] = False,
-    output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
+    output: Output = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -30,23 +30,17 @@ def cascade(
     from prorank.model.cascade import Cascade
     from prorank.model.checkpoint import save_cascade, saved_folder
     from prorank.reranker import Reranker
-    from prorank.util.files import refuse_file_overwrite, write_json
 
     if output is None:
         refuse(context, "only with --output", "force")
-    else:
-        refuse_file_overwrite(output, force)
+    refuse_taken(force, output)
     folder = saved_folder(model) if save else None
     reranker = Reranker.from_pretrained(model, max_length=max_length, device=device)
     found = measure_cascade(reranker, collections, loss=loss, depth=depth, max_queries=max_queries, seed=seed)
     found = {"model": model} | found
-    if output is not None:
-        write_json(output, found)
-        written(output)
+    shown = finish(found, output, as_json)
     if folder is not None:
         save_cascade(folder, Cascade(**found["cascade"]))
         written(folder)
-    if as_json:
-        print_json(found)
-    else:
+    if not shown:
         print(cascade_markdown(found))

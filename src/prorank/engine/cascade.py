@@ -103,6 +103,16 @@ def cascade_scores(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
         return found
 
 
+def lengths_of(plain: PlainTokenizer, texts: Sequence[tuple[str, str]]) -> list[int]:
+    """Tokens of the document of each (query, document) pair."""
+    return [len(ids) for ids in plain.ids([document for _, document in texts])]
+
+
+def opened(plain: PlainTokenizer, texts: Sequence[tuple[str, str]], tokens: int | None) -> list[tuple[str, str]]:
+    """The pairs with so many first tokens of each document; None leaves them whole."""
+    return [(query, document if tokens is None else plain.first_tokens(document, tokens)) for query, document in texts]
+
+
 def narrowed(
     cascade: Cascade,
     plain: PlainTokenizer,
@@ -120,20 +130,16 @@ def narrowed(
     Returns:
         Scores, and what was cut of the documents that were to be read whole.
     """
-    lengths = [len(ids) for ids in plain.ids([document for _, document in texts])]
     whole, malformed, read = Truncation(0, 0), 0, 0
 
     def scores_of(places: list[int], tokens: int | None) -> np.ndarray:
         nonlocal whole, malformed, read
-        part = [texts[place] for place in places]
-        if tokens is not None:
-            part = [(query, plain.first_tokens(document, tokens)) for query, document in part]
-        found = scored(part, places)
+        found = scored(opened(plain, [texts[place] for place in places], tokens), places)
         malformed, read = malformed + found.malformed, read + found.read
         whole = found.truncation if tokens is None else whole
         return found.scores
 
-    scores = cascade_scores(cascade, query_numbers(texts), lengths, scores_of)
+    scores = cascade_scores(cascade, query_numbers(texts), lengths_of(plain, texts), scores_of)
     return ScoredPairs(scores, whole, malformed, read)
 
 

@@ -25,10 +25,9 @@ from prorank.evaluation.calibration import (
     judged_scores,
     precision_threshold,
 )
-from prorank.evaluation.rerank import carved_sentence, rerank_collection, sample_queries
+from prorank.evaluation.rerank import carved_sentence, rerank_collection, sampled_lists
 from prorank.evaluation.streaming import Scorer
 from prorank.evaluation.tables import markdown_lines
-from prorank.first_stage.cached import cached_first_stage
 from prorank.util.errors import DataError
 
 Numbers = Sequence[float] | np.ndarray
@@ -93,9 +92,8 @@ def calibrate_model(
     loaded = with_splits(load_collection(collection), seed=seed)
     qrels, runs = {}, {}
     for split in ("dev", "test"):
-        qrels[split] = sample_queries(loaded.judgments(split), max_queries, seed)
-        lists = cached_first_stage(loaded, split, qrels[split], max(100, depth), split in loaded.candidates)
-        runs[split] = top(rerank_collection(scorer, loaded, top(lists, depth), depth, f"rerank {split}"), depth)
+        qrels[split], lists = sampled_lists(loaded, split, depth, max_queries, seed)
+        runs[split] = top(rerank_collection(scorer, loaded, lists, depth, f"rerank {split}"), depth)
     dev, test = (judged_scores(runs[split], qrels[split]) for split in ("dev", "test"))
     for split, (_, labels) in (("dev", dev), ("test", test)):
         if not 0 < sum(labels) < len(labels):

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prorank.data.collection import Collection, load_collection
-from prorank.data.runs import Qrels, Run, lists_of, ranked, rerank_run, scored_lists, top
+from prorank.data.runs import Qrels, Run, ranked, rerank_run, scored_lists
 from prorank.data.splits import with_splits
-from prorank.engine.cascade import cascade_scores
+from prorank.engine.cascade import cascade_scores, lengths_of, opened
+from prorank.engine.scorer import query_numbers
 from prorank.evaluation.metrics import Evaluation, evaluate_run
-from prorank.evaluation.rerank import PRIMARY, carved_sentence, sample_queries
+from prorank.evaluation.rerank import PRIMARY, carved_sentence, sampled_lists
 from prorank.evaluation.significance import compare, mean_of_means_interval
 from prorank.evaluation.tables import markdown_lines
-from prorank.first_stage.cached import cached_first_stage
 from prorank.model.cascade import Cascade
 from prorank.reranker import Reranker
 from prorank.util.errors import DataError, InputError
@@ -56,7 +56,7 @@ class Readings:
         self.ids = [(query, document) for query, listed in lists.items() for document, _ in ranked(listed)]
         self.groups = [numbers[query] for query, _ in self.ids]
         self.texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
-        self.lengths = [len(ids) for ids in reranker.tokenizer.plain.ids([document for _, document in self.texts])]
+        self.lengths = lengths_of(reranker.tokenizer.plain, self.texts)
         self._scores: dict[int | None, np.ndarray] = {}  # NaN: not read yet
         self._sizes: dict[int | None, np.ndarray] = {}
         scores, sizes = self.read(list(range(len(self.ids))), None)
@@ -67,15 +67,14 @@ class Readings:
         """Scores of pairs by so many first tokens of their documents, and the tokens of each pair as it is read."""
         scores = self._scores.setdefault(tokens, np.full(len(self.ids), np.nan, dtype=np.float32))
         sizes = self._sizes.setdefault(tokens, np.zeros(len(self.ids), dtype=np.int64))
-        plain = self.reranker.tokenizer.plain
         due = [place for place in places if np.isnan(scores[place])]
-        pairs = [self.texts[place] for place in due]
-        if tokens is not None:
-            pairs = [(query, plain.first_tokens(document, tokens)) for query, document in pairs]
         if due:
+            tokenizer = self.reranker.tokenizer
+            pairs = opened(tokenizer.plain, [self.texts[place] for place in due], tokens)
+            sequences, _ = tokenizer.encode(pairs)
             title = f"{self.what}, {'all' if tokens is None else tokens} tokens of {len(due)} documents"
-            scores[due] = self.reranker.score_detailed(pairs, title).scores
-            sizes[due] = [len(sequence) for sequence in self.reranker.tokenizer.encode(pairs)[0]]
+            found, _ = self.reranker.score_sequences(sequences, groups=query_numbers(pairs), progress=title)
+            scores[due], sizes[due] = found.numpy(), [len(sequence) for sequence in sequences]
         return scores[places], sizes[places]
 
     def metrics(self, scores: np.ndarray) -> Evaluation:
@@ -198,9 +197,8 @@ def measure_cascade(
     loaded = [with_splits(load_collection(name), seed=seed) for name in collections]
 
     def readings(one: Collection, split: str) -> Readings:
-        qrels = sample_queries(one.judgments(split), max_queries, seed)
-        first = cached_first_stage(one, split, qrels, max(100, depth), split in one.candidates)
-        return Readings(reranker, one, top(lists_of(first, qrels), depth), qrels, f"{one.name}, {split}")
+        qrels, lists = sampled_lists(one, split, depth, max_queries, seed)
+        return Readings(reranker, one, lists, qrels, f"{one.name}, {split}")
 
     front = tradeoffs([readings(one, "dev") for one in loaded])
     cascade = choose(front, loss)
@@ -245,7 +243,7 @@ def timed(reranker: Reranker, cascade: Cascade, collection: Collection, readings
     long = [document for document, tokens in known.items() if LONG[0] <= tokens <= LONG[1]][:WHOLE]
     listed = long if len(long) == WHOLE else list(readings.lists[query])
     documents = [collection.documents[document].content for document in listed]
-    both = {"exact": reranker.reading(False), "cascade": reranker.reading(cascade)}
+    both = {"exact": reranker, "cascade": reranker.reading(cascade)}
     taken: dict[str, list[float]] = {"exact": [], "cascade": []}
     for _ in range(REPEATS):
         for name, one in both.items():

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run, pairs_within
+from prorank.data.runs import Qrels, Run, pairs_within, top
 from prorank.evaluation.metrics import Evaluation
 from prorank.evaluation.significance import bootstrap_interval, compare
 from prorank.evaluation.streaming import Scorer, rerank_blocks
+from prorank.first_stage.cached import cached_first_stage
 from prorank.util.provenance import fingerprint
 
 PRIMARY = "ndcg@10"
@@ -28,6 +29,15 @@ def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qre
     ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
     chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
     return {query: qrels[query] for query in ids if query in chosen}
+
+
+def sampled_lists(
+    collection: Collection, split: str, depth: int, max_queries: int | None, seed: int
+) -> tuple[Qrels, Run]:
+    """A sample of a split's judgments, and these queries' first-stage lists, or the split's own, cut to the depth."""
+    qrels = sample_queries(collection.judgments(split), max_queries, seed)
+    lists = cached_first_stage(collection, split, qrels, max(100, depth), split in collection.candidates)
+    return qrels, top(lists, depth)
 
 
 def carved_sentence(carved: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from prorank.engine.cascade import Passes
 from prorank.serving import replies, schemas
 from prorank.serving.batching import Job, QueueClosed, QueueFull
 from prorank.serving.docs import docs_page
@@ -195,10 +196,12 @@ class Answering:
         with self.service.batcher.admitted(len(call.pairs)):
             prepared = await self.aside(self.service.prepare, call)
             record.cut = prepared.truncation.pairs
-            if self.service.reranker.cascade is None:
+            cascade = self.service.reranker.cascade
+            if cascade is None:
                 ranking = await self._scores(request, prepared.sequences, prepared.groups, record)
             else:
-                ranking = await self._narrowed(request, call, prepared, record)
+                passes = await self.aside(self.service.passes, cascade, prepared)
+                ranking = await self._narrowed(request, call, prepared, passes, record)
         told = self.service.told(call, ranking)
         seconds = time.perf_counter() - record.started
         scored = Scored(record.id, self.service.name, ranking, told, record.tokens, prepared.truncation, seconds)
@@ -211,16 +214,17 @@ class Answering:
         record.tokens += sum(map(len, sequences))
         return await answered(request, self.service.batcher.submit(Job(sequences, groups)))
 
-    async def _narrowed(self, request: Request, call: Call, prepared: Prepared, record: Record) -> list[float]:
+    async def _narrowed(
+        self, request: Request, call: Call, prepared: Prepared, passes: Passes, record: Record
+    ) -> list[float]:
         """A call's scores by the cascade: each pass waits for the batcher like a request of its own."""
-        passes = await self.aside(self.service.passes, call)
         try:
             places, tokens = next(passes)
             while True:
                 if tokens is None:
                     sequences = [prepared.sequences[place] for place in places]
                 else:
-                    sequences = await self.aside(self.service.openings, call, places, tokens)
+                    sequences = await self.aside(self.service.openings, call, prepared, places, tokens)
                 groups = [prepared.groups[place] for place in places]
                 found = await self._scores(request, sequences, groups, record)
                 places, tokens = passes.send(np.array(found, dtype=np.float32))

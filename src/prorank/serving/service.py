@@ -15,8 +15,9 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from prorank.engine.cascade import Passes, cascade_passes
+from prorank.engine.cascade import Passes, cascade_passes, lengths_of, opened
 from prorank.engine.scorer import query_numbers, token_budget
+from prorank.model.cascade import Cascade
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.prompts.truncation import Truncation
 from prorank.reranker import Reranker
@@ -34,14 +35,10 @@ SHOWN = 3  # mistakes of a request that its refusal names
 class Prepared(NamedTuple):
     """A call's pairs as the model reads them."""
 
+    pairs: list[tuple[str, str]]
     sequences: list[list[int]]
     groups: list[int]
     truncation: Truncation
-
-    @property
-    def tokens(self) -> int:
-        """Of all sequences."""
-        return sum(map(len, self.sequences))
 
 
 def parsed(body: bytes, limits: Limits) -> dict[str, Any]:
@@ -206,21 +203,18 @@ class Service:
                 hint="leave out truncate, or set it to true",
             )
         self.metrics.cut(truncation)
-        return Prepared(sequences, query_numbers(pairs), truncation)
+        return Prepared(pairs, sequences, query_numbers(pairs), truncation)
 
-    def openings(self, call: Call, places: Sequence[int], tokens: int) -> list[list[int]]:
+    def openings(self, call: Call, prepared: Prepared, places: Sequence[int], tokens: int) -> list[list[int]]:
         """Token ids of some of a call's pairs, with the first tokens of each document only."""
         tokenizer = self.tokenizer(call)
-        shown = min(tokens, call.max_document_tokens or tokens)
-        pairs = [call.pairs[place] for place in places]
-        found: list[list[int]] = tokenizer.encode([(q, tokenizer.plain.first_tokens(d, shown)) for q, d in pairs])[0]
+        pairs = opened(tokenizer.plain, [prepared.pairs[place] for place in places], tokens)
+        found: list[list[int]] = tokenizer.encode(pairs)[0]
         return found
 
-    def passes(self, call: Call) -> Passes:
-        """A call's way through the cascade."""
-        assert self.reranker.cascade is not None
-        lengths = [len(ids) for ids in self.reranker.tokenizer.plain.ids([document for _, document in call.pairs])]
-        return cascade_passes(self.reranker.cascade, query_numbers(call.pairs), lengths)
+    def passes(self, cascade: Cascade, prepared: Prepared) -> Passes:
+        """A call's way through a cascade."""
+        return cascade_passes(cascade, prepared.groups, lengths_of(self.reranker.tokenizer.plain, prepared.pairs))
 
     def tokenizer(self, call: Call) -> Any:
         """The reranker's tokenizer, with the call's instruction and length."""
