@@ -76,6 +76,9 @@ def test_a_suite_gives_tables_a_page_and_is_not_measured_twice(folder, model, en
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("run.trec")} == times
     code, _, err = call(*words[:-3], 4, *beside)
     assert code == 2 and "depth: 5 in the run, 4 now" in err and "--force" in err
+    code, _, err = call(*words[:-2])
+    assert code == 2 and f"would lose bi-encoder:{encoder_folder}" in " ".join(err.split()) and "--force" in err
+    assert len(json.loads((tmp_path / "out" / "suite.json").read_text())["systems"]) == 3
 
 
 def test_a_killed_suite_goes_on_inside_a_collection(folder, model, tmp_path, call, monkeypatch):

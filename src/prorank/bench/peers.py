@@ -66,27 +66,32 @@ def recipe_of(base: Recipe, system: str, seed: int) -> Recipe:
 
 
 def run_system(recipe: Recipe, system: str, folder: Path, console: Console) -> dict[str, Any]:
-    """Train one system and measure it: seconds of training, NDCG@10 of each test query, pairs."""
+    """Train one system and measure it: seconds of training (clock, processor), NDCG@10 per test query."""
     console.print(f"[bold]{system}[/bold], seed {recipe.seed}")
     context = prepare_data(recipe, folder, console)
     lists, teacher = drawn_lists(context)  # the teacher is asked before the clock starts
-    loss, start = SYSTEMS[system][0], time.perf_counter()
+    loss, start = SYSTEMS[system][0], (time.perf_counter(), time.process_time())
     model = recipe.backbone.model
     if loss is None:
         if recipe.warmup is not None:
             model, _ = train_warmup(context)
         model = train_ranking(context, model, STAGES[0])
-        seconds = time.perf_counter() - start
+        took = _since(start)
         values = measured(context, load_reranker(context, model))
     else:
         peer = train_peer(context, loss, lists, teacher)
-        seconds = time.perf_counter() - start
+        took = _since(start)
         values = measured(context, peer)
     pairs = sum(len(one.documents) for one in lists)
     if recipe.warmup is not None:
         pairs += recipe.warmup.steps * recipe.warmup.pairs_per_step
-    console.print(f"  NDCG@10 {mean(values.values()):.3f}, {seconds:.0f} s")
-    return {"system": system, "seed": recipe.seed, "seconds": seconds, "pairs": pairs, "values": values}
+    console.print(f"  NDCG@10 {mean(values.values()):.3f}, {took['seconds']:.0f} s")
+    return {"system": system, "seed": recipe.seed, "pairs": pairs, "values": values} | took
+
+
+def _since(start: tuple[float, float]) -> dict[str, float]:
+    """Seconds by the clock, and those that all threads of this process spent on a processor."""
+    return {"seconds": time.perf_counter() - start[0], "cpu_seconds": time.process_time() - start[1]}
 
 
 def measured(context: RunContext, scorer: Any) -> dict[str, float]:
@@ -133,7 +138,8 @@ def run_peer_bench(
     rows = compared({system: over_seeds(own) for system, own in runs.items()}, PRIMARY)
     for row, own in zip(rows, runs.values()):
         row["by_seed"] = [mean(run["values"].values()) for run in own]
-        row |= {"seconds": mean(run["seconds"] for run in own), "pairs": own[0]["pairs"]}
+        row |= {unit: mean(run[unit] for run in own) for unit in ("seconds", "cpu_seconds")}
+        row["pairs"] = own[0]["pairs"]
     return {"rows": rows, "seeds": list(seeds), "versions": versions(), "hardware": hardware()} | made_from(base)
 
 
@@ -146,7 +152,7 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> Evaluation:
 def peers_markdown(found: dict[str, Any]) -> str:
     """The comparison's table, and under it seconds, pairs and seeds."""
     lines = [
-        f"{row['name']}: {row['seconds']:.0f} s, {row['pairs']} pairs, seeds "
+        f"{row['name']}: {row['cpu_seconds']:.0f} CPU-seconds, {row['pairs']} pairs, seeds "
         + ", ".join(f"{value:.3f}" for value in row["by_seed"])
         for row in found["rows"]
     ]

@@ -160,8 +160,9 @@ def evaluate_suite(
 ) -> None:
     """Measure systems on a suite: table, files, page."""
     from prorank.evaluation.suite import run_suite
-    from prorank.evaluation.suite_report import suite_markdown, write_suite
+    from prorank.evaluation.suite_report import refuse_to_drop, suite_markdown, write_suite
 
+    refuse_to_drop(output, suite, systems, force)
     with working(output):
         found, pages = run_suite(
             suite,

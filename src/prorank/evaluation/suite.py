@@ -183,10 +183,7 @@ def measure(
             scorer, title = Timed(systems[name]), f"{collection.name}: {name}"
             run = rerank_through(journal, scorer, collection, lists, settings["depth"], title)
             evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)
-            cost = {
-                "seconds": scorer.seconds,
-                "pairs": scorer.pairs,
-            }  # of this process alone
+            cost = {"seconds": scorer.seconds, "pairs": scorer.pairs}  # of this process alone
             write_evaluation(work, run, evaluation, {"system": name, **cost}, force=True)
             journal.discard()
             study.keep(RUN, PER_QUERY, SUMMARY)

@@ -13,8 +13,10 @@ from prorank.evaluation.plots import draw_panels
 from prorank.evaluation.rerank import PRIMARY
 from prorank.evaluation.suites import P_MRR
 from prorank.evaluation.tables import interval_cell, markdown_lines
-from prorank.util.files import atomic_writer, write_json
+from prorank.util.errors import ProrankError
+from prorank.util.files import atomic_writer, read_json, write_json
 
+TABLES = "suite.json"
 CHANCE = 0.05
 STAR = "*: differs from the first stage, p < 0.05 after Holm over all systems and collections (paired randomisation)"
 
@@ -124,9 +126,32 @@ def cost_plot(means: Sequence[Mapping[str, Any]]) -> str:
     return svg(figure)
 
 
+def refuse_to_drop(output: Path, suite: str, systems: Sequence[str], force: bool) -> None:
+    """Raise where the tables of an earlier call would lose a system, or are of another suite.
+
+    Args:
+        output: folder of the results.
+        suite: name of the suite.
+        systems: that are to be measured.
+        force: never raise.
+
+    Raises:
+        ProrankError: names the systems.
+    """
+    if force or not (output / TABLES).is_file():
+        return
+    earlier = read_json(output / TABLES)
+    if earlier["suite"] != suite:
+        hint = "choose another --output or add --force"
+        raise ProrankError(f"{output} holds results of the suite '{earlier['suite']}'", hint=hint)
+    if lost := [one for one in earlier["systems"][1:] if one not in systems]:
+        hint = "name them too (what is done is not measured again), choose another --output or add --force"
+        raise ProrankError(f"the tables in {output} would lose {', '.join(lost)}", hint=hint)
+
+
 def write_suite(output: Path, found: Mapping[str, Any], pages: Sequence[str]) -> None:
     """Write `suite.json`, `suite.md`, `suite.tex` and `report.html` into a folder."""
-    write_json(output / "suite.json", dict(found))
+    write_json(output / TABLES, dict(found))
     texts = {"suite.md": suite_markdown(found), "suite.tex": latex_table(*suite_lines(found))}
     for name, text in (texts | {"report.html": suite_page(found, pages)}).items():
         with atomic_writer(output / name) as file:
