@@ -22,10 +22,10 @@ quickstart: install
 	$(BIN)/prorank quickstart --output runs/quickstart --resume
 
 # Two processes: each takes half of the tests in their order, so that it makes shared fixtures once, and who is done first
-# takes from the other's end. Coverage is measured by Python's own monitoring where there is one, which costs less.
+# takes from the other's end. The coverage leaves out what the benchmarks run in other environments.
 test: install
-	COVERAGE_CORE=$$($(BIN)/python -c "import sys; print('sysmon' if sys.version_info >= (3, 12) else 'ctrace')") \
-		$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+	$(BIN)/python -m slipcover --source src/prorank --omit '*/bench/*_worker.py,*/bench/worker.py' --skip-covered \
+		-m pytest -n 2 --dist worksteal
 
 # The lowest versions promised, in an environment of their own; torch comes from PyPI, with CUDA on Linux.
 test-lowest:

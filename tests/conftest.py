@@ -14,9 +14,10 @@ import hypothesis
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from prorank.bench.toy import LEARNED, WORDS, pretrain, write_collection
+from prorank.bench.toy import LEARNED, WORDS, pretrain, toy_recipe, write_collection
 from prorank.cli import main as cli
 
 # No time limits inside tests; in CI the same examples every time.
@@ -110,6 +111,7 @@ def bert_tokenizer(words: list[str] = WORDS) -> transformers.PreTrainedTokenizer
 
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+ONE_LAYER = SIZE | {"num_hidden_layers": 1}  # which graphs are traced from in half of the time
 
 
 def save(model, tokenizer, folder):
@@ -125,6 +127,15 @@ def qwen_folder(tmp_path_factory):
     tokenizer = byte_tokenizer()
     config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **SIZE)
     return save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen"))
+
+
+@pytest.fixture(scope="session")
+def one_layer_folder(tmp_path_factory):
+    """A random Qwen2 with one layer."""
+    torch.manual_seed(1)
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **ONE_LAYER)
+    return save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("one-layer"))
 
 
 @pytest.fixture(scope="session")
@@ -160,12 +171,26 @@ def word_collection(tmp_path_factory):
     return write_collection(tmp_path_factory.mktemp("words"), documents, queries, qrels)
 
 
+def made_once(tmp_path_factory, name, make):
+    """A folder that the first of the test processes fills by `make(folder)` and all may read; none may change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(unfinished := folder.with_name(f"{name}-unfinished"))
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory):
     """The toy language's model after half of its training, which suffices; `toy_recipe` finds it here."""
-    folder = tmp_path_factory.mktemp("toy")
-    assert pretrain(folder / "model", steps=300) < LEARNED
-    return folder
+
+    def make(folder):
+        assert pretrain(folder / "model", steps=300) < LEARNED
+        toy_recipe(folder)
+
+    return made_once(tmp_path_factory, "toy", make)
 
 
 @pytest.fixture(scope="session")
@@ -186,12 +211,13 @@ def exported(bert_folder, tmp_path_factory):
     from prorank import Reranker
     from prorank.export.export import export
 
-    folder = tmp_path_factory.mktemp("exported")
-    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=64, precision="fp32", device="cpu")
-    reranker.save_pretrained(folder / "checkpoint")
-    for target in ("rows8", "onnx", "openvino"):
-        export(reranker, target, folder / target)
-    return folder
+    def make(folder):
+        reranker = Reranker(bert_folder, prompt="prorank-short", max_length=64, precision="fp32", device="cpu")
+        reranker.save_pretrained(folder / "checkpoint")
+        for target in ("rows8", "onnx", "openvino"):
+            export(reranker, target, folder / target)
+
+    return made_once(tmp_path_factory, "exported", make)
 
 
 @pytest.fixture

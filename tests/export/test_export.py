@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
+from conftest import ONE_LAYER, SIZE, bert_tokenizer, byte_tokenizer, save
 from safetensors.torch import load_file, save_file
 from scipy.stats import kendalltau
 
@@ -30,14 +30,14 @@ VOCABULARY = 5_000  # of the model with an untied head
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory, qwen_folder, bert_folder, encoder_folder):
+def folders(tmp_path_factory, one_layer_folder, bert_folder, encoder_folder):
     torch.manual_seed(5)
     tokenizer = byte_tokenizer()
     config = transformers.Qwen3Config(
-        vocab_size=VOCABULARY, tie_word_embeddings=False, num_key_value_heads=2, head_dim=8, **SIZE
+        vocab_size=VOCABULARY, tie_word_embeddings=False, num_key_value_heads=2, head_dim=8, **ONE_LAYER
     )
     qwen3 = save(transformers.Qwen3ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen3"))
-    return {"qwen2": qwen_folder, "qwen3": qwen3, "bert": bert_folder, "encoder": encoder_folder}
+    return {"qwen2": one_layer_folder, "qwen3": qwen3, "bert": bert_folder, "encoder": encoder_folder}
 
 
 def load(folders, name, **changes):
@@ -182,13 +182,13 @@ def test_a_broken_export_is_not_kept(folders, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tuned():
-    """Two layers of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
+    """One layer of the embedded backbone, trained on CoSQA for some seconds: their scores mean something then."""
     torch.manual_seed(0)
-    options = {"prompt": "prorank-short", "max_length": 64, "precision": "fp32", "device": "cpu"}
+    options = {"prompt": "prorank-short", "max_length": 48, "precision": "fp32", "device": "cpu"}
     reranker = Reranker.from_pretrained("embedded", **options)
     layers = reranker.backbone.model.encoder.layer
-    del layers[2:]
-    reranker.backbone.config.num_hidden_layers = 2
+    del layers[1:]
+    reranker.backbone.config.num_hidden_layers = 1
     collection, chance = load_collection("cosqa"), random.Random(0)
     documents = [document.content for document in collection.documents.values()]
     right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]

@@ -7,36 +7,27 @@ import pytest
 from served import DOCUMENTS, QUERY, serving
 
 from prorank import Reranker
-from prorank.export.export import export
 from prorank.serving.limits import Limits
 from prorank.serving.service import Service
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install 'prorank[export]')")
 
 
-@pytest.fixture(scope="module")
-def folders(bert_folder, tmp_path_factory):
-    """A checkpoint and its OpenVINO export."""
-    checkpoint = tmp_path_factory.mktemp("served") / "checkpoint"
-    Reranker(bert_folder, prompt="prorank-short", max_length=48, device="cpu").save_pretrained(checkpoint)
-    return checkpoint, export(Reranker(checkpoint, device="cpu"), "openvino", checkpoint.parent / "export")
-
-
-def test_an_openvino_export_is_served_with_its_own_scores(folders):
-    checkpoint, folder = folders
-    exported = Reranker(folder)
+def test_an_openvino_export_is_served_with_its_own_scores(exported):
+    graph = Reranker(exported / "openvino")
     lists = [DOCUMENTS, DOCUMENTS[::-1], ["stone " * 60, "red"], DOCUMENTS[:1] * 40]
-    expected = [exported.score([(QUERY, text) for text in texts]) for texts in lists]
+    expected = [graph.score([(QUERY, text) for text in texts]) for texts in lists]
 
     def scores(address, texts):
         body = {"text_1": QUERY, "text_2": texts, "raw_scores": True}
         found = httpx.post(f"{address}/score", json=body, timeout=60).json()
         return [item["score"] for item in found["data"]]
 
-    service = Service(Reranker(folder), "export", Limits(), 96)
+    service = Service(Reranker(exported / "openvino"), "export", Limits(), 96)
     with serving(service) as address, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: scores(address, lists[i % len(lists)]), range(24)))
         card = httpx.get(f"{address}/v1/models").json()["data"][0]
     assert all(got == pytest.approx(expected[i % len(lists)], abs=1e-4) for i, got in enumerate(found))
-    assert expected[0] == pytest.approx(Reranker(checkpoint).score([(QUERY, text) for text in DOCUMENTS]), abs=1e-3)
-    assert card["max_model_len"] == 48 and card["scores"] == "probability"
+    plain = Reranker(exported / "checkpoint", precision="fp32", device="cpu")
+    assert expected[0] == pytest.approx(plain.score([(QUERY, text) for text in DOCUMENTS]), abs=1e-3)
+    assert card["max_model_len"] == 64 and card["scores"] == "probability"
