@@ -1,50 +1,42 @@
 """Inference beside other libraries: same weights, same pairs, one process after another in one run.
 
-Every contender runs in a process of its own (`worker.py`), so that memory is its own and the ProRank authors'
-library can bring the older transformers it needs. Ratios are of seconds: peer over prorank, above 1 is faster.
+Every contender runs in a process of its own (`worker.py`), so that memory is its own and a peer can bring what it
+needs (the ProRank authors' library an older transformers). Ratios are of seconds: peer over prorank, above 1 is faster.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import venv
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from prorank.bench import models, worker
+from prorank.bench import worker
 from prorank.bench.alone import measured_alone
-from prorank.data.collection import Collection, load_collection
-from prorank.export.export import export
+from prorank.bench.contenders import PEERS, Contender, Shape, causal_contenders, minilm_contenders, peer_python
+from prorank.bench.profile import product_rate
+from prorank.data.collection import load_collection
+from prorank.engine.scorer import token_budget
 from prorank.model.device import fast_bf16
 from prorank.reranker import Reranker
-from prorank.util.errors import ProrankError, require
+from prorank.util.errors import InputError, require
 from prorank.util.files import write_json
 from prorank.util.provenance import hardware, versions
 
-Shape = Literal["minilm", "qwen2.5-0.5b"]
-PEER_PACKAGES = ("mxbai-rerank==0.1.6", "transformers>=4.49,<5")
-MAX_LENGTH = {"minilm": 512, "qwen2.5-0.5b": 8_192}
+PEERS_OF: dict[Shape, tuple[str, ...]] = {
+    "minilm": ("flashrank",),
+    "smollm2-135m": ("llama.cpp",),
+    "qwen2.5-0.5b": ("mxbai-rerank", "llama.cpp"),
+}
+ONLY_CPU = ("llama.cpp", "flashrank")  # as they install without a word
 CANDIDATES = (10, 30, 100, 300, 1_000)
 LENGTHS = (64, 128, 256, 512, 1_024, 2_048, 4_096)
-
-
-class Contender(NamedTuple):
-    """One row of the comparison."""
-
-    name: str
-    library: str
-    folder: Path
-    dtype: str
-    pairs: list[tuple[str, str]]
-    python: str = sys.executable
 
 
 def measure(contender: Contender, device: str, repeats: int, console: Console) -> dict[str, Any]:
@@ -65,6 +57,7 @@ def measure(contender: Contender, device: str, repeats: int, console: Console) -
         "repeats": repeats,
         "warmup": 4,
         "pairs": contender.pairs,
+        **(contender.more or {}),
     }
     with console.status(f"{contender.name} ({len(contender.pairs)} pairs)"):
         command = [contender.python, str(Path(worker.__file__))]
@@ -74,87 +67,6 @@ def measure(contender: Contender, device: str, repeats: int, console: Console) -
     row |= {"seconds": best, "pairs_per_second": len(contender.pairs) / best}
     console.print(f"{contender.name}: {row['pairs_per_second']:.2f} pairs/s")
     return row | {key: found[key] for key in ("extra_bytes", "scores", "versions")}
-
-
-def peer_python(folder: Path, console: Console) -> str:
-    """An interpreter with the ProRank authors' library, made once in `folder`.
-
-    Raises:
-        ProrankError: pip could not install it.
-    """
-    python = folder / "bin" / "python"
-    if not (folder / ".complete").is_file():
-        with console.status(f"installing {PEER_PACKAGES[0]} and an older transformers in {folder}"):
-            venv.EnvBuilder(with_pip=True, clear=True).create(folder)
-            torch_version = torch.__version__.partition("+")[0]
-            command = [str(python), "-m", "pip", "install", "--quiet", f"torch=={torch_version}", *PEER_PACKAGES]
-            done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise ProrankError(
-                f"cannot install {PEER_PACKAGES[0]}: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}",
-                hint="give an interpreter that has it: --peer-python",
-            )
-        (folder / ".complete").touch()
-    return str(python)
-
-
-def qwen_contenders(
-    work: Path, collection: Collection, short: Collection, pairs: int, peer: str
-) -> tuple[list[Contender], list[Contender]]:
-    """(timed, agreement) contenders at the Qwen2.5-0.5B shape; the second run few pairs in fp32."""
-    texts = [document.content for document in collection.documents.values()]
-    base = models.make_qwen(work / "qwen", texts)
-    length = MAX_LENGTH["qwen2.5-0.5b"]
-    ours = models.checkpoint(base, work / "prorank", "prorank", length)
-    first = models.checkpoint(base, work / "instruction-first", "instruction-first", length)
-    theirs = export(_load(ours), "sentence-transformers", work / "st")
-    theirs_first = export(_load(first), "sentence-transformers", work / "st-instruction-first")
-    long = models.first_stage_pairs(collection, 100, pairs)
-    brief = models.first_stage_pairs(short, 100, pairs)
-    same = "bfloat16" if fast_bf16(torch.device("cpu")) or torch.cuda.is_available() else "float32"
-    timed = [
-        Contender("prorank", "prorank", ours, same, long),
-        Contender("mxbai-rerank", "mxbai-rerank", ours, same, long, peer),
-        Contender("mxbai-rerank (defaults)", "mxbai-rerank", ours, "default", long, peer),
-        Contender("sentence-transformers", "sentence-transformers", theirs, same, long),
-        Contender("prorank (instruction-first, short)", "prorank", first, same, brief),
-        Contender(
-            "sentence-transformers (instruction-first, short)", "sentence-transformers", theirs_first, same, brief
-        ),
-    ]
-    few = [*long[:4], *long[-4:]]
-    agreement = [
-        Contender("prorank, fp32", "prorank", ours, "float32", few),
-        Contender("mxbai-rerank, fp32", "mxbai-rerank", ours, "float32", few, peer),
-        Contender("sentence-transformers, fp32", "sentence-transformers", theirs, "float32", few),
-    ]
-    return timed, agreement
-
-
-def minilm_contenders(work: Path, collection: Collection, pairs: int) -> tuple[list[Contender], list[Contender]]:
-    """(timed, agreement) contenders at the MiniLM shape."""
-    classifier = models.make_cross_encoder(work / "classifier")
-    masked = models.checkpoint("embedded", work / "prorank", "prorank-short", MAX_LENGTH["minilm"])
-    onnx = export(_load(masked), "onnx", work / "onnx", int8=True)
-    openvino = export(_load(masked), "openvino", work / "openvino", int8=True)
-    chosen = models.first_stage_pairs(collection, 100, pairs)
-    timed = [
-        Contender("prorank", "prorank", classifier, "float32", chosen),
-        Contender("sentence-transformers", "sentence-transformers", classifier, "float32", chosen),
-        Contender("prorank (defaults)", "prorank", classifier, "default", chosen),
-        Contender("prorank (int8, OpenVINO)", "prorank", openvino, "default", chosen),
-        Contender("prorank (int8, ONNX)", "prorank", onnx, "default", chosen),
-    ]
-    few = [*chosen[:16], *chosen[-16:]]
-    agreement = [
-        Contender("prorank, fp32", "prorank", classifier, "float32", few),
-        Contender("sentence-transformers, fp32", "sentence-transformers", classifier, "float32", few),
-    ]
-    return timed, agreement
-
-
-def _load(folder: Path) -> Reranker:
-    return Reranker.from_pretrained(folder, precision="fp32", device="cpu")
 
 
 # name of a ratio -> (the peer's row, our row it is compared with)
@@ -167,6 +79,9 @@ COMPARED = {
         "sentence-transformers (instruction-first, short)",
         "prorank (instruction-first, short)",
     ),
+    "llama.cpp": ("llama.cpp (Q8_0)", "prorank"),
+    "flashrank": ("flashrank (float32)", "prorank"),
+    "flashrank-int8": ("flashrank (int8)", "prorank (int8, OpenVINO)"),
     "sentence-transformers-int8": ("sentence-transformers (defaults)", "prorank (int8, OpenVINO)"),
     "sentence-transformers-int8-onnx": ("sentence-transformers (defaults)", "prorank (int8, ONNX)"),
 }
@@ -199,9 +114,28 @@ def _is_default(row: dict[str, Any], rows: Sequence[dict[str, Any]], device: str
 
 
 def difference(rows: Sequence[dict[str, Any]]) -> float:
-    """Largest difference between the first row's scores and any other's."""
+    """Largest difference between the first row's scores and any other's of the same type."""
     first = np.array(rows[0]["scores"])
-    return max(float(np.abs(np.array(row["scores"]) - first).max()) for row in rows[1:])
+    others = [row["scores"] for row in rows[1:] if row["dtype"] == rows[0]["dtype"]]
+    return max(float(np.abs(np.array(scores) - first).max()) for scores in others)
+
+
+def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Pearson's correlation of the first row's scores with those of each row in fewer bits, by its name."""
+    first, others = rows[0], [row for row in rows[1:] if row["dtype"] != rows[0]["dtype"]]
+    return {row["name"]: float(np.corrcoef(first["scores"], row["scores"])[0, 1]) for row in others}
+
+
+def share_of_limit(row: dict[str, Any], reranker: Reranker, pairs: Sequence[tuple[str, str]]) -> float:
+    """Share of a row's seconds that the layers' matrix products take at the rate that the machine reaches on them.
+
+    Every pair's tokens count, so sharing prefixes shows as a larger share.
+    """
+    sequences, _ = reranker.tokenizer.encode(pairs)
+    core, tokens = reranker.backbone.core, sum(map(len, sequences))
+    weights = sum(p.numel() for p in core.base_model.parameters()) - core.get_input_embeddings().weight.numel()
+    rate = product_rate(reranker.backbone, min(tokens, token_budget(reranker.backbone)))
+    return float(2.0 * weights * tokens / rate / row["seconds"])
 
 
 def scaling(reranker: Reranker, seconds_budget: float = 60.0) -> dict[str, list[list[float]]]:
@@ -212,8 +146,6 @@ def scaling(reranker: Reranker, seconds_budget: float = 60.0) -> dict[str, list[
     Returns:
         `candidates` and `lengths`: [[x, seconds], ...].
     """
-    import time
-
     word = " stone"
     curves: dict[str, list[list[float]]] = {"candidates": [], "lengths": []}
     plans = {
@@ -234,34 +166,6 @@ def scaling(reranker: Reranker, seconds_budget: float = 60.0) -> dict[str, list[
     return curves
 
 
-def matmul_rate(device: str) -> float:
-    """Measured bf16 matrix-product rate of the device, in operations a second: the ceiling for the engine."""
-    import time
-
-    size = 8_192 if device == "cuda" else 2_048
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    best = 0.0
-    for _ in range(8):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start))
-    return best
-
-
-def achieved_rate(row: dict[str, Any], reranker: Reranker, pairs: Sequence[tuple[str, str]]) -> float:
-    """Operations a second of the layers' matrix products, as if every pair's tokens were computed."""
-    sequences, _ = reranker.tokenizer.encode(pairs)
-    base = reranker.backbone.core.base_model
-    embeddings = reranker.backbone.core.get_input_embeddings().weight.numel()
-    weights = sum(parameter.numel() for parameter in base.parameters()) - embeddings
-    return 2.0 * weights * sum(map(len, sequences)) / float(row["seconds"])
-
-
 def run_inference_bench(
     shape: Shape,
     collection: str,
@@ -270,7 +174,7 @@ def run_inference_bench(
     *,
     pairs: int,
     repeats: int,
-    peer_interpreter: str | None,
+    without: Sequence[str] = (),
     console: Console,
 ) -> dict[str, Any]:
     """The whole comparison at one shape.
@@ -279,44 +183,48 @@ def run_inference_bench(
         shape: which published shape.
         collection: pairs come from BM25's top 100 of its first test queries.
         short_collection: short documents, for the instruction-first layout.
-        work: folder for models and the authors' library.
+        work: folder for models and the environments of peers.
         pairs: pairs scored by each contender.
         repeats: times each contender scores them; the best counts.
-        peer_interpreter: a Python with mxbai-rerank, or None to make one in `work`.
+        without: peers that are left out.
         console: where progress goes.
 
     Returns:
-        `ratios` and `memory_ratio` by peer, `max_score_difference`, `rows`, `scaling`, and the same for CUDA under
-        `cuda` (None where there is none).
+        `ratios` and `memory_ratio` by peer, `limit_share`, `max_score_difference`, `correlations`, `rows`, `scaling`,
+        and the same for CUDA under `cuda` (None where there is none).
     """
     require("sentence_transformers", "bench")
+    if unknown := [name for name in without if name not in PEERS]:
+        raise InputError(f"no peer '{unknown[0]}' to leave out", hint=f"there are: {', '.join(PEERS)}")
     loaded = load_collection(collection)
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         place = Path(folder)
+        peers = {name: peer_python(name, work, console) for name in PEERS_OF[shape] if name not in without}
         if shape == "minilm":
-            timed, agreement = minilm_contenders(place, loaded, pairs)
+            timed, agreement = minilm_contenders(place, loaded, pairs, peers)
         else:
-            peer = peer_interpreter or peer_python(work / "mxbai-venv", console)
-            timed, agreement = qwen_contenders(place, loaded, load_collection(short_collection), pairs, peer)
+            short = load_collection(short_collection)
+            timed, agreement = causal_contenders(shape, place, loaded, short, pairs, peers)
         results: dict[str, Any] = {"shape": shape, "collection": loaded.name, "pairs": pairs, "repeats": repeats}
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-            rows = [measure(contender, device, repeats, console) for contender in timed]
+            here = [one for one in timed if device == "cpu" or one.library not in ONLY_CPU]
+            rows = [measure(one, device, repeats, console) for one in here]
             rows += [row | {"name": f"{row['name']} (defaults)"} for row in rows if _is_default(row, rows, device)]
-            agreeing = [measure(contender, device, 1, console) for contender in agreement]
+            agreeing = [
+                measure(one, device, 1, console) for one in agreement if device == "cpu" or one.library not in ONLY_CPU
+            ]
             reranker = Reranker.from_pretrained(timed[0].folder, device=device, passages="max")
             found: dict[str, Any] = {
                 "ratios": ratios(rows),
                 "memory_ratio": ratios(rows, "extra_bytes"),
                 "max_score_difference": difference(agreeing),
+                "correlations": correlations(agreeing),
                 "rows": [{k: v for k, v in row.items() if k != "scores"} for row in rows],
                 "scaling": scaling(reranker),
             }
-            if fast_bf16(torch.device(device)):
-                peak = matmul_rate(device)
-                found["bf16_matmul_per_second"] = peak
-                ours = rows[0] if rows[0]["dtype"] == "bfloat16" else rows[2]
-                found["bf16_share"] = achieved_rate(ours, reranker, timed[0].pairs) / peak
+            ours = next((row for row in rows if row["name"] == "prorank (defaults)"), rows[0])
+            found["limit_share"] = share_of_limit(ours, reranker, timed[0].pairs)
             if device == "cpu":
                 results |= found | {"cuda": None, "cuda_note": "needs a CUDA device: none was found"}
             else:

@@ -17,6 +17,7 @@ from prorank import Reranker
 from prorank.data.collection import Collection
 from prorank.evaluation.rerank import sample_queries
 from prorank.first_stage.bm25 import BM25Index
+from prorank.util.files import write_json
 
 QWEN25_05B = {  # Qwen/Qwen2.5-0.5B-Instruct, and so mxbai-rerank-base-v2
     "vocab_size": 151_936,
@@ -27,6 +28,17 @@ QWEN25_05B = {  # Qwen/Qwen2.5-0.5B-Instruct, and so mxbai-rerank-base-v2
     "num_key_value_heads": 2,
     "max_position_embeddings": 32_768,
     "rope_theta": 1_000_000.0,
+    "tie_word_embeddings": True,
+}
+SMOLLM2_135M = {  # HuggingFaceTB/SmolLM2-135M-Instruct
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8_192,
+    "rope_theta": 100_000.0,
     "tie_word_embeddings": True,
 }
 MINILM = {  # sentence-transformers/all-MiniLM-L6-v2, cross-encoder/ms-marco-MiniLM-L6-v2
@@ -55,13 +67,14 @@ def byte_tokenizer(texts: Iterable[str], special: Sequence[str], size: int = 30_
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def make_qwen(folder: Path, texts: Iterable[str], seed: int = 0, **changes: Any) -> Path:
-    """A random model of the Qwen2.5-0.5B shape and its tokenizer, in bf16 as such checkpoints are."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+def make_causal(folder: Path, shape: str, texts: Iterable[str], seed: int = 0) -> Path:
+    """A random model of a causal shape (`smollm2-135m`, `qwen2.5-0.5b`) and its tokenizer, in bf16 as they are."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
     tokenizer = byte_tokenizer(texts, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(**(QWEN25_05B | changes))).to(torch.bfloat16)
+    config = {"smollm2-135m": LlamaConfig(**SMOLLM2_135M), "qwen2.5-0.5b": Qwen2Config(**QWEN25_05B)}[shape]
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
@@ -80,6 +93,39 @@ def make_cross_encoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, **changes).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
+
+
+def make_flashrank(classifier: Path, folder: Path, int8: bool) -> Path:
+    """A BERT classifier as FlashRank finds its MiniLM: an ONNX graph and a tokenizer in a folder of that name.
+
+    Args:
+        classifier: of `make_cross_encoder`.
+        folder: takes the model's folder.
+        int8: matrices in 8 bits, activations quantised as they come, as the published files are.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    place = folder / "ms-marco-MiniLM-L-12-v2"
+    place.mkdir(parents=True)
+    model = AutoModelForSequenceClassification.from_pretrained(classifier, return_dict=False).eval()
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    inputs = dict(tokenizer([("a", "b c")] * 2, padding=True, return_tensors="pt"))
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    graph = folder / "model.onnx"
+    torch.onnx.export(
+        model, (), str(graph), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, free), dynamo=True, verbose=False
+    )
+    final = place / "flashrank-MiniLM-L-12-v2_Q.onnx"
+    if int8:
+        quantize_dynamic(graph, final, weight_type=QuantType.QInt8)
+    else:
+        graph.rename(final)
+    model.config.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    words = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    write_json(place / "special_tokens_map.json", words)
+    return place
 
 
 def checkpoint(source: str | Path, folder: Path, prompt: str, max_length: int) -> Path:

@@ -67,17 +67,82 @@ def prorank(spec: dict[str, Any]) -> Score:
     return model.score
 
 
-CONTENDERS = {"mxbai-rerank": mxbai, "sentence-transformers": sentence_transformers, "prorank": prorank}
+def llama_cpp(spec: dict[str, Any]) -> Score:
+    """llama.cpp on a GGUF file: token ids as they are given, tokens shared with the pair before computed once."""
+    import llama_cpp as library
+    import numpy as np
+
+    given = dict(zip(map(tuple, spec["pairs"]), spec["sequences"]))
+    room = max(map(len, spec["sequences"]))
+    model = library.Llama(
+        spec["folder"],
+        n_ctx=room,
+        n_batch=room,
+        n_ubatch=min(room, 512),
+        n_threads=spec["threads"],
+        n_threads_batch=spec["threads"],
+        verbose=False,
+    )
+    no, yes = spec["answers"]
+
+    def score(pairs: Pairs) -> list[float]:
+        scores: list[float] = []
+        before: list[int] = []
+        for pair in pairs:
+            ids = given[pair]
+            kept = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids) - 1))
+            model.n_tokens = min(kept, len(ids) - 1)
+            model.eval(ids[model.n_tokens :])
+            logits = np.ctypeslib.as_array(library.llama_get_logits_ith(model.ctx, -1), shape=(model.n_vocab(),))
+            scores.append(float(logits[yes] - logits[no]))
+            before = ids
+        return scores
+
+    return score
+
+
+def flashrank(spec: dict[str, Any]) -> Score:
+    """FlashRank, a query's documents at a time as its `rerank` wants them; its probabilities as logits again."""
+    from math import log
+    from pathlib import Path
+
+    from flashrank import Ranker, RerankRequest
+
+    folder = Path(spec["folder"])
+    model = Ranker(model_name=folder.name, cache_dir=str(folder.parent), max_length=512)
+
+    def score(pairs: Pairs) -> list[float]:
+        scores = [0.0] * len(pairs)
+        by_query: dict[str, list[dict[str, Any]]] = {}
+        for i, (query, document) in enumerate(pairs):
+            by_query.setdefault(query, []).append({"id": i, "text": document})
+        for query, passages in by_query.items():
+            for passage in model.rerank(RerankRequest(query=query, passages=passages)):
+                chance = float(passage["score"])
+                scores[passage["id"]] = log(chance / (1 - chance))
+        return scores
+
+    return score
+
+
+CONTENDERS = {
+    "mxbai-rerank": mxbai,
+    "sentence-transformers": sentence_transformers,
+    "prorank": prorank,
+    "llama.cpp": llama_cpp,
+    "flashrank": flashrank,
+}
 
 
 class Memory:
     """Bytes that a process takes beyond what it held at the start: on the GPU, or resident on Linux."""
 
     def __init__(self, device: str) -> None:
-        import torch
+        self.cuda: Any = None
+        if device.startswith("cuda"):
+            import torch
 
-        self.cuda = torch.cuda if device.startswith("cuda") else None
-        if self.cuda is not None:
+            self.cuda = torch.cuda
             self.cuda.reset_peak_memory_stats()
             self.start = self.cuda.memory_allocated()
             return
@@ -105,26 +170,33 @@ class Memory:
         return None if top is None or self.start is None else top - self.start
 
 
-def main(spec_file: str, result_file: str) -> None:
-    """Measure one contender."""
+def _set_up_torch(spec: dict[str, Any]) -> Callable[[], Any]:
+    """Set the threads of a contender that uses torch; returns what waits until its device is idle."""
+    if spec["contender"] in ("llama.cpp", "flashrank"):
+        return lambda: None
     import torch
 
+    torch.set_num_threads(spec["threads"])
+    return torch.cuda.synchronize if spec["device"].startswith("cuda") else lambda: None
+
+
+def main(spec_file: str, result_file: str) -> None:
+    """Measure one contender."""
     with open(spec_file, encoding="utf-8") as file:
         spec = json.load(file)
-    if spec.get("threads"):
-        torch.set_num_threads(spec["threads"])
+    wait = _set_up_torch(spec)
     pairs = [(query, document) for query, document in spec["pairs"]]
     score = CONTENDERS[spec["contender"]](spec)
     score(pairs[: spec["warmup"]])  # also brings weights that are mapped from a file into memory
     memory = Memory(spec["device"])
     seconds, scores = [], []
     for _ in range(spec["repeats"]):
-        if spec["device"].startswith("cuda"):
-            torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
         scores = score(pairs)
         seconds.append(time.perf_counter() - start)
-    packages = ("torch", "transformers", "sentence-transformers", "mxbai-rerank", "prorank")
+    packages = ["torch", "transformers", "sentence-transformers", "mxbai-rerank", "prorank"]
+    packages += ["llama-cpp-python", "flashrank", "onnxruntime"]
     found = {p.metadata["Name"].lower(): p.version for p in importlib.metadata.distributions() if p.metadata["Name"]}
     result = {
         "scores": scores,

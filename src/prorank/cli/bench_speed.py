@@ -25,15 +25,17 @@ from prorank.shipped import MINI
 
 
 def bench_inference(
-    shape: Annotated[Literal["minilm", "qwen2.5-0.5b"], typer.Option(help="Published shape.")] = "minilm",
+    shape: Annotated[
+        Literal["minilm", "smollm2-135m", "qwen2.5-0.5b"], typer.Option(help="Published shape.")
+    ] = "minilm",
     collection: CollectionOption = "cosqa",
     short_collection: Annotated[str, typer.Option(help="Short documents, for the instruction-first layout.")] = "cosqa",
     pairs: Annotated[int, typer.Option(help="Pairs that each library scores.", min=8)] = 100,
     repeats: Annotated[int, typer.Option(help="Times they are scored; the best counts.", min=1)] = 1,
     work: Annotated[Path, typer.Option(help="Folder for models and peers.")] = Path("runs/bench"),
-    peer_python: Annotated[
-        str | None, typer.Option(help="A Python that has mxbai-rerank; default: one is made in the work folder.")
-    ] = None,
+    without: Annotated[
+        str, typer.Option(help="Peers to leave out, with commas between: mxbai-rerank, llama.cpp, flashrank.")
+    ] = "",
     output: Output = None,
     as_json: AsJson = False,
     force: Force = False,
@@ -49,7 +51,7 @@ def bench_inference(
         work,
         pairs=pairs,
         repeats=repeats,
-        peer_interpreter=peer_python,
+        without=parts(without),
         console=err,
     )
     if output is not None:
@@ -64,6 +66,7 @@ def bench_inference(
             for key in ("ratios", "memory_ratio"):
                 out.print(f"{key}: " + ", ".join(f"{name} {value:.2f}" for name, value in found[key].items()))
             out.print(f"largest difference of scores in fp32: {found['max_score_difference']:.1e}")
+            out.print(f"share of the matmul limit: {found['limit_share']:.2f}")
     if results["cuda"] is None:
         out.print(results["cuda_note"])
 
