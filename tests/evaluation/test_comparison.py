@@ -11,10 +11,11 @@ from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prorank.data.trec import write_run
+from prorank.data.splits import load_with_split
+from prorank.data.trec import read_run, write_run
 from prorank.evaluation.comparison import compared, comparison_latex, t_test
-from prorank.evaluation.html_report import page
-from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.html_report import page, verdict
+from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, write_evaluation
 
 values = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=3, max_size=9)
 
@@ -94,6 +95,9 @@ def test_tables_for_readers(runs, call):
     assert out.startswith(r"\begin{tabular}") and r"\bottomrule" in out
     rows = compared({"a_b": result([0.1, 0.2, 0.3]), "c&d": result([0.2, 0.3, 0.5])}, "ndcg@10")
     assert r"a\_b" in comparison_latex(rows, "ndcg@10") and r"c\&d" in comparison_latex(rows, "ndcg@10")
+    rows = compared({"~x^2": result([0.1, 0.2, 0.3]), "{a|$1>\\": result([0.2, 0.3, 0.5])}, "ndcg@10")
+    for name in (r"\textasciitilde{}x\textasciicircum{}2 & ", r"\{a$|$\$1$>$\textbackslash{} & "):
+        assert f"\n{name}" in comparison_latex(rows, "ndcg@10")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,99 @@ def test_other_queries_are_refused(runs, call):
     (runs / "good" / "per_query.tsv").write_text("\n".join(lines[:-1]) + "\n")
     code, _, err = call("compare", runs / "bad", runs / "good")
     assert code == 2 and "share only 4 queries of 4 and 5" in err
+
+
+def test_a_single_query_tells_nothing(runs, call):
+    for name in ("good", "bad"):
+        table = runs / name / "per_query.tsv"
+        table.write_text("\n".join(table.read_text().splitlines()[:2]) + "\n")
+    code, out, err = call("compare", runs / "bad", runs / "good", "--json")
+    found = json.loads(out)[1]["versus_first"]
+    assert code == 0 and not err and found["p_value"] == found["t_p_value"] == 1.0 and found["wins"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("q0\t1\t1\t1\t1\t1", "query 'q0' stands twice"),
+        ("q9\tnan\t1\t1\t1\t1", "'nan' is no number"),
+        ("q9\t1\t1\t1\t1\tinf", "'inf' is no number"),
+    ],
+)
+def test_a_damaged_row_of_a_table_is_named(runs, call, row, says):
+    table = runs / "good" / "per_query.tsv"
+    table.write_text(f"{table.read_text()}{row}\n")
+    code, _, err = call("compare", runs / "bad", runs / "good")
+    assert code == 2 and f"per_query.tsv:7: {says}" in err
+
+
+def test_a_table_without_queries_is_none(runs, call):
+    table = runs / "good" / "per_query.tsv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    assert "no table of metrics per query" in call("compare", runs / "good", runs / "bad")[2]
+
+
+def test_queries_that_a_run_lacks_are_told_and_a_run_of_others_is_refused(runs, call):
+    lines = (runs / "good.run").read_text().splitlines(keepends=True)
+    (runs / "part.run").write_text("".join(line for line in lines if not line.startswith("q4 ")))
+    (runs / "other.run").write_text("".join(f"other-{line}" for line in lines))
+    code, _, err = call("compare", runs / "bad.run", runs / "part.run", "--collection", runs / "c")
+    assert code == 0 and "part.run lacks 1 of 5 judged queries; they score 0" in " ".join(err.split())
+    code, _, err = call("compare", runs / "bad.run", runs / "other.run", "--collection", runs / "c")
+    assert code == 2 and "other.run holds none of the 5 judged queries (--split names" in err
+
+
+@pytest.mark.parametrize("metric", ["RR@10", "P@3", "AP@100"])
+def test_a_page_is_made_for_any_metric(runs, call, metric):
+    page = runs / "report.html"
+    code, _, err = call(
+        *("compare", runs / "bad.run", runs / "good.run", "--collection", runs / "c"),
+        *("--metric", metric, "--html", page),
+    )
+    assert code == 0, err
+    assert f"{metric_key(metric)} with 95 % intervals" in page.read_text()
+
+
+def test_a_page_without_the_texts_is_refused(runs, call):
+    form = ("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", runs / "report.html")
+    judgments = runs / "c" / "qrels" / "test.tsv"
+    kept = judgments.read_text()
+    judgments.write_text("".join(line for line in kept.splitlines(keepends=True) if not line.startswith("q4\t")))
+    code, _, err = call(*form)
+    assert code == 2 and "query 'q4' has no judgments in split 'test' of c (--split names" in err
+    judgments.write_text(kept)
+    (runs / "good" / "run.trec").write_text("q0 Q0 strange 1 9.0 x\n")
+    code, _, err = call(*form)
+    assert code == 2 and "good: document 'strange' is not in the collection c" in err
+
+
+def test_a_folder_above_a_result_names_what_lies_in_it(runs, call):
+    (runs / "evaluated").mkdir()
+    (runs / "good").rename(runs / "evaluated" / "reranked")
+    code, _, err = call("compare", runs / "evaluated", runs / "bad")
+    assert code == 2 and f"no per_query.tsv in it (give one of {runs / 'evaluated' / 'reranked'})" in err
+    assert "prorank evaluate --output writes it" in call("compare", runs / "bad", runs / "c")[2]
+
+
+def test_results_of_a_made_split_are_compared_by_the_same_seed(runs, call):
+    (runs / "c" / "qrels" / "test.tsv").rename(runs / "c" / "qrels" / "train.tsv")
+    qrels = load_with_split(str(runs / "c"), "test").judgments("test")
+    for name in ("good", "bad"):
+        run = {query: scores for query, scores in read_run(runs / f"{name}.run").items() if query in qrels}
+        write_evaluation(runs / name, run, evaluate_run(run, qrels), {}, force=True)
+    form = ("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", runs / "report.html")
+    assert "has no judgments in split 'test'" in call(*form, "--seed", 14)[2]
+    assert call(*form)[0] == 0
+
+
+def test_a_verdict_and_its_interval_are_of_one_direction():
+    def said(difference, low, high):
+        other = {"difference": difference, "low": low, "high": high, "p_value_holm": 0.6}
+        return verdict([{"name": "a"}, {"name": "b", "versus_first": other}], "ndcg@10")
+
+    assert "b is worse than a by 0.150 ndcg@10 (95 % interval -0.100 to 0.600); it may be" in said(-0.15, -0.6, 0.1)
+    assert "b is worse than a by 0.150 ndcg@10 (95 % interval 0.100 to 0.600); it may be" in said(-0.15, -0.6, -0.1)
+    assert said(0.0, -0.1, 0.1) == "b and a are equal in ndcg@10 (95 % interval -0.100 to 0.100; p = 0.600)."
 
 
 def test_the_page_shows_plots_verdict_and_texts_and_loads_nothing(runs, call):

@@ -165,6 +165,7 @@ def test_names_are_checked_before_anything_is_measured(folder, model, tmp_path, 
     assert "there are open, beir" in call(*words, "bier")[2]
     assert "lacks trec-covid, nfcorpus" in call(*words, "beir")[2]
     assert "no collection in it" in call("evaluate", model, model, "--suite", "open")[2]
+    assert "it is one itself" in call("evaluate", model, folder / "words", "--suite", "open")[2]
     assert "not with --suite" in call(*words, "open", "--split", "dev")[2]
     assert "given twice" in call(*words, "open", "--beside", model)[2]
     assert "only with --suite" in call("evaluate", model, folder / "words", "--beside", "x")[2]

@@ -18,6 +18,7 @@ def compare(
     ],
     collection: Annotated[str | None, typer.Option(help="Judgments, for TREC runs.")] = None,
     split: Annotated[str, typer.Option(help="Split of the judgments.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of splits that are made.")] = 13,
     metric: Annotated[str, typer.Option(help="As ir-measures writes it.")] = "nDCG@10",
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots and the queries that change.")] = None,
@@ -25,7 +26,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare results on the same queries with the first: intervals, paired tests, Holm's correction."""
-    from prorank.data.collection import load_collection
+    from prorank.data.splits import load_with_split
     from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_results, run_of
     from prorank.evaluation.html_report import write_page
     from prorank.evaluation.metrics import metric_key
@@ -35,7 +36,7 @@ def compare(
     if len(results) < 2:
         raise InputError("give two results or more", hint="the others are compared with the first")
     if collection is None:
-        refuse(context, "only with --collection", "split")
+        refuse(context, "only with --collection", "split", "seed")
     if as_json:
         refuse(context, "not with --json", "latex")
     if html is None:
@@ -44,13 +45,13 @@ def compare(
         raise InputError("--html shows texts", hint="add --collection (and --split)")
     else:
         refuse_file_overwrite(html, force)
-    loaded = load_collection(collection) if collection is not None else None
+    loaded = load_with_split(collection, split, seed=seed) if collection is not None else None
     qrels = loaded.judgments(split) if loaded is not None else None
     found = dict(zip(distinct_names(results), read_results(results, metric, qrels)))
     rows = compared(found, metric_key(metric))
     if html is not None and loaded is not None:
         runs = {name: (one, run_of(path)) for (name, one), path in zip(found.items(), results)}
-        write_page(html, rows, runs, loaded, split, metric_key(metric))
+        write_page(html, rows, runs, loaded, split, metric)
         written(html)
     if as_json:
         print_json(rows)

@@ -6,7 +6,7 @@ Ties go by document id everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Container, Iterable, Mapping, Sequence, Sized
 
 from prorank.util.errors import DataError
 
@@ -30,6 +30,15 @@ def lists_of(run: Mapping[str, dict[str, float]], queries: Iterable[str]) -> Run
     {'a': {'d': 1.0}, 'b': {}}
     """
     return {query: run.get(query, {}) for query in queries}
+
+
+def unknown_document(run: Run, queries: Iterable[str], documents: Container[str]) -> str | None:
+    """The first document in the lists of these queries that is none of `documents`.
+
+    >>> unknown_document({"q": {"a": 1.0, "b": 0.5}}, ["q"], {"a"})
+    'b'
+    """
+    return next((document for query in queries for document in run.get(query, {}) if document not in documents), None)
 
 
 def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:

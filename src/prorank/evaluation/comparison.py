@@ -5,6 +5,7 @@ Reads metrics per query, or runs together with judgments. Knows no models.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.evaluation.tables import markdown_lines, p_value_cell
 from prorank.util.errors import DataError, require
 
+logger = logging.getLogger(__name__)
 PER_QUERY = "per_query.tsv"
-LATEX_SPECIAL = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
+NAMED = 4  # deeper folders that an error names
+LATEX_SPECIAL = {c: f"\\{c}" for c in "&%_#${}"} | {c: f"${c}$" for c in "<>|"}
+LATEX_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> list[Evaluation]:
@@ -30,13 +34,13 @@ def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> lis
         qrels: judgments, for runs.
 
     Raises:
-        DataError: no such path, no such metric in a table, or a run without judgments.
+        DataError: no such path, no such metric in a table, or a run without judgments or with none of their queries.
     """
     key, tables = metric_key(metric), dict[Path, Evaluation]()
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
-        table = path / PER_QUERY if path.is_dir() else path
+        table = _table_in(path) if path.is_dir() else path
         if table.suffix == ".tsv":
             tables[path] = Evaluation((key,), {key: _column(table, key)})
         elif qrels is None:
@@ -44,10 +48,34 @@ def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> lis
     if qrels is not None and tables:
         measured = set.intersection(*(set(one.values(key)) for one in tables.values()))
         qrels = {query: judged for query, judged in qrels.items() if query in measured}
-    measured_now = {path: evaluate_run(read_run(path), qrels or {}, (metric,)) for path in paths if path not in tables}
+    measured_now = {path: _measured(path, qrels or {}, metric) for path in paths if path not in tables}
     if tables:  # as tables are written: the same list is a tie
         measured_now = {path: _rounded(one) for path, one in measured_now.items()}
     return [tables[path] if path in tables else measured_now[path] for path in paths]
+
+
+def _table_in(folder: Path) -> Path:
+    """The table of metrics per query of a folder; deeper ones are named where it has none."""
+    if not (folder / PER_QUERY).is_file():
+        found = [str(table.parent) for table in sorted(folder.rglob(PER_QUERY))]
+        hint = (
+            f"give one of {', '.join(found[:NAMED])}" if found else "prorank evaluate --output writes it into a folder"
+        )
+        raise DataError(f"{folder}: no {PER_QUERY} in it", hint=hint)
+    return folder / PER_QUERY
+
+
+def _measured(path: Path, qrels: Qrels, metric: str) -> Evaluation:
+    """A run's metrics; the judged queries that it lacks are named, since they score 0."""
+    run = read_run(path)
+    judged = [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
+    lacking = [query for query in judged if query not in run]
+    if lacking and len(lacking) == len(judged):
+        hint = "--split names the split that the runs are of"
+        raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
+    if lacking:
+        logger.warning("%s lacks %d of %d judged queries; they score 0", path, len(lacking), len(judged))
+    return evaluate_run(run, qrels, (metric,))
 
 
 def run_of(path: Path) -> Run:
@@ -76,12 +104,14 @@ def _column(table: Path, key: str) -> dict[str, float]:
 
 
 def t_test(a: Sequence[float], b: Sequence[float]) -> float:
-    """Two-sided p-value of Student's paired t-test (`scipy.stats.ttest_rel`); 1 where no query differs.
+    """Two-sided p-value of Student's paired t-test (`scipy.stats.ttest_rel`).
+
+    It is 1 where no query differs, and for a single query, whose spread nobody knows.
 
     >>> round(t_test([0.6, 0.9, 0.8], [0.5, 0.6, 0.7]), 3)
     0.13
     """
-    if all(x == y for x, y in zip(a, b)):
+    if len(a) == 1 or all(x == y for x, y in zip(a, b)):
         return 1.0
     return float(require("scipy.stats", "eval").ttest_rel(a, b).pvalue)
 
@@ -154,7 +184,7 @@ def latex_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(LATEX_SPECIAL.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    body = "\n".join(map(line, lines)).replace("<", "$<$")
+    body = "\n".join(map(line, lines))
     columns = "l" + "r" * (len(header) - 1)
     return (
         f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top
+from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
@@ -191,7 +191,6 @@ def first_stage_lists(
     run = read_run(run_file)
     if not run.keys() & qrels.keys():
         raise DataError(f"{run_file} holds none of the {len(qrels)} queries of this split")
-    unknown = next((d for q in qrels for d in run.get(q, {}) if d not in collection.documents), None)
-    if unknown is not None:
+    if (unknown := unknown_document(run, qrels, collection.documents)) is not None:
         raise DataError(f"{run_file}: document '{unknown}' is not in the collection")
     return lists_of(without_excluded(run, collection), qrels), run_file.name

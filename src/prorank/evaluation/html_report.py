@@ -6,7 +6,6 @@ Plots are SVG inside the page; nothing is loaded from elsewhere. Knows runs, jud
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run, ranked, rerank_run, top
+from prorank.data.runs import Qrels, Run, ranked, rerank_run, top, unknown_document
 from prorank.engine.scores import probabilities
 from prorank.evaluation.calibration import calibration_error, fit_platt, judged_scores
-from prorank.evaluation.metrics import Evaluation, evaluate_run
+from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key
 from prorank.evaluation.plots import draw_panels
 from prorank.evaluation.tables import p_value_cell
 from prorank.util.errors import DataError
@@ -49,14 +48,16 @@ def verdict(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     sentences = []
     for row in rows[1:]:
         found = row["versus_first"]
-        word = "better" if found["difference"] > 0 else "worse"
-        low, high = found["low"], found["high"]
-        if low * high > 0:  # one sign: as sizes, like the difference itself
-            low, high = sorted((abs(low), abs(high)))
+        word, low, high = "better", found["low"], found["high"]
+        if found["difference"] < 0:  # of being worse, like the difference itself
+            word, low, high = "worse", -high, -low
         span = f"{low:.3f} to {high:.3f}"
         p = p_value_cell({"p_value": found["p_value_holm"]})
         p = f"p {p}" if p.startswith("<") else f"p = {p}"
         chance = "chance is an unlikely explanation" if found["p_value_holm"] < 0.05 else "it may be chance"
+        if not found["difference"]:
+            sentences.append(f"{row['name']} and {rows[0]['name']} are equal in {metric} (95 % interval {span}; {p}).")
+            continue
         sentences.append(
             f"{row['name']} is {word} than {rows[0]['name']} by {abs(found['difference']):.3f} {metric} "
             f"(95 % interval {span}); {chance} ({p})."
@@ -80,10 +81,20 @@ def write_page(
         results: by name, metrics per query and the run that they were measured on.
         collection: texts and judgments.
         split: of the judgments.
-        metric: key such as `ndcg@10`.
+        metric: as ir-measures writes it, `nDCG@10`.
+
+    Raises:
+        DataError: a query is not of the split, or a document not of the collection.
     """
-    entries = [Entry(row, run, one.values(metric)) for row, (one, run) in zip(rows, results.values())]
-    qrels = {query: collection.judgments(split)[query] for query in entries[0].values}
+    entries = [Entry(row, run, one.values(metric_key(metric))) for row, (one, run) in zip(rows, results.values())]
+    judged = collection.judgments(split)
+    if other := next((query for query in entries[0].values if query not in judged), None):
+        hint = "--split names the split that the results are of"
+        raise DataError(f"query '{other}' has no judgments in split '{split}' of {collection.name}", hint=hint)
+    qrels = {query: judged[query] for query in entries[0].values}
+    for entry in entries:
+        if other := unknown_document(entry.run, qrels, collection.documents):
+            raise DataError(f"{entry.row['name']}: document '{other}' is not in the collection {collection.name}")
     made = f"prorank compare, split {split}, fingerprint of the collection {collection.fingerprint[:16]}; " + ", ".join(
         f"{package} {version}" for package, version in versions().items()
     )
@@ -98,7 +109,7 @@ def html_report(entries: Sequence[Entry], collection: Collection, qrels: Qrels, 
         entries: the first is what the others are compared with; the depth plot takes it for their first stage.
         collection: texts.
         qrels: judgments of the queries.
-        metric: key such as `ndcg@10`.
+        metric: as ir-measures writes it, `nDCG@10`.
         made: the command, and versions.
     """
     title = f"<h1>{escape(collection.name)}: {len(entries)} runs on {entries[0].row['queries']} queries</h1>"
@@ -118,10 +129,10 @@ def collection_sections(entries: Sequence[Entry], collection: Collection, qrels:
     Args:
         entries, collection, qrels, metric: see `html_report`.
     """
-    rows = [entry.row for entry in entries]
+    rows, key = [entry.row for entry in entries], metric_key(metric)
     parts = [
-        f"<p class=verdict>{escape(verdict(rows, metric))}</p>",
-        section(f"{metric} with 95 % intervals", bars(rows, metric)),
+        f"<p class=verdict>{escape(verdict(rows, key))}</p>",
+        section(f"{key} with 95 % intervals", bars(rows, key)),
         section("Reranking fewer documents", depths(entries, qrels, metric)),
         section("Scores by label", histograms(entries, qrels)),
         section("Reliability", reliability(entries, qrels)),
@@ -160,19 +171,18 @@ def bars(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 def depths(entries: Sequence[Entry], qrels: Qrels, metric: str) -> str:
     """The metric if only the first k documents of the first run had been reranked."""
-    first = entries[0].run
+    first, key = entries[0].run, metric_key(metric)
     figure, (axis,) = draw_panels([""])
     figure.set_size_inches(7, 2.6)
-    name = re.sub("^ndcg", "nDCG", metric)
     for entry in entries[1:]:
         scores = {q: {d: entry.run.get(q, {}).get(d, -np.inf) for d in first[q]} for q in first}
         longest = max((len(documents) for documents in first.values()), default=0)
         points = []
         for depth in [k for k in DEPTHS if k <= max(longest, DEPTHS[0])]:
             finite = {q: {d: s if np.isfinite(s) else -1e9 for d, s in own.items()} for q, own in scores.items()}
-            points.append((depth, evaluate_run(rerank_run(first, finite, depth), qrels, (name,)).mean(metric)))
+            points.append((depth, evaluate_run(rerank_run(first, finite, depth), qrels, (metric,)).mean(key)))
         axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, label=entry.row["name"])
-    axis.axhline(entries[0].row[metric], color="0.5", linestyle="--", linewidth=0.9, label=entries[0].row["name"])
+    axis.axhline(entries[0].row[key], color="0.5", linestyle="--", linewidth=0.9, label=entries[0].row["name"])
     axis.set_xlabel("documents of the first run that are reranked", fontsize=8)
     axis.legend(fontsize=7, frameon=False)
     return svg(figure)

@@ -6,6 +6,7 @@ Nothing is ever put into a candidate list: a relevant document that the first st
 from __future__ import annotations
 
 import difflib
+import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def read_per_query(path: str | Path) -> dict[str, dict[str, float]]:
         DataError: not such a file; with the line.
     """
     rows = [line.split("\t") for line in split_lines(read_text(path))]
-    if not rows or rows[0][0] != "query-id":
+    if len(rows) < 2 or rows[0][0] != "query-id":
         raise DataError(f"{path}: no table of metrics per query", hint="prorank evaluate --output writes one")
     found: dict[str, dict[str, float]] = {metric: {} for metric in rows[0][1:]}
     for number, (query, *cells) in enumerate(rows[1:], start=2):
@@ -143,10 +144,15 @@ def read_per_query(path: str | Path) -> dict[str, dict[str, float]]:
                 f"{path}:{number}: {len(cells)} values for {len(found)} metrics", hint="copy the file again"
             )
         for metric, cell in zip(found, cells):
+            if query in found[metric]:
+                raise DataError(f"{path}:{number}: query '{query}' stands twice", hint="copy the file again")
             try:
-                found[metric][query] = float(cell)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: '{cell}' is no number", hint="copy the file again") from error
+                value = float(cell)
+            except ValueError:
+                value = math.nan
+            if not math.isfinite(value):
+                raise DataError(f"{path}:{number}: '{cell}' is no number", hint="copy the file again")
+            found[metric][query] = value
     return found
 
 

@@ -154,7 +154,7 @@ def measure_task(
         study.begin(inputs)
         entries = [Entry(row, one.run, one.evaluation.values(PRIMARY)) for row, one in zip(rows, results.values())]
         with atomic_writer(study.folder / PAGE) as file:
-            file.write("\n".join(collection_sections(entries, loaded, qrels, PRIMARY)))
+            file.write("\n".join(collection_sections(entries, loaded, qrels, "nDCG@10")))
         study.keep(PAGE)
     return found | {"rows": rows, "values": values}, (study.folder / PAGE).read_text(encoding="utf-8")
 

@@ -133,5 +133,8 @@ def tasks_of(name: str, folder: Path | None) -> Sequence[Task]:
         raise InputError(f"suite '{name}' needs a folder of collections", hint="prorank evaluate MODEL FOLDER --suite")
     places = [place for place in [*folder.glob("*"), *folder.glob("*/*")] if holds_collection(place)]
     if not places:
-        raise DataError(f"{folder}: no collection in it", hint="a collection is a folder with corpus.jsonl and qrels")
+        hint = "a collection is a folder with corpus.jsonl and qrels"
+        if holds_collection(folder):
+            hint = "it is one itself: leave --suite out, or give the folder that it lies in"
+        raise DataError(f"{folder}: no collection in it", hint=hint)
     return [Task(place.relative_to(folder).as_posix(), str(place)) for place in sorted(places)]
