@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from prorank.cli.shared import AsJson, Force, print_json, refuse, written
+from prorank.cli.shared import AsJson, Force, err, print_json, refuse, written
 
 
 def compare(
@@ -30,6 +31,7 @@ def compare(
     from prorank.evaluation.comparison import compared, comparison_latex, comparison_markdown, read_results, run_of
     from prorank.evaluation.html_report import write_page
     from prorank.evaluation.metrics import metric_key
+    from prorank.evaluation.rerank import carved_sentence, few_queries
     from prorank.util.errors import InputError
     from prorank.util.files import distinct_names, refuse_file_overwrite
 
@@ -49,6 +51,8 @@ def compare(
     qrels = loaded.judgments(split) if loaded is not None else None
     found = dict(zip(distinct_names(results), read_results(results, metric, qrels)))
     rows = compared(found, metric_key(metric))
+    for note in filter(None, (few_queries(rows[0]["queries"]), carved_sentence(loaded.carved) if loaded else "")):
+        err.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
     if html is not None and loaded is not None:
         runs = {name: (one, run_of(path)) for (name, one), path in zip(found.items(), results)}
         write_page(html, rows, runs, loaded, split, metric)
