@@ -99,17 +99,17 @@ def test_memory_does_not_grow_with_the_run(long_run, tmp_path):
     collection = load_collection(long_run / "c")
     lines = (long_run / "bm25.run").read_text().splitlines(keepends=True)
     peaks = []
-    for queries in (80, 400):
+    for queries in (400, 80, 400):  # the first counts what is made once, such as the code that measures coverage
         run = tmp_path / f"{queries}.run"
         run.write_text("".join(lines[: queries * 50]))
         shape = survey(run, collection, 100)
         assert shape == (queries, queries * 50, True)
-        journal = Journal(tmp_path / f"{queries}.out", {})
+        journal = Journal(tmp_path / f"{queries}-{len(peaks)}.out", {})
         tracemalloc.start()
         rerank_lists(Stub(), collection, lists_of_file(run, shape.together), 100, journal)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.25 * peaks[0]  # ids of queries are kept; pairs and scores, five times as many, are not
+    assert peaks[2] < 1.25 * peaks[1]  # ids of queries are kept; pairs and scores, five times as many, are not
 
 
 def test_what_was_made_from_something_else_is_refused_and_named(long_run, tmp_path):

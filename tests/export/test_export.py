@@ -211,8 +211,8 @@ def train(collection):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "bert", "encoder"])
-def test_8_bit_rows_load_like_a_checkpoint(folders, family, tmp_path):
-    reranker = load(folders, family)
+def test_8_bit_rows_load_like_a_checkpoint(folders, qwen_folder, family, tmp_path):
+    reranker = load(folders | {"qwen2": qwen_folder}, family)
     small = export(reranker, "rows8", tmp_path / "rows8")
     assert not list(small.glob("model.safetensors"))
     again = Reranker.from_pretrained(small, precision="fp32")

@@ -20,14 +20,19 @@ from prorank.recipe.loading import dump_recipe
 from prorank.training.trainer import SlotTrainer
 
 KINDS = {"ddp": {}, "fsdp2": {}, "fsdp2-lora": {"backbone__lora": {"rank": 2, "alpha": 4}}}
-# What each of two launched processes runs: it imports once, and trains each recipe in a fork of its own.
+# What each of two launched processes runs: it imports once, and trains each recipe in a fork of its own. Plots are empty
+# files, and what is imported is never garbage, as in conftest.py.
 # Under FSDP2, accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
 WORKER = """
-import os, sys, traceback
+import gc, os, sys, traceback
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from prorank.cli.main import main
+from prorank.evaluation import plots
 from prorank.pipeline import run
+plots.save_figure = lambda figure, path: path.write_bytes(b"")
+gc.collect()
+gc.freeze()
 usual = PartialState.__init__
 
 def init(self, *arguments, **others):
@@ -98,10 +103,16 @@ def causal_recipe(qwen_folder, word_collection, **changes):
         qwen_folder,
         word_collection,
         backbone__max_length=128,
+        warmup__steps=2,
+        warmup__held_out_pairs=10,
         warmup__kl=0.01,
         warmup__entropy_bonus=0.1,  # these two are said, since a file holds every field: none is left to the family
         warmup__learning_rate=1e-3,
         warmup__experimental__supervised_weight=0.5,
+        score_learning__steps=4,
+        score_learning__evaluate_every=4,
+        score_learning__dev_queries=4,
+        evaluation__max_queries=4,
         **changes,
     )
 
