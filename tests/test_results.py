@@ -25,9 +25,11 @@ import pytest
 from pages import ROOT
 
 from prorank.bench.memory import memory_table
+from prorank.bench.peers import peers_markdown
 from prorank.bench.profile import profile_markdown
 from prorank.bench.tables import erank_markdown, quality_markdown, serving_markdown, ties_markdown
 from prorank.evaluation.analysis_report import analysis_markdown
+from prorank.evaluation.calibrate import calibration_markdown
 from prorank.evaluation.cascade import cascade_markdown
 from prorank.evaluation.tables import markdown_lines, markdown_report, markdown_table, p_value_cell
 
@@ -60,9 +62,11 @@ def billion_pairs(found):
 PRINTERS = {
     "analyze": analysis_markdown,
     "billion_pairs": billion_pairs,
+    "calibrate": calibration_markdown,
     "cascade": cascade_markdown,
     "erank": lambda found: erank_markdown(found["rows"]),
     "memory": memory_table,
+    "peers": peers_markdown,
     "profile": profile_markdown,
     "quality": quality_markdown,
     "report": lambda *found: markdown_report(found),

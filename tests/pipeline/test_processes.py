@@ -20,8 +20,8 @@ from prorank.recipe.loading import dump_recipe
 from prorank.training.trainer import SlotTrainer
 
 KINDS = {"ddp": {}, "fsdp2": {}, "fsdp2-lora": {"backbone__lora": {"rank": 2, "alpha": 4}}}
-# What each of two launched processes runs: it imports once, and trains each recipe in a fork of its own. Plots are empty
-# files, and what is imported is never garbage, as in conftest.py.
+# What each of two launched processes runs: it imports once, and trains each recipe in a fork of its own.
+# Plots are empty files, and what is imported is never garbage, as in conftest.py.
 # Under FSDP2, accelerate shards on GPUs only; this makes it take processes on CPUs for some other kind of device.
 WORKER = """
 import gc, os, sys, traceback

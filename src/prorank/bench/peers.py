@@ -20,6 +20,7 @@ from prorank.data.runs import lists_of
 from prorank.evaluation.comparison import compared, comparison_markdown
 from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import PRIMARY, rerank_collection
+from prorank.evaluation.tables import markdown_lines
 from prorank.pipeline.run import finished
 from prorank.pipeline.stages import STAGES, load_reranker, train_ranking, train_warmup
 from prorank.recipe.families import as_said
@@ -150,10 +151,10 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> Evaluation:
 
 
 def peers_markdown(found: dict[str, Any]) -> str:
-    """The comparison's table, and under it seconds, pairs and seeds."""
+    """The comparison's table, and one of what each system cost and what each seed gave."""
+    header = ["system", "pairs", "CPU-seconds", *(f"seed {seed}" for seed in found["seeds"])]
     lines = [
-        f"{row['name']}: {row['cpu_seconds']:.0f} CPU-seconds, {row['pairs']} pairs, seeds "
-        + ", ".join(f"{value:.3f}" for value in row["by_seed"])
+        [row["name"], str(row["pairs"]), f"{row['cpu_seconds']:.0f}", *(f"{value:.3f}" for value in row["by_seed"])]
         for row in found["rows"]
     ]
-    return f"{comparison_markdown(found['rows'], PRIMARY)}\n\n" + "\n".join(f"- {line}" for line in lines)
+    return f"{comparison_markdown(found['rows'], PRIMARY)}\n\n{markdown_lines(header, lines)}"
