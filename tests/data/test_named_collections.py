@@ -82,6 +82,15 @@ def parquet(file, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
 
 
+def test_a_network_that_fails_is_told_with_the_id(registered, monkeypatch):
+    def load(name):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(ir_datasets, "load", load)
+    with pytest.raises(DataError, match="irds:toy/test: ir_datasets could not get its files: no route"):
+        load_collection("irds:toy/test")
+
+
 def test_bright_and_followir_are_read_from_their_authors_files(tmp_path, monkeypatch):
     asked = []
 

@@ -11,6 +11,7 @@ from tiny_runs import tiny
 
 from prorank import Reranker
 from prorank.bench.toy import write_collection
+from prorank.data.collection import load_collection
 from prorank.engine.cascade import cascade_scores
 from prorank.evaluation import cascade as choosing
 from prorank.first_stage.cached import cached_first_stage
@@ -149,7 +150,7 @@ def test_the_command_chooses_measures_and_saves(checkpoint, long_collection, tmp
 
 
 def test_played_back_is_what_a_reranker_reads(reranker, long_collection):
-    collection = choosing.load_collection(long_collection)
+    collection = load_collection(long_collection)
     qrels = collection.judgments("test")
     lists = cached_first_stage(collection, "test", qrels, 100, False)
     readings = choosing.Readings(reranker, collection, lists, qrels, "words")

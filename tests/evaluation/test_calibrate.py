@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
 from prorank import Reranker
+from prorank.data.splits import load_with_split, load_with_splits
 from prorank.evaluation.calibrate import methods, resampled, shares_above, threshold
 from prorank.evaluation.calibration import (
     brier_score,
@@ -105,3 +106,18 @@ def test_the_command_measures_each_collection(word_collection, bert_folder, tmp_
     (found,) = json.loads((tmp_path / "found.json").read_text())
     assert [row["method"] for row in found["methods"]] == ["none", "temperature", "platt", "isotonic"]
     assert f"| platt | {found['methods'][2]['ece']:.4f} |" in out and "precision of 0.1" in out
+    assert "left out" not in err
+    code, _, err = call(*words[:3], tmp_path / "none", "--output", tmp_path / "second.json")
+    assert (
+        code == 2 and str(tmp_path / "none") in "".join(err.split()) and "rerank" not in err
+    )  # before anything is measured
+
+
+def test_lost_judgments_are_told_where_something_is_measured(word_collection, tmp_path, caplog):
+    shutil.copytree(word_collection, tmp_path / "c")
+    with (tmp_path / "c" / "qrels" / "test.tsv").open("a") as file:
+        file.write("q30\tnone\t1\nq0\td0\t1\nzz\td1\t1\n")
+    for load in (lambda: load_with_split(str(tmp_path / "c"), "test"), lambda: load_with_splits(str(tmp_path / "c"))):
+        caplog.clear()
+        load()
+        assert "c: 2 judgments are left out" in caplog.text and "document 'none'" in caplog.text

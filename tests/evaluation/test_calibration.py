@@ -102,7 +102,7 @@ def test_a_run_calibrates_its_checkpoint(bert_folder, word_collection, tmp_path)
     folder = tmp_path / "run"
     run_recipe(tiny(bert_folder, word_collection, score_learning__steps=2), folder)
     saved = json.loads((folder / "checkpoint" / "prorank.json").read_text())["calibration"]
-    reranked = top(read_run(folder / "score-learning" / "test" / "dev.run"), 5)
+    reranked = top(read_run(folder / "score-learning" / "dev.run"), 5)
     scores, labels = judged_scores(reranked, load_collection(word_collection).judgments("dev"))
     try:
         assert saved == even_odds(fit_platt(scores, labels), labels)

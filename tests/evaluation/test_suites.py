@@ -78,7 +78,11 @@ def test_a_suite_gives_tables_a_page_and_is_not_measured_twice(folder, model, en
     assert code == 2 and "depth: 5 in the run, 4 now" in err and "--force" in err
     code, _, err = call(*words[:-2])
     assert code == 2 and f"would lose bi-encoder:{encoder_folder}" in " ".join(err.split()) and "--force" in err
-    assert len(json.loads((tmp_path / "out" / "suite.json").read_text())["systems"]) == 3
+    shutil.rmtree(folder / "more")
+    code, _, err = call(*words)
+    assert code == 2 and "would lose more/lists" in " ".join(err.split())
+    found = json.loads((tmp_path / "out" / "suite.json").read_text())
+    assert (len(found["systems"]), len(found["collections"])) == (3, 2)
 
 
 def test_a_killed_suite_goes_on_inside_a_collection(folder, model, tmp_path, call, monkeypatch):

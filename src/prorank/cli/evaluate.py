@@ -161,14 +161,16 @@ def evaluate_suite(
     """Measure systems on a suite: table, files, page."""
     from prorank.evaluation.suite import run_suite
     from prorank.evaluation.suite_report import refuse_to_drop, suite_markdown, write_suite
+    from prorank.evaluation.suites import tasks_of
 
-    refuse_to_drop(output, suite, systems, force)
+    within = None if folder is None else Path(folder)
+    refuse_to_drop(output, suite, [task.name for task in tasks_of(suite, within)], systems, force)
     with working(output):
         found, pages = run_suite(
             suite,
             systems,
             output,
-            folder=None if folder is None else Path(folder),
+            folder=within,
             depth=depth,
             max_queries=max_queries,
             seed=seed,

@@ -54,6 +54,16 @@ def irds_files(name: str, lists_only: bool = False) -> Files:
     """
     library = require("ir_datasets", "irds")
     try:
+        return _irds_files(library, name, lists_only)
+    except OSError as error:  # of requests, too
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"irds:{name}: ir_datasets could not get its files: {reason}", hint="is there a network?"
+        ) from error
+
+
+def _irds_files(library: Any, name: str, lists_only: bool) -> Files:
+    try:
         whole = library.load(name)
     except KeyError as error:
         raise DataError(f"irds:{name}: ir_datasets has no such id", hint="see ir-datasets.com for its ids") from error

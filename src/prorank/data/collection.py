@@ -30,6 +30,8 @@ from prorank.util.texts import id_flaw
 UNWRITABLE = "id that a TREC run cannot hold"
 LEAK = "training query in another split"
 QUERY_DOCUMENT = "query among the documents"
+# Kinds of judgments that are left out.
+UNKNOWN, EMPTY, SECOND = "judgment of an unknown id", "judgment of an empty text", "second judgment of a pair"
 REMEDIES = {  # where it is not the line itself that is mended
     UNWRITABLE: "rename it in corpus or queries, qrels and all other tables",
     LEAK: "take it out of one; a recipe's data.leakage can drop or allow it",
@@ -223,11 +225,11 @@ def _judged(
         query, document_id, grade = judgment(cells, f"{file}:{line}")
         if query not in queries or document_id not in documents:
             unknown = f"query '{query}'" if query not in queries else f"document '{document_id}'"
-            problems.append(Problem(file, line, "judgment of an unknown id", unknown))
+            problems.append(Problem(file, line, UNKNOWN, unknown))
         elif not queries[query].strip() or not documents[document_id].content:
-            problems.append(Problem(file, line, "judgment of an empty text", f"'{query}' '{document_id}'"))
+            problems.append(Problem(file, line, EMPTY, f"'{query}' '{document_id}'"))
         elif document_id in judged.get(query, {}):
-            problems.append(Problem(file, line, "second judgment of a pair", f"'{query}' '{document_id}'"))
+            problems.append(Problem(file, line, SECOND, f"'{query}' '{document_id}'"))
         else:
             judged.setdefault(query, {})[document_id] = grade
     return judged

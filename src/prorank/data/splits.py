@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
-from prorank.data.collection import Collection, load_collection
+from prorank.data.collection import EMPTY, SECOND, UNKNOWN, Collection, load_collection
 from prorank.data.runs import Qrels
 from prorank.util.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = False) -> Collection:
     """`load_collection`, with reproducibly made splits where the collection lacks this one."""
     loaded = load_collection(path, strict=strict)
+    warn_of_lost_judgments(loaded)
     return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
+
+
+def load_with_splits(path: str, seed: int = 13) -> Collection:
+    """`load_collection` with train, dev and test, reproducibly made where they are missing."""
+    loaded = load_collection(path)
+    warn_of_lost_judgments(loaded)
+    return with_splits(loaded, seed=seed)
+
+
+def warn_of_lost_judgments(collection: Collection) -> None:
+    """Log how many judgments were left out: metrics are of the others, and so higher than with all of them."""
+    lost = [problem for problem in collection.problems if problem.kind in (UNKNOWN, EMPTY, SECOND)]
+    if lost:
+        logger.warning(
+            "%s: %d judgments are left out (%s); `prorank data check` lists all", collection.name, len(lost), lost[0]
+        )
 
 
 def require_relevant(qrels: Qrels, name: str, relevant_from: int = 1) -> None:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prorank.data.collection import load_collection
+from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, top
-from prorank.data.splits import with_splits
 from prorank.engine.scores import probabilities
 from prorank.evaluation.calibration import (
     brier_score,
@@ -64,7 +63,7 @@ def methods(scores: Sequence[float], labels: Sequence[int]) -> dict[str, Callabl
 
 def calibrate_model(
     scorer: Scorer,
-    collection: str,
+    collection: Collection,
     *,
     depth: int = 20,
     wanted: float | None = None,
@@ -77,11 +76,11 @@ def calibrate_model(
 
     Args:
         scorer: the model.
-        collection: folder, bundled name or hub data set; missing splits are made.
+        collection: with dev and test, as `load_with_splits` makes them.
         depth: first-stage documents that are reranked, and all that is looked at.
         wanted: precision that the threshold is to give, 0..1; None makes none.
         max_queries: a seeded sample of dev's and of test's queries.
-        seed: of samples and made splits.
+        seed: of samples.
 
     Returns:
         `methods` (a row each with `ece` and `brier`), `threshold` (or None), and what it was measured on.
@@ -89,26 +88,29 @@ def calibrate_model(
     Raises:
         DataError: a split without relevant documents in its lists, or scores that do not rise with relevance.
     """
-    loaded = with_splits(load_collection(collection), seed=seed)
     qrels, runs = {}, {}
     for split in ("dev", "test"):
-        qrels[split], lists = sampled_lists(loaded, split, depth, max_queries, seed)
-        runs[split] = top(rerank_collection(scorer, loaded, lists, depth, f"rerank {split}"), depth)
+        qrels[split], lists = sampled_lists(collection, split, depth, max_queries, seed)
+        runs[split] = top(rerank_collection(scorer, collection, lists, depth, f"rerank {split}"), depth)
     dev, test = (judged_scores(runs[split], qrels[split]) for split in ("dev", "test"))
     for split, (_, labels) in (("dev", dev), ("test", test)):
         if not 0 < sum(labels) < len(labels):
             raise DataError(
-                f"{loaded.name}: the lists of {split} hold {sum(labels)} relevant documents of {len(labels)}",
+                f"{collection.name}: the lists of {split} hold {sum(labels)} relevant documents of {len(labels)}",
                 hint="calibration needs relevant and irrelevant ones; raise --depth, or judge more",
             )
     rows = []
-    for name, predict in methods(*dev).items():
+    try:
+        fitted = methods(*dev)
+    except DataError as error:
+        raise DataError(f"{collection.name}: {error}") from error
+    for name, predict in fitted.items():
         predicted = predict(test[0]).tolist()
         ece, brier = calibration_error(predicted, test[1]), brier_score(predicted, test[1])
         rows.append({"method": name, "ece": ece, "brier": brier})
-    found: dict[str, Any] = {"collection": loaded.name, "depth": depth, "methods": rows}
+    found: dict[str, Any] = {"collection": collection.name, "depth": depth, "methods": rows}
     found |= {"dev_queries": len(qrels["dev"]), "test_queries": len(qrels["test"])}
-    found |= {"relevant_share": float(np.mean(test[1])), "carved": carved_sentence(loaded.carved)}
+    found |= {"relevant_share": float(np.mean(test[1])), "carved": carved_sentence(collection.carved)}
     return found | {"threshold": None if wanted is None else threshold(runs, qrels, wanted, seed)}
 
 

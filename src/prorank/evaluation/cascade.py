@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prorank.data.collection import Collection, load_collection
+from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, ranked, rerank_run, scored_lists
-from prorank.data.splits import with_splits
+from prorank.data.splits import load_with_splits
 from prorank.engine.cascade import cascade_scores, lengths_of, opened
 from prorank.engine.scorer import query_numbers
 from prorank.evaluation.metrics import Evaluation, evaluate_run
@@ -194,7 +194,7 @@ def measure_cascade(
     """
     if reranker.passages is not None or reranker.cascade is not None:
         raise InputError("a cascade is chosen for a reranker that reads documents in full", hint="load it anew")
-    loaded = [with_splits(load_collection(name), seed=seed) for name in collections]
+    loaded = [load_with_splits(name, seed) for name in collections]
 
     def readings(one: Collection, split: str) -> Readings:
         qrels, lists = sampled_lists(one, split, depth, max_queries, seed)

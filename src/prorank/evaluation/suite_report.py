@@ -126,17 +126,17 @@ def cost_plot(means: Sequence[Mapping[str, Any]]) -> str:
     return svg(figure)
 
 
-def refuse_to_drop(output: Path, suite: str, systems: Sequence[str], force: bool) -> None:
-    """Raise where the tables of an earlier call would lose a system, or are of another suite.
+def refuse_to_drop(output: Path, suite: str, collections: Sequence[str], systems: Sequence[str], force: bool) -> None:
+    """Raise where the tables of an earlier call would lose a system or a collection, or are of another suite.
 
     Args:
         output: folder of the results.
         suite: name of the suite.
-        systems: that are to be measured.
+        collections, systems: that are to be measured.
         force: never raise.
 
     Raises:
-        ProrankError: names the systems.
+        ProrankError: names what would be lost.
     """
     if force or not (output / TABLES).is_file():
         return
@@ -144,7 +144,8 @@ def refuse_to_drop(output: Path, suite: str, systems: Sequence[str], force: bool
     if earlier["suite"] != suite:
         hint = "choose another --output or add --force"
         raise ProrankError(f"{output} holds results of the suite '{earlier['suite']}'", hint=hint)
-    if lost := [one for one in earlier["systems"][1:] if one not in systems]:
+    lost = [one for one in earlier["systems"][1:] if one not in systems]
+    if lost := lost + [one["name"] for one in earlier["collections"] if one["name"] not in collections]:
         hint = "name them too (what is done is not measured again), choose another --output or add --force"
         raise ProrankError(f"the tables in {output} would lose {', '.join(lost)}", hint=hint)
 

@@ -231,7 +231,10 @@ def candidate_run(collection: Collection, *splits: str) -> Run:
     """
     missing = next((split for split in splits if split not in collection.candidates), None)
     if missing is not None:
-        raise DataError(f"{collection.name} has no candidates for split '{missing}'", hint="use first_stage bm25")
+        raise DataError(
+            f"{collection.name} has no candidates for split '{missing}'",
+            hint="without --candidates BM25 makes the lists; in a recipe: first_stage.method=bm25",
+        )
     index = BM25Index.build(collection.documents)
     run = {
         query: index.scores(collection.queries[query], documents)

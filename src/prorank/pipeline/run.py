@@ -54,6 +54,7 @@ from prorank.util.provenance import fingerprint, hardware, versions
 from prorank.util.study import RECORD, Inputs, Study
 
 CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
+DEV_RUN = "dev.run"  # the dev queries reranked by the last stage, inside its folder
 
 
 def run_recipe(
@@ -129,6 +130,8 @@ def all_stages(context: RunContext) -> dict[str, Any]:
     for stage in stages_of(recipe):
         model = train_ranking(context, model, stage)
         rows.append(evaluate_stage(context, stage.name, model, rows[-1]["stage"]))
+    if recipe.evaluation.hybrid_weight == "dev":
+        rerank_dev(context, rows[-1]["stage"], model)
     distributed.run_on_main(lambda: publish(context, model, rows[-1]["stage"]))
     rows.append(hybrid_row(context, rows[-1]["stage"]))
     queries, training = len(test_qrels(context)), trained(context)
@@ -291,15 +294,9 @@ def evaluate_stage(context: RunContext, stage: str, model: str, before: str | No
     if len(context.subsets) > 1:
         row["by_collection"] = by_collection(context, evaluation)
     row["seconds"] = round(time.monotonic() - start, 1)
-    dev_run: Run = {}
-    if context.recipe.evaluation.hybrid_weight == "dev":
-        dev = lists_of(context.first_stage, dev_qrels(context))
-        dev_run = rerank_shared(reranker, context, dev, depth, f"{stage} on dev")
 
     def write() -> None:
         write_evaluation(folder, run, evaluation, row, force=True)
-        if dev_run:
-            write_run(dev_run, folder / "dev.run", tag=stage)
         write_json(folder / "row.json", row)
         context.study.keep(product)
 
@@ -309,6 +306,22 @@ def evaluate_stage(context: RunContext, stage: str, model: str, before: str | No
         f"(first stage {row[PRIMARY] - row['difference']:.3f}, p = {row['p_value']:.4f})"
     )
     return row
+
+
+def rerank_dev(context: RunContext, stage: str, model: str) -> None:
+    """Rerank the dev queries with the last stage's model, for the hybrid's weight and the calibration."""
+    product = f"{stage}/{DEV_RUN}"
+    if context.study.has(product):
+        return
+    lists = lists_of(context.first_stage, dev_qrels(context))
+    depth = context.recipe.evaluation.rerank_depth
+    run = rerank_shared(load_reranker(context, model), context, lists, depth, f"{stage} on dev")
+
+    def write() -> None:
+        write_run(run, context.folder / product, tag=stage)
+        context.study.keep(product)
+
+    distributed.run_on_main(write)
 
 
 def rerank_shared(reranker: Reranker, context: RunContext, lists: Run, depth: int, progress: str) -> Run:
@@ -327,7 +340,9 @@ def hybrid_row(context: RunContext, stage: str) -> dict[str, Any]:
     results = context.folder / stage / "test"
     if weight == "dev":
         dev = dev_qrels(context)
-        weight = choose_weight(lists_of(context.first_stage, dev), read_run(results / "dev.run"), dev, depth)
+        weight = choose_weight(
+            lists_of(context.first_stage, dev), read_run(context.folder / stage / DEV_RUN), dev, depth
+        )
     qrels = test_qrels(context)
     reranked = read_run(results / "run.trec")
     run = hybrid_run(lists_of(context.first_stage, qrels), reranked, float(weight), depth)
@@ -369,7 +384,7 @@ def add_cascade(context: RunContext, folder: Path, loss: float) -> None:
 
 def calibration(context: RunContext, stage: str) -> dict[str, float] | None:
     """Platt's two numbers from the dev lists that were reranked; None where there are none, or they say nothing."""
-    file = context.folder / stage / "test" / "dev.run"
+    file = context.folder / stage / DEV_RUN
     if not file.is_file():
         return None
     reranked = top(read_run(file), context.recipe.evaluation.rerank_depth)  # below, scores are only places in the list
