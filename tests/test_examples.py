@@ -6,7 +6,6 @@ import runpy
 from pathlib import Path
 
 import evaluate_run
-import lancedb_hybrid
 import own_loss
 import own_prompt
 import own_reward
@@ -14,13 +13,11 @@ import postgres_rerank
 import psycopg
 import pytest
 import rerank_for_rag
-from sentence_transformers import SentenceTransformer
 
 from prorank import Reranker
 from prorank.data.collection import load_collection
 from prorank.data.trec import write_run
 from prorank.first_stage.bm25 import BM25Index
-from prorank.integrations.lancedb import ProrankReranker
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,6 +85,11 @@ def test_postgres_finds_and_the_reranker_orders(two_candidates):
 
 
 def test_lancedb_joins_vectors_and_words_and_the_reranker_orders(two_candidates, encoder_folder, tmp_path):
+    import lancedb_hybrid
+    from sentence_transformers import SentenceTransformer
+
+    from prorank.integrations.lancedb import ProrankReranker
+
     _, texts = two_candidates
     query, reranker = "python read a csv file", Reranker()
     encoder = SentenceTransformer(str(encoder_folder), device="cpu")

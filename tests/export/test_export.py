@@ -193,7 +193,7 @@ def tuned():
     documents = [document.content for document in collection.documents.values()]
     right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]
     optimizer = torch.optim.AdamW(layers.parameters(), lr=5e-4)
-    for _ in range(40):
+    for _ in range(25):
         chosen = chance.sample(right, 8)
         pairs = [*chosen, *((query, chance.choice(documents)) for query, _ in chosen)]
         batch = reranker.tokenizer.collate(reranker.tokenizer.encode(pairs)[0])

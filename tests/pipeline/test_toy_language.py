@@ -14,7 +14,10 @@ def test_answers_of_the_toy_language_are_single_tokens():
 
 @pytest.mark.timeout(240)
 def test_both_stages_teach_what_they_should(toy_folder, tmp_path):
-    results = run_recipe(validate_recipe(toy_recipe(toy_folder)), tmp_path / "run")
+    tree = toy_recipe(toy_folder)
+    tree["warmup"] |= {"evaluate_every": 40}
+    tree["evaluation"] |= {"rerank_depth": 60}
+    results = run_recipe(validate_recipe(tree), tmp_path / "run")
     rows = {row["stage"]: row for row in results["rows"]}
     assert results["warmup"]["start"]["format_rate"] < 0.10  # it says `related`, it has never been asked for 1
     for metrics in (results["warmup"], results["warmup"]["test"]):
