@@ -10,6 +10,8 @@ import torch
 import transformers
 from conftest import SIZE, byte_tokenizer, save
 
+from prorank.bench import worker
+from prorank.bench.alone import measured_alone
 from prorank.bench.gguf_file import write_gguf
 from prorank.bench.inference import correlations, difference, ratios
 from prorank.bench.worker import flashrank, llama_cpp
@@ -90,6 +92,29 @@ def test_flashrank_answers_in_the_order_of_the_pairs(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashrank", SimpleNamespace(Ranker=Ranker, RerankRequest=SimpleNamespace))
     pairs = [("q", "a"), ("query", "abc"), ("q", "abcd"), ("query", "")]
     assert flashrank({"folder": "a/b"})(pairs) == pytest.approx([2, 8, 5, 5])
+
+
+def test_files_beside_the_worker_stand_in_for_no_library(tmp_path, monkeypatch):
+    (tmp_path / "flashrank.py").write_text(
+        "import cProfile, warmup\n"
+        "class RerankRequest:\n"
+        "    def __init__(self, query, passages): self.passages = passages\n"
+        "class Ranker:\n"
+        "    def __init__(self, **_): pass\n"
+        "    def rerank(self, request): return [passage | {'score': 0.5} for passage in request.passages]\n"
+    )
+    (tmp_path / "warmup.py").write_text("assert 'bench' not in __file__")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    spec = {
+        "contender": "flashrank",
+        "folder": "a/b",
+        "device": "cpu",
+        "repeats": 1,
+        "warmup": 1,
+        "pairs": [("q", "d")],
+    }
+    found = measured_alone([sys.executable, worker.__file__], spec, "a worker")
+    assert found["scores"] == [0.0] and len(found["seconds"]) == 1
 
 
 def test_types_are_compared_with_their_like():

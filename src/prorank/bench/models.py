@@ -114,7 +114,14 @@ def make_flashrank(classifier: Path, folder: Path, int8: bool) -> Path:
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     graph = folder / "model.onnx"
     torch.onnx.export(
-        model, (), str(graph), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, free), dynamo=True, verbose=False
+        model,
+        (),
+        str(graph),
+        kwargs=inputs,
+        dynamic_shapes=dict.fromkeys(inputs, free),
+        dynamo=True,
+        verbose=False,
+        external_data=False,
     )
     final = place / "flashrank-MiniLM-L-12-v2_Q.onnx"
     if int8:
