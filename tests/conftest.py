@@ -120,22 +120,23 @@ def save(model, tokenizer, folder):
     return folder
 
 
+def random_qwen(folder, size):
+    torch.manual_seed(1)
+    tokenizer = byte_tokenizer()
+    config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **size)
+    return save(transformers.Qwen2ForCausalLM(config), tokenizer, folder)
+
+
 @pytest.fixture(scope="session")
 def qwen_folder(tmp_path_factory):
     """A random Qwen2 with 2 layers and a chat tokenizer."""
-    torch.manual_seed(1)
-    tokenizer = byte_tokenizer()
-    config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **SIZE)
-    return save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("qwen"))
+    return random_qwen(tmp_path_factory.mktemp("qwen"), SIZE)
 
 
 @pytest.fixture(scope="session")
 def one_layer_folder(tmp_path_factory):
     """A random Qwen2 with one layer."""
-    torch.manual_seed(1)
-    tokenizer = byte_tokenizer()
-    config = transformers.Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, **ONE_LAYER)
-    return save(transformers.Qwen2ForCausalLM(config), tokenizer, tmp_path_factory.mktemp("one-layer"))
+    return random_qwen(tmp_path_factory.mktemp("one-layer"), ONE_LAYER)
 
 
 @pytest.fixture(scope="session")

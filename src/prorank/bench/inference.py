@@ -208,12 +208,10 @@ def run_inference_bench(
             timed, agreement = causal_contenders(shape, place, loaded, short, pairs, peers)
         results: dict[str, Any] = {"shape": shape, "collection": loaded.name, "pairs": pairs, "repeats": repeats}
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-            here = [one for one in timed if device == "cpu" or one.library not in ONLY_CPU]
-            rows = [measure(one, device, repeats, console) for one in here]
+            left_out = () if device == "cpu" else ONLY_CPU
+            rows = [measure(one, device, repeats, console) for one in timed if one.library not in left_out]
             rows += [row | {"name": f"{row['name']} (defaults)"} for row in rows if _is_default(row, rows, device)]
-            agreeing = [
-                measure(one, device, 1, console) for one in agreement if device == "cpu" or one.library not in ONLY_CPU
-            ]
+            agreeing = [measure(one, device, 1, console) for one in agreement if one.library not in left_out]
             reranker = Reranker.from_pretrained(timed[0].folder, device=device, passages="max")
             found: dict[str, Any] = {
                 "ratios": ratios(rows),

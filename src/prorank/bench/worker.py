@@ -13,10 +13,19 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 Pairs = list[tuple[str, str]]
 Score = Callable[[Pairs], list[float]]
+
+
+def places_by_query(pairs: Pairs) -> dict[str, list[int]]:
+    """Where each query's pairs stand."""
+    found: dict[str, list[int]] = {}
+    for i, (query, _) in enumerate(pairs):
+        found.setdefault(query, []).append(i)
+    return found
 
 
 def mxbai(spec: dict[str, Any]) -> Score:
@@ -30,10 +39,7 @@ def mxbai(spec: dict[str, Any]) -> Score:
 
     def score(pairs: Pairs) -> list[float]:
         scores = [0.0] * len(pairs)
-        by_query: dict[str, list[int]] = {}
-        for i, (query, _) in enumerate(pairs):
-            by_query.setdefault(query, []).append(i)
-        for query, places in by_query.items():
+        for query, places in places_by_query(pairs).items():
             documents = [pairs[i][1] for i in places]
             for result in model.rank(query, documents, top_k=len(documents), return_documents=False):
                 scores[places[result.index]] = result.score
@@ -90,8 +96,8 @@ def llama_cpp(spec: dict[str, Any]) -> Score:
         before: list[int] = []
         for pair in pairs:
             ids = given[pair]
-            kept = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), min(len(before), len(ids) - 1))
-            model.n_tokens = min(kept, len(ids) - 1)
+            shared = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(before, ids)))
+            model.n_tokens = min(shared, len(ids) - 1)  # the last is computed in any case: its logits are asked for
             model.eval(ids[model.n_tokens :])
             logits = np.ctypeslib.as_array(library.llama_get_logits_ith(model.ctx, -1), shape=(model.n_vocab(),))
             scores.append(float(logits[yes] - logits[no]))
@@ -113,10 +119,8 @@ def flashrank(spec: dict[str, Any]) -> Score:
 
     def score(pairs: Pairs) -> list[float]:
         scores = [0.0] * len(pairs)
-        by_query: dict[str, list[dict[str, Any]]] = {}
-        for i, (query, document) in enumerate(pairs):
-            by_query.setdefault(query, []).append({"id": i, "text": document})
-        for query, passages in by_query.items():
+        for query, places in places_by_query(pairs).items():
+            passages = [{"id": i, "text": pairs[i][1]} for i in places]
             for passage in model.rerank(RerankRequest(query=query, passages=passages)):
                 chance = float(passage["score"])
                 scores[passage["id"]] = log(chance / (1 - chance))

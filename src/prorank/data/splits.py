@@ -16,25 +16,24 @@ logger = logging.getLogger(__name__)
 
 def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = False) -> Collection:
     """`load_collection`, with reproducibly made splits where the collection lacks this one."""
-    loaded = load_collection(path, strict=strict)
-    warn_of_lost_judgments(loaded)
+    loaded = _loaded(path, strict)
     return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
 
 
 def load_with_splits(path: str, seed: int = 13) -> Collection:
     """`load_collection` with train, dev and test, reproducibly made where they are missing."""
-    loaded = load_collection(path)
-    warn_of_lost_judgments(loaded)
-    return with_splits(loaded, seed=seed)
+    return with_splits(_loaded(path), seed=seed)
 
 
-def warn_of_lost_judgments(collection: Collection) -> None:
-    """Log how many judgments were left out: metrics are of the others, and so higher than with all of them."""
-    lost = [problem for problem in collection.problems if problem.kind in (UNKNOWN, EMPTY, SECOND)]
+def _loaded(path: str, strict: bool = False) -> Collection:
+    """`load_collection`; logs how many judgments are left out, since metrics of the others are higher."""
+    loaded = load_collection(path, strict=strict)
+    lost = [problem for problem in loaded.problems if problem.kind in (UNKNOWN, EMPTY, SECOND)]
     if lost:
         logger.warning(
-            "%s: %d judgments are left out (%s); `prorank data check` lists all", collection.name, len(lost), lost[0]
+            "%s: %d judgments are left out (%s); `prorank data check` lists all", loaded.name, len(lost), lost[0]
         )
+    return loaded
 
 
 def require_relevant(qrels: Qrels, name: str, relevant_from: int = 1) -> None:
