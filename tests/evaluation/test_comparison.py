@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prorank.data.splits import load_with_split
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.comparison import compared, comparison_latex, t_test
-from prorank.evaluation.html_report import page, verdict
+from prorank.evaluation.html_report import NOTES, page, verdict
 from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, write_evaluation
 
 values = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=3, max_size=9)
@@ -230,6 +230,9 @@ def test_the_page_shows_plots_verdict_and_texts_and_loads_nothing(runs, call):
     assert "good is better than bad by" in text and "it may be chance (p = 0.062)" in text  # five queries
     labels = re.findall(r'<svg role="img" aria-label="([^"]+)"', text)
     assert labels == ["ndcg@10 with 95 % intervals", "Reranking fewer documents", "Scores by label", "Reliability"]
+    axes = ("ndcg@10", "documents of the first run", "share of its label", "share found relevant")
+    assert all(axis in text for axis in axes)  # what each plot's axis says
+    assert all(f"<p>{note[:30]}" in text for note in NOTES)
     assert "rank 6 &rarr; 1" in text and "query 3" in text
     assert not re.findall(r'(?:src|href)="(?!#)', text.replace("xlink:href", "x")) and "<script" not in text
     code, _, err = call("compare", runs / "bad", runs / "good", "--collection", runs / "c", "--html", page)

@@ -28,6 +28,15 @@ DEPTHS = (10, 20, 30, 50, 70, 100)
 SHOWN = 8  # queries of each kind
 CHARACTERS = 220  # of a text
 HEAD = 20  # documents per query whose scores are looked at; further down a run's scores may only be places
+NOTES = (  # how each of a collection's plots is read
+    "Bars are means over queries, lines their 95 % intervals. Intervals that overlap may still belong to runs that "
+    "differ: the test above compares the runs query by query.",
+    "What each run would reach if only the first documents of the first run (dashed) had been "
+    "reranked. Where a line is flat, fewer documents give the same for less work.",
+    "Scores of relevant and of other documents. The less the two overlap, the better a threshold works.",
+    "Scores are made probabilities (Platt scaling) on half of the queries; the other half shows how many "
+    "documents were relevant where so much was predicted. On the diagonal, probabilities can be taken at their word.",
+)
 
 
 class Entry(NamedTuple):
@@ -130,12 +139,15 @@ def collection_sections(entries: Sequence[Entry], collection: Collection, qrels:
         entries, collection, qrels, metric: see `html_report`.
     """
     rows, key = [entry.row for entry in entries], metric_key(metric)
+    plots = {
+        f"{key} with 95 % intervals": bars(rows, key),
+        "Reranking fewer documents": depths(entries, qrels, metric),
+        "Scores by label": histograms(entries, qrels),
+        "Reliability": reliability(entries, qrels),
+    }
     parts = [
         f"<p class=verdict>{escape(verdict(rows, key))}</p>",
-        section(f"{key} with 95 % intervals", bars(rows, key)),
-        section("Reranking fewer documents", depths(entries, qrels, metric)),
-        section("Scores by label", histograms(entries, qrels)),
-        section("Reliability", reliability(entries, qrels)),
+        *(section(title, figure, note) for (title, figure), note in zip(plots.items(), NOTES)),
     ]
     for entry in entries[1:]:
         parts.append(changes(entries[0], entry, collection, qrels))
@@ -166,6 +178,7 @@ def bars(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
         axis.text(high, place, f"  {row[metric]:.3f}", va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row["name"] for row in reversed(rows)])
     axis.set_xlim(0, min(1.0, max(row[f"{metric}_interval"][1] for row in rows) * 1.15))
+    axis.set_xlabel(metric, fontsize=8)
     return svg(figure)
 
 
@@ -184,6 +197,7 @@ def depths(entries: Sequence[Entry], qrels: Qrels, metric: str) -> str:
         axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.3, label=entry.row["name"])
     axis.axhline(entries[0].row[key], color="0.5", linestyle="--", linewidth=0.9, label=entries[0].row["name"])
     axis.set_xlabel("documents of the first run that are reranked", fontsize=8)
+    axis.set_ylabel(key, fontsize=8)
     axis.legend(fontsize=7, frameon=False)
     return svg(figure)
 
@@ -199,6 +213,8 @@ def histograms(entries: Sequence[Entry], qrels: Qrels) -> str:
             if len(own):
                 axis.hist(own, edges, weights=np.full(len(own), 1 / len(own)), alpha=0.6, color=colour, label=text)
         axis.legend(fontsize=6, frameon=False)
+        axis.set_xlabel("score", fontsize=7)
+    axes[0].set_ylabel("share of its label", fontsize=7)
     return svg(figure)
 
 
@@ -218,7 +234,9 @@ def reliability(entries: Sequence[Entry], qrels: Qrels) -> str:
         bins = np.minimum((predicted * 10).astype(int), 9)
         points = [(predicted[bins == b].mean(), found[bins == b].mean()) for b in np.unique(bins)]
         axis.plot(*zip(*points), marker="o", markersize=3, linewidth=1.2, color="#0b6e5b")
-        axis.set_xlabel(f"predicted; expected error {calibration_error(predicted.tolist(), labels):.3f}", fontsize=7)
+        error = calibration_error(predicted.tolist(), labels)
+        axis.set_xlabel(f"predicted probability (expected error {error:.3f})", fontsize=7)
+    axes[0].set_ylabel("share found relevant", fontsize=7)
     return svg(figure)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from prorank.evaluation.comparison import latex_table
 from prorank.evaluation.html_report import bars, page, section, svg
 from prorank.evaluation.plots import draw_panels
-from prorank.evaluation.rerank import PRIMARY
+from prorank.evaluation.rerank import PRIMARY, few_queries
 from prorank.evaluation.suites import P_MRR
 from prorank.evaluation.tables import interval_cell, markdown_lines
 from prorank.util.errors import ProrankError
@@ -49,9 +49,19 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
 
 
 def suite_markdown(found: Mapping[str, Any]) -> str:
-    """The table in Markdown, and what its star means."""
+    """The table in Markdown, and how it is read."""
     header, lines = suite_lines(found)
-    return f"{markdown_lines(header, lines)}\n\n{_title(found)}. {STAR}."
+    return f"{markdown_lines(header, lines)}\n\n{_title(found)}. {legend(found)}"
+
+
+def legend(found: Mapping[str, Any]) -> str:
+    """What the table's star means, and which of its intervals say nothing.
+
+    >>> legend({"collections": [{"name": "faq", "queries": 3}, {"name": "wiki", "queries": 90}]}).split(". ")[1]
+    'faq: 3 test queries: the intervals say nothing.'
+    """
+    few = [f"{one['name']}: {note}." for one in found["collections"] if (note := few_queries(one["queries"]))]
+    return " ".join([f"{STAR}.", *few])
 
 
 def _title(found: Mapping[str, Any]) -> str:
@@ -74,7 +84,7 @@ def suite_page(found: Mapping[str, Any], pages: Sequence[str]) -> str:
         f"<h1>{escape(found['suite'])}: {len(found['systems'])} systems, {len(pages)} collections</h1>",
         f"<p class=verdict>{escape(suite_verdict(found))}</p>",
         f"<section><h2>{escape(_title(found))}</h2><div style='overflow-x:auto'><table><tr>{head}</tr>{table}</table>"
-        f"</div><p>{escape(STAR)}.</p></section>",
+        f"</div><p>{escape(legend(found))}</p></section>",
         section("Mean NDCG@10 over the collections, 95 % intervals", bars(found["means"], PRIMARY)),
         section("Cost against quality", cost_plot(found["means"])),
     ]
