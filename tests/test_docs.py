@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import ROOT, blocks
+from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from prorank import Reranker
@@ -49,10 +50,13 @@ SHORT = [
 
 
 def commands(page):
-    """The `prorank ...` lines of a page, continued lines joined, comments dropped, variables of a block filled in."""
+    """The `prorank ...` lines of a page, continued lines joined, comments dropped, variables of a block filled in.
+
+    What a launcher of several processes starts counts as such a line.
+    """
     lines = []
     for block in blocks(page, "bash", "sh"):
-        text = block.replace("\\\n", " ")
+        text = re.sub(r"^torchrun .* -m prorank\.cli ", "prorank ", block.replace("\\\n", " "), flags=re.MULTILINE)
         for name, value in re.findall(r'^(\w+)="([^"]*)"', text, re.MULTILINE):
             text = text.replace(f"${name}", " ".join(value.split()))
         lines += [line.split(" #")[0].strip() for line in text.splitlines() if line.startswith("prorank ")]
@@ -84,6 +88,16 @@ def test_commands_options_and_recipes_exist(page):
         if name == ["train"]:
             overrides = [word for word in words[2:] if re.match(r"[a-z_.]+=", word)]
             load_recipe(words[1], [value for value in overrides if not value.startswith("grades.file")])
+
+
+def test_launchers_take_the_options_that_the_guides_give_them():
+    lines = re.findall(
+        r"torchrun (.*? -m prorank\.cli .*?)(?:`|$)", "\n".join(map(Path.read_text, PAGES)), re.MULTILINE
+    )
+    assert len(lines) >= 2
+    for line in lines:
+        found = get_args_parser().parse_args(shlex.split(line))
+        assert found.module and found.training_script == "prorank.cli" and int(found.nproc_per_node) > 1, line
 
 
 @pytest.fixture
