@@ -99,6 +99,24 @@ def test_packed_states_equal_the_models_own(name):
             torch.testing.assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
 
 
+@pytest.mark.parametrize("name", ["qwen2", "bert", "roberta", "mistral with a window"])
+def test_the_last_layer_asks_at_the_slots_alone(name):
+    backbone = backbone_of(name)
+    layers = layers_of(backbone.core.base_model)
+    asked = []
+    for layer in layers:
+        part = layer.self_attn.q_proj if hasattr(layer, "self_attn") else layer.attention.self.query
+        part.register_forward_hook(lambda _, __, found: asked.append(int(found.any(-1).sum())))
+    pack = one_pack(
+        [[5, 6, 7, 8], [5, 9, 9]], causal=backbone.family == "causal", position_offset=backbone.position_offset
+    )
+    with torch.inference_mode():
+        backbone.packed_hidden(pack)
+        assert asked == [7] * (len(layers) - 1) + [2]
+        found = backbone.packed_hidden(pack)
+    assert "forward" not in vars(part) and found.any(-1).all()  # the layers are as they were
+
+
 def test_gradients_through_a_pack_equal_those_through_padding():
     backbone = backbone_of("qwen2")
     sequences = [[*range(10, 30), 3, i] for i in range(4)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache, partial
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from prorank.model.last_layer import narrowed_feed_forward, only_at
+from prorank.model.last_layer import last_layer_at
 from prorank.model.packing import Pack
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    slots: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention inside the spans of a pack; the signature is transformers' attention interface.
@@ -58,6 +59,7 @@ def packed_attention(
         query: (1, Hq, N, D).
         key, value: (1, Hkv, N, D).
         pack: the row's spans.
+        slots: (B,) positions whose result is wanted; None wants all.
 
     Returns:
         ((1, N, Hq, D), None).
@@ -71,6 +73,9 @@ def packed_attention(
         return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
     lengths = [span.stop - span.start for span in pack.spans]
     own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
+    reach = max(prefix + longest for prefix, longest in pack.longest_spans.items())
+    if slots is not None and (sliding_window is None or reach <= sliding_window):
+        return _attention_at(slots, own, key, value, pack, dropout, scaling), None
     pieces = []
     for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
         tokens, prefix = stop - start, prefix_stop - prefix_start
@@ -102,6 +107,34 @@ def packed_attention(
                 )
             )
     return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
+
+
+def _attention_at(
+    slots: torch.Tensor,
+    own: Iterable[tuple[torch.Tensor, ...]],
+    key: torch.Tensor,
+    value: torch.Tensor,
+    pack: Pack,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of the slots alone, zeros elsewhere: (1, N, Hq, D); `own` holds queries, keys, values by span."""
+    rising = slots.unique()
+    places: list[int] = rising.tolist()
+    pieces: list[torch.Tensor] = []
+    for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
+        if prefix_stop > prefix_start:
+            keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
+            values = torch.cat([value[:, :, prefix_start:prefix_stop], values], 2)
+        while len(pieces) < len(places) and places[len(pieces)] < stop:
+            place = places[len(pieces)] - start
+            seen = prefix_stop - prefix_start + place + 1 if pack.causal else keys.shape[2]
+            one = queries[:, :, place : place + 1], keys[:, :, :seen], values[:, :, :seen]
+            pieces.append(_attention(*one, None, dropout, False, scaling))
+    found = torch.cat(pieces, 2).transpose(1, 2)  # (1, B, Hq, D)
+    whole = found.new_zeros(1, key.shape[2], *found.shape[2:])
+    whole[:, rising] = found
+    return whole
 
 
 def _attention(
@@ -270,8 +303,8 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
 
     Args:
         model: the layers, without a head.
-        slots: (B,) positions whose last hidden state is wanted; the last layer's feed-forward part then runs there
-            only and the other positions' states are meaningless. None keeps them all.
+        slots: (B,) positions whose last hidden state is wanted; the last layer then computes little elsewhere and the
+            other positions' states are meaningless. None keeps them all.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -280,7 +313,7 @@ def packed_layers(model: Any, slots: torch.Tensor | None) -> Iterator[None]:
     before = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION
     try:
-        with nullcontext() if slots is None else narrowed_feed_forward(model, partial(only_at, slots)):
+        with nullcontext() if slots is None else last_layer_at(model, slots):
             yield
     finally:
         model.config._attn_implementation = before

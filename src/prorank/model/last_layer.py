@@ -1,12 +1,12 @@
-"""What is computed in a model's layers: the last feed-forward part where it is wanted, activations once or twice.
+"""What is computed in a model's layers: the last one where its output is wanted, activations once or twice.
 
 Knows where the layers of transformers' models stand; nothing of packs or answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,19 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 TokenWise = Callable[[torch.Tensor], torch.Tensor]
+ATTENTION_PLACES = ("self_attn", "attention.self", "attn")  # of a layer's attention
+QUERY_PLACES = ("self_attn.q_proj", "attention.self.query")  # of what makes its queries
+OUTPUT_PLACES = ("self_attn.o_proj", "attention.output.dense", "attn.Wo")  # of what its result passes through
+
+
+@contextmanager
+def changed(owner: Any, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Put `change` of a method in its place, for as long as the context is open."""
+    setattr(owner, name, change(getattr(owner, name)))
+    try:
+        yield
+    finally:
+        delattr(owner, name)  # the class's own method shows again
 
 
 @contextmanager
@@ -25,25 +38,56 @@ def narrowed_feed_forward(model: Any, narrow: Callable[[TokenWise], TokenWise]) 
         narrow: gives a function that computes less.
     """
     place = _last_feed_forward(model)
-    if place is None:
+    with nullcontext() if place is None else changed(*place, narrow):
         yield
-        return
-    setattr(*place, narrow(getattr(*place)))
-    try:
+
+
+@contextmanager
+def last_layer_at(model: Any, slots: torch.Tensor) -> Iterator[None]:
+    """Let the last layer compute keys and values everywhere and all else at the slots, while the context is open.
+
+    Args:
+        model: a transformers base model; parts of its last layer that have no known place stay as they are.
+        slots: (B,) positions in a row. The attention function gets them as `slots`.
+    """
+    narrow = partial(only_at, slots)
+    with ExitStack() as stack:
+        stack.enter_context(narrowed_feed_forward(model, narrow))
+        for layer in list(layers_of(model))[-1:]:
+            for place in (*found_at(layer, QUERY_PLACES), *found_at(layer, OUTPUT_PLACES)):
+                stack.enter_context(changed(place, "forward", narrow))
+            for place in found_at(layer, ATTENTION_PLACES):
+                stack.enter_context(changed(place, "forward", lambda forward: partial(forward, slots=slots)))
         yield
-    finally:
-        delattr(*place)  # the class's own method shows again
 
 
 def only_at(slots: torch.Tensor, function: TokenWise) -> TokenWise:
-    """A token-wise function that runs at the slots and gives zeros elsewhere; (1, N, H) -> (1, N, H)."""
+    """A token-wise function that runs at the slots and gives zeros elsewhere; (1, N, H) -> (1, N, width)."""
 
     def at_slots(hidden: torch.Tensor) -> torch.Tensor:
-        kept = torch.zeros_like(hidden)
-        kept[:, slots] = function(hidden[:, slots]).to(kept.dtype)
+        found = function(hidden[:, slots])
+        kept = found.new_zeros(*hidden.shape[:2], found.shape[-1])
+        kept[:, slots] = found
         return kept
 
     return at_slots
+
+
+def found_at(layer: Any, paths: Sequence[str]) -> list[Any]:
+    """The parts of a layer that are there under these names.
+
+    >>> from types import SimpleNamespace as Part
+    >>> found_at(Part(attn=Part(Wo=1)), ("attn.Wo", "attn.Wqkv", "mlp"))
+    [1]
+    """
+    parts = []
+    for path in paths:
+        part: Any = layer
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        if part is not None:
+            parts.append(part)
+    return parts
 
 
 @contextmanager
@@ -70,13 +114,7 @@ def recomputed_layers(model: Any, again: Callable[[], AbstractContextManager[Non
 
 def layers_of(model: Any) -> Any:
     """The layers of a transformers base model, or an empty list where their place is not known."""
-    for path in ("layers", "encoder.layer", "h"):
-        layers: Any = model
-        for name in path.split("."):
-            layers = getattr(layers, name, None)
-        if layers is not None:
-            return layers
-    return []
+    return next(iter(found_at(model, ("layers", "encoder.layer", "h"))), [])
 
 
 def _last_feed_forward(model: Any) -> tuple[Any, str] | None:
