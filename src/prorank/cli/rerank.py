@@ -26,6 +26,7 @@ from prorank.cli.shared import (
     print_json,
     refuse,
     reranking,
+    uncollected,
     written,
 )
 from prorank.shipped import MINI
@@ -65,8 +66,9 @@ def rerank(
     as_json: AsJson = False,
 ) -> None:
     """Rerank documents for a query, or a whole TREC run."""
-    from prorank.evaluation.rerank_file import rerank_file
-    from prorank.reranker import Reranker
+    with uncollected():
+        from prorank.evaluation.rerank_file import rerank_file
+        from prorank.reranker import Reranker
 
     options: dict[str, Any] = {
         "prompt": prompt,
@@ -97,7 +99,8 @@ def rerank(
     for place, text in enumerate(documents or [], start=1):
         check_argument(text, f"document {place}")
     found: list[Any] = list(documents or []) or _read_documents(file)
-    reranker = Reranker.from_pretrained(model, **options)
+    with uncollected():
+        reranker = Reranker.from_pretrained(model, **options)
     if threshold is not None:
         reranker.probability([])  # says so at once where scores are no probabilities
     results = [result | {"text": found[result["corpus_id"]]} for result in reranker.rank(query, found)]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prorank.cli.shared import MODEL_HELP, ByCascade, Device, MaxLength, PrecisionOption, err
+from prorank.cli.shared import MODEL_HELP, ByCascade, Device, MaxLength, PrecisionOption, err, uncollected
 from prorank.shipped import MINI
 from prorank.util.addresses import loopback_host
 from prorank.util.errors import InputError, require
@@ -44,11 +44,12 @@ def serve(
     """Serve a reranker: the APIs of Cohere, Jina, text-embeddings-inference and vLLM."""
     for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, "serve")
-    from prorank.reranker import Reranker
-    from prorank.serving.app import create_app
-    from prorank.serving.limits import Limits
-    from prorank.serving.server import Server, listen, log_lines
-    from prorank.serving.service import Service, hand_over_threads, model_name
+    with uncollected():
+        from prorank.reranker import Reranker
+        from prorank.serving.app import create_app
+        from prorank.serving.limits import Limits
+        from prorank.serving.server import Server, listen, log_lines
+        from prorank.serving.service import Service, hand_over_threads, model_name
 
     limits = Limits(max_body, max_documents, max_text, max_queue, timeout)
     key = api_key(api_key_env)
@@ -57,7 +58,8 @@ def serve(
         logger.warning("%s can be reached from other machines, and no key is asked for (--api-key-env)", host)
     listener = listen(host, port)
     take_threads = hand_over_threads()
-    reranker = Reranker(model, device=device, precision=precision, max_length=max_length, cascade=cascade)
+    with uncollected():
+        reranker = Reranker(model, device=device, precision=precision, max_length=max_length, cascade=cascade)
     service = Service(reranker, model_name(model), limits, max_batch_tokens, take_threads)
     app = create_app(service, key=key, origins=cors or (), log_texts=log_texts)
     shown = f"[{host}]" if ":" in host else host

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -150,6 +152,16 @@ def reranking(output: Path) -> AbstractContextManager[None]:
         err.print(line, soft_wrap=True, highlight=False, markup=False)
 
     return interruptible(say, lambda: Journal.kept(output), again([word for word in sys.argv[1:] if word != "--force"]))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage while libraries and a model are loaded: they make a million objects, which all stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def flush_output() -> None:
