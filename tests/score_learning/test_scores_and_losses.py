@@ -44,6 +44,7 @@ def test_graded_confidence_by_hand():
     assert expected_grade(probabilities.log()).item() == pytest.approx(0.3 + 1.2)
 
 
+LISTS_OR_PAIRS = [losses.pairwise_logistic, losses.pairwise_margin, losses.listwise_softmax, losses.lambda_loss]
 SCORES = torch.tensor([[2.0, 1.0, -1.0]])
 LABELS = torch.tensor([[1, 0, 0]])
 
@@ -57,6 +58,12 @@ def test_losses_by_hand():
     assert losses.pairwise_margin(SCORES, LABELS, margin=2.0).item() == pytest.approx((1 + 0) / 2)
     total = sum(math.exp(s) for s in (2.0, 1.0, -1.0))
     assert losses.listwise_softmax(SCORES, LABELS).item() == pytest.approx(-math.log(math.exp(2) / total), rel=1e-5)
+    # ranks 1, 2, 3 and one gain of 1: each pair's exchange (rho) and its bound (delta, gaps of 1 and 2 places)
+    discount = [1 / math.log2(1 + rank) for rank in (1, 2, 3)]
+    near = 10 * (discount[0] - discount[1]) + discount[0] - discount[1]
+    far = 10 * (discount[1] - discount[2]) + discount[0] - discount[2]
+    expected = (near * math.log2(1 + math.exp(-1)) + far * math.log2(1 + math.exp(-3))) / 2
+    assert losses.lambda_loss(SCORES, LABELS).item() == pytest.approx(expected, rel=1e-5)
     teacher = torch.tensor([[1.0, 0.0, 0.0]])
     assert losses.margin_mse(SCORES, teacher).item() == pytest.approx(((1 - 1) ** 2 + (3 - 1) ** 2) / 2)
 
@@ -88,12 +95,43 @@ def test_a_better_order_costs_less(loss):
     assert scores.grad[0, 0] < 0  # descent lifts the positive
 
 
-@pytest.mark.parametrize("loss", [losses.pairwise_logistic, losses.pairwise_margin, losses.listwise_softmax])
+@pytest.mark.parametrize("loss", LISTS_OR_PAIRS)
 def test_lists_without_a_positive_cost_nothing(loss):
     scores = SCORES.clone().requires_grad_()
     value = loss(scores, torch.zeros_like(LABELS))
     value.backward()
     assert value.item() == 0.0 and torch.isfinite(scores.grad).all()
+
+
+class Logits(torch.nn.Module):
+    """What sentence-transformers' losses ask of a CrossEncoder, whose pairs are their own logits."""
+
+    num_labels, device = 1, torch.device("cpu")
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits, self.read = logits.flatten(), 0
+
+    def preprocess(self, pairs, **_):
+        return {"count": torch.tensor(len(pairs))}
+
+    def forward(self, tokens):
+        start, self.read = self.read, self.read + int(tokens["count"])
+        return {"scores": self.logits[start : self.read]}
+
+
+def test_lambda_loss_equals_sentence_transformers_in_values_and_gradients():
+    theirs = pytest.importorskip("sentence_transformers.cross_encoder.losses")
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(6, 7, generator=generator), torch.randint(0, 4, (6, 7), generator=generator)
+    labels[5] = 0
+    mine, other = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    ours = losses.lambda_loss(mine, labels)
+    loss = theirs.LambdaLoss(Logits(other))([["q"] * 6, [["d"] * 7] * 6], list(labels))
+    ours.backward()
+    loss.backward()
+    torch.testing.assert_close(ours, loss)
+    torch.testing.assert_close(mine.grad, other.grad)
 
 
 def test_losses_agree_with_sentence_transformers_formulas():

@@ -252,7 +252,7 @@ class ScoreLearningSection(RankingSection):
     mined: str | None = Field(
         None, description="file of `prorank data mine`: its queries are trained on, its negatives fill the lists first"
     )
-    loss: Literal["pointwise", "pairwise", "margin", "listwise"] = "listwise"
+    loss: Literal["pointwise", "pairwise", "margin", "listwise", "lambda"] = "listwise"
     label_weight: float = Field(1.0, ge=0)
     teacher: TeacherSection | None = None
     pseudo_queries: int = Field(0, ge=0, description="queries cut from documents (title or first sentence)")
