@@ -105,7 +105,7 @@ class Reranker:
         one_of("passages", passages, Aggregation)
         of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
         if passages is not None and cascade:
-            raise InputError("passages and a cascade", hint="give one of them: a cascade reads openings of documents")
+            raise InputError("passages and a cascade", hint="give one of them: a cascade reads excerpts of documents")
         if not isinstance(model, (str, Path)) and not hasattr(model, "read"):
             raise InputTypeError(f"a model is a name or a folder, got {model!r}")
         if isinstance(model, (str, Path)):

@@ -1,6 +1,6 @@
-"""Cascades: read every document's first tokens, the best again with more of them, and only a few in full.
+"""Cascades: read an excerpt of every document, a longer one of the best, and only a few in full.
 
-Most of a list's documents can be told from its best ones by their openings alone, so most tokens need not be read.
+Most of a list's documents can be told from its best ones by their excerpts alone, so most tokens need not be read.
 Knows texts, scores and lists; nothing of models or prompts.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
+from prorank.engine.excerpts import Excerpts
 from prorank.engine.scorer import ScoredPairs, query_numbers
 from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import CheckpointSettings
@@ -46,7 +47,7 @@ def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
     """Say pass by pass what is to be read, take its scores, and return those that order every list.
 
     A document that is read whole has the score that it has without a cascade. One that is not keeps the score of its
-    opening, moved below those that were read further. Lists of up to `at_least` documents are read whole at once.
+    excerpt, moved below those that were read further. Lists of up to `at_least` documents are read whole at once.
 
     Args:
         cascade: how much is read of how many.
@@ -85,11 +86,11 @@ def cascade_scores(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
 
     Args:
         cascade, groups, lengths: as there.
-        read: scores pairs by so many first tokens of their documents, or by all.
+        read: scores pairs by so many tokens of their documents, or by all.
 
-    >>> full, opening = np.array([3.0, 2.0, 1.0, 0.0]), np.array([2.5, 0.5, 0.7, 0.1])
+    >>> full, excerpt = np.array([3.0, 2.0, 1.0, 0.0]), np.array([2.5, 0.5, 0.7, 0.1])
     >>> one = Cascade(tokens=(8,), shares=(0.5,), at_least=1)
-    >>> read = lambda places, tokens: (opening if tokens else full)[places]
+    >>> read = lambda places, tokens: (excerpt if tokens else full)[places]
     >>> [round(float(score), 1) for score in cascade_scores(one, [0] * 4, [99] * 4, read)]
     [3.0, 0.5, 1.0, 0.1]
     """
@@ -101,16 +102,6 @@ def cascade_scores(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
     except StopIteration as end:
         found: np.ndarray = end.value
         return found
-
-
-def lengths_of(plain: PlainTokenizer, texts: Sequence[tuple[str, str]]) -> list[int]:
-    """Tokens of the document of each (query, document) pair."""
-    return [len(ids) for ids in plain.ids([document for _, document in texts])]
-
-
-def opened(plain: PlainTokenizer, texts: Sequence[tuple[str, str]], tokens: int | None) -> list[tuple[str, str]]:
-    """The pairs with so many first tokens of each document; None leaves them whole."""
-    return [(query, document if tokens is None else plain.first_tokens(document, tokens)) for query, document in texts]
 
 
 def narrowed(
@@ -131,15 +122,16 @@ def narrowed(
         Scores, and what was cut of the documents that were to be read whole.
     """
     whole, malformed, read = Truncation(0, 0), 0, 0
+    excerpts = Excerpts(plain, texts)
 
     def scores_of(places: list[int], tokens: int | None) -> np.ndarray:
         nonlocal whole, malformed, read
-        found = scored(opened(plain, [texts[place] for place in places], tokens), places)
+        found = scored(excerpts.pairs(places, tokens), places)
         malformed, read = malformed + found.malformed, read + found.read
         whole = found.truncation if tokens is None else whole
         return found.scores
 
-    scores = cascade_scores(cascade, query_numbers(texts), lengths_of(plain, texts), scores_of)
+    scores = cascade_scores(cascade, query_numbers(texts), excerpts.lengths, scores_of)
     return ScoredPairs(scores, whole, malformed, read)
 
 

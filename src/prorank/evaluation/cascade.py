@@ -1,6 +1,6 @@
 """Choosing a cascade on dev lists, and what it loses and saves on test lists.
 
-A document is read once for each number of first tokens; cascades are played back from those scores.
+A document is read once for each length of excerpt; cascades are played back from those scores.
 Knows collections, first stages and the reranker's face.
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, ranked, rerank_run, scored_lists
 from prorank.data.splits import load_with_splits
-from prorank.engine.cascade import cascade_scores, lengths_of, opened
+from prorank.engine.cascade import cascade_scores
+from prorank.engine.excerpts import Excerpts
 from prorank.engine.scorer import query_numbers
 from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import PRIMARY, carved_sentence, sampled_lists
@@ -26,13 +27,13 @@ from prorank.model.cascade import Cascade
 from prorank.reranker import Reranker
 from prorank.util.errors import DataError, InputError
 
-TOKENS = (24, 48, 96)  # of a document, that a pass may read
+TOKENS = (32, 64)  # of a document, that a pass may read
 SHARES = (0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.12, 0.1)  # of a list, that may go on
 WHOLE, LONG, REPEATS = 100, (200, 400), 3  # of what is timed: documents, their tokens, and how often
 
 
 class Readings:
-    """First-stage lists as a model scores them by so many first tokens of each document; nothing is read twice.
+    """First-stage lists as a model scores them by so many tokens of each document; nothing is read twice.
 
     Args:
         reranker: the model, without a cascade.
@@ -43,9 +44,8 @@ class Readings:
 
     Attributes:
         ids: (N,) query and document of each pair.
-        texts: (N,) of each pair.
         groups: (N,) number of each pair's list.
-        lengths: (N,) tokens of each document.
+        excerpts: what may be read of each pair's document.
         exact: metrics of the lists read in full.
         tokens: of all pairs read in full.
     """
@@ -55,8 +55,8 @@ class Readings:
         numbers = {query: number for number, query in enumerate(lists)}
         self.ids = [(query, document) for query, listed in lists.items() for document, _ in ranked(listed)]
         self.groups = [numbers[query] for query, _ in self.ids]
-        self.texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
-        self.lengths = lengths_of(reranker.tokenizer.plain, self.texts)
+        texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
+        self.excerpts = Excerpts(reranker.tokenizer.plain, texts)
         self._scores: dict[int | None, np.ndarray] = {}  # NaN: not read yet
         self._sizes: dict[int | None, np.ndarray] = {}
         scores, sizes = self.read(list(range(len(self.ids))), None)
@@ -64,14 +64,13 @@ class Readings:
         self.exact = self.metrics(scores)
 
     def read(self, places: list[int], tokens: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of pairs by so many first tokens of their documents, and the tokens of each pair as it is read."""
+        """Scores of pairs by so many tokens of their documents, and the tokens of each pair as it is read."""
         scores = self._scores.setdefault(tokens, np.full(len(self.ids), np.nan, dtype=np.float32))
         sizes = self._sizes.setdefault(tokens, np.zeros(len(self.ids), dtype=np.int64))
         due = [place for place in places if np.isnan(scores[place])]
         if due:
-            tokenizer = self.reranker.tokenizer
-            pairs = opened(tokenizer.plain, [self.texts[place] for place in due], tokens)
-            sequences, _ = tokenizer.encode(pairs)
+            pairs = self.excerpts.pairs(due, tokens)
+            sequences, _ = self.reranker.tokenizer.encode(pairs)
             title = f"{self.what}, {'all' if tokens is None else tokens} tokens of {len(due)} documents"
             found, _ = self.reranker.score_sequences(sequences, groups=query_numbers(pairs), progress=title)
             scores[due], sizes[due] = found.numpy(), [len(sequence) for sequence in sequences]
@@ -91,7 +90,7 @@ class Readings:
             read += int(sizes.sum())
             return scores
 
-        return cascade_scores(cascade, self.groups, self.lengths, count), read
+        return cascade_scores(cascade, self.groups, self.excerpts.lengths, count), read
 
 
 def run_of(lists: Run, ids: Sequence[tuple[str, str]], scores: np.ndarray) -> Run:
@@ -224,7 +223,7 @@ def _row(collection: Collection, readings: Readings, found: Evaluation, read: in
     return {
         "collection": collection.name,
         "queries": len(found.values(PRIMARY)),
-        "tokens_a_document": float(np.mean(readings.lengths)),
+        "tokens_a_document": float(np.mean(readings.excerpts.lengths)),
         "exact": readings.exact.mean(PRIMARY),
         "cascade": found.mean(PRIMARY),
         "change": compare(found, readings.exact, PRIMARY)._asdict(),
@@ -239,7 +238,7 @@ def timed(reranker: Reranker, cascade: Cascade, collection: Collection, readings
     The list is one of 100 of the collection's documents of 200 to 400 tokens where it has so many, else its longest.
     """
     query = max(readings.lists, key=lambda one: len(readings.lists[one]))
-    known = dict(zip((document for _, document in readings.ids), readings.lengths))
+    known = dict(zip((document for _, document in readings.ids), readings.excerpts.lengths))
     long = [document for document, tokens in known.items() if LONG[0] <= tokens <= LONG[1]][:WHOLE]
     listed = long if len(long) == WHOLE else list(readings.lists[query])
     documents = [collection.documents[document].content for document in listed]

@@ -11,7 +11,7 @@ class Cascade(BaseModel):
     """How much is read of how many documents before the best are read in full (`prorank.engine.cascade`).
 
     Args:
-        tokens: of a document that each pass reads, rising.
+        tokens: of a document that each pass reads, rising: its beginning, and where the query's tokens stand.
         shares: of a list that go on after each pass, falling, over 0 and under 1.
         at_least: documents of a list that are read in full, however small the last share.
 
