@@ -1,7 +1,7 @@
 """Which guards keep prompt warmup from a cold start or a collapse: one warmup a variant and seed, the rest equal.
 
 Each run keeps its folder, so a study that was stopped goes on where it stopped, and several processes can share one
-(each with seeds of its own). Knows recipes and runs; draws nothing (see `evaluation.report`).
+(each with seeds of its own). Knows recipes and runs; draws nothing (see `bench.tables`).
 """
 
 from __future__ import annotations

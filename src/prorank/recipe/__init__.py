@@ -1,4 +1,4 @@
 """A whole training run as a YAML file: its sections, defaults and limits, and the recipes that ship.
 
-Names and numbers only; no torch.
+Start at `sections`; `loading` reads a file with its overrides. Names and numbers only; no torch.
 """

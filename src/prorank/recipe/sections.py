@@ -109,7 +109,7 @@ class Quotas(Section):
         return self.hard + self.medium + self.easy + self.random
 
 
-# `exchanged`: no document is relevant or not by itself, see `groups.exchanged_pairs`
+# `exchanged`: no document is relevant or not by itself, see `warmup.pairs.exchanged_pairs`
 Negatives = Quotas | Literal["exchanged"]
 
 

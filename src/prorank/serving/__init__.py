@@ -1,4 +1,4 @@
 """A server that speaks the rerank APIs of Cohere, Jina, text-embeddings-inference and vLLM.
 
-Start with `app`; whose documents the model reads next is decided in `batching`.
+Start at `app`; whose documents the model reads next is decided in `batching`.
 """

@@ -1,4 +1,7 @@
-"""The model that ships inside the package, one folder a model; knows names and folders only."""
+"""The model that ships inside the package, one folder per model.
+
+Start at `FOLDER`; this module knows names and folders only.
+"""
 
 from pathlib import Path
 

@@ -106,7 +106,7 @@ def token_bytes(shape: Shape) -> int:
 
 
 def recomputed_bytes(shape: Shape) -> int:
-    """The same with gradient checkpointing: each layer's input, and one layer whole (see `pass_bytes`)."""
+    """The same with gradient checkpointing: each layer's input, and one layer whole (see `layer_bytes`)."""
     return shape.layers * shape.hidden * 4 + layer_bytes(shape) + 8 * shape.hidden
 
 

@@ -1,4 +1,4 @@
 """Errors, files, provenance: small parts that everything else may use.
 
-They know nothing of the rest of the package.
+Start at `errors`, which every part raises; they know nothing of the rest of the package.
 """
