@@ -5,9 +5,16 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from rich.console import Console
+
+from prorank.bench.warmup import run_warmup_bench
+from prorank.util.errors import MissingExtraError
+
+ROOT = Path(__file__).parents[1]
 
 # Packages that the extras bring and the core does not need cannot be imported in this process.
 WITHOUT = """
@@ -112,3 +119,13 @@ def test_a_local_source_needs_no_extra(said):
 def test_what_needs_an_extra_names_it(said, command):
     code, error = said[f"prorank {command}"]
     assert code == 2 and f"pip install 'prorank[{LACKING[command]}]'" in error
+
+
+def test_python_3_10_is_not_asked_for_packages_that_it_has_none_of(monkeypatch):
+    asked = re.findall(r'"(trl>[^"]*)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert len(asked) == 2
+    for marker in (Requirement(one).marker for one in asked):
+        assert not marker.evaluate({"python_version": "3.10"}) and marker.evaluate({"python_version": "3.11"})
+    monkeypatch.setattr("prorank.bench.warmup.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"'trl' is not installed .*Python 3\.11"):
+        run_warmup_bench("small", prompts=1, prompt_tokens=8, steps=1, device="cpu", console=Console(quiet=True))

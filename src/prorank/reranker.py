@@ -101,7 +101,10 @@ class Reranker:
         max_new_tokens: int = MAX_NEW_TOKENS,
         **options: Unpack[LoadOptions],
     ) -> None:
+        known_options(options)
         whole_numbers(max_new_tokens=max_new_tokens)
+        of_type((PairTokenizer, CrossEncoderTokenizer), "a PairTokenizer or CrossEncoderTokenizer", tokenizer=tokenizer)
+        of_type(CheckpointSettings, "CheckpointSettings", settings=settings)
         one_of("passages", passages, Aggregation)
         of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
         if passages is not None and cascade:
@@ -111,7 +114,6 @@ class Reranker:
         if isinstance(model, (str, Path)):
             if tokenizer is not None or settings is not None:
                 raise InputError("a model's name brings its own tokenizer and settings", hint="leave them out")
-            known_options(options)
             model, tokenizer, settings = load_parts(model, **options)
         elif tokenizer is None or settings is None or options:
             raise InputError(

@@ -222,11 +222,22 @@ def test_json_for_programs_never_holds_nan(capsys):
         ({"batch_size": 0}, "no option 'batch_size'.*token_budget"),
         ({"model": None}, "a model is a name or a folder, got None"),
         ({"model": 3}, "a model is a name or a folder, got 3"),
+        ({"backbone": 3}, "no option 'backbone'"),
     ],
 )
 def test_options_of_another_type_are_refused(options, says):
     with pytest.raises(InputTypeError, match=says):
         Reranker(**options)
+
+
+def test_parts_in_the_wrong_places_are_named(reranker):
+    backbone, tokenizer, settings = reranker.backend, reranker.tokenizer, reranker.settings
+    with pytest.raises(InputTypeError, match="no option 'backbone'"):
+        Reranker(backbone=backbone, tokenizer=tokenizer, settings=settings)
+    with pytest.raises(InputTypeError, match="tokenizer must be a PairTokenizer"):
+        Reranker(backbone, settings, tokenizer)
+    with pytest.raises(InputTypeError, match=r"settings must be CheckpointSettings, got \{\}"):
+        Reranker(backbone, tokenizer, {})
 
 
 def test_a_damaged_weight_is_not_taken_for_a_model_that_cannot_be_packed(checkpoint, tmp_path, caplog):

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import transformers
-import trl
 from conftest import SIZE, byte_tokenizer
 
 from prorank.engine.generate import build_tree, completion_log_probs, draw, token_log_probs
 from prorank.model.backbone import Backbone
 from prorank.warmup import grpo
+
+trl = pytest.importorskip("trl", reason="TRL is not installed; it needs Python 3.11")
 
 PROMPTS = [[5, 9, 11, 40, 41, 42], [7, 8, 9], [30, 31, 32, 33]]
 COMPLETIONS = [

@@ -7,6 +7,7 @@ contender runs alone in a process and reports seconds a step and memory over the
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from prorank.bench.alone import measured_alone
 from prorank.model.device import fast_bf16
+from prorank.util.errors import MissingExtraError
 from prorank.util.provenance import hardware, versions
 
 GROUP_SIZES = (8, 16)
@@ -46,7 +48,14 @@ def run_warmup_bench(
     Returns:
         `speed_ratio` and `memory_ratio` by group size (TRL over prorank), `supervised_ratio` (our step over a plain
         supervised one), `general_ratio` (TRL over our general path with long completions), and all rows.
+
+    Raises:
+        MissingExtraError: TRL is not installed; it needs Python 3.11.
     """
+    if find_spec("trl") is None:
+        raise MissingExtraError(
+            "the package 'trl' is not installed", hint="pip install 'prorank[bench]', with Python 3.11 or newer"
+        )
     base = {"shape": shape, "prompts": prompts, "prompt_tokens": prompt_tokens, "steps": steps, "device": device}
     base |= {"bf16": fast_bf16(torch.device(device))}
     rows = []

@@ -139,8 +139,11 @@ def train(
     if as_json:
         print_json(results)
     else:
-        model = escape(str(folder / "checkpoint"))
-        out.print(f"Results in [bold]{escape(str(folder))}[/bold], the model in [bold]{model}[/bold]")
+        model = folder / "checkpoint"
+        trained = (
+            f", the model in [bold]{escape(str(model))}[/bold]" if model.is_dir() else "; no stage has trained a model"
+        )
+        out.print(f"Results in [bold]{escape(str(folder))}[/bold]{trained}")
 
 
 @app.command()
