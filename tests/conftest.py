@@ -208,14 +208,14 @@ def finished(bert_folder, word_collection, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(bert_folder, tmp_path_factory):
-    """One folder, not to be changed: a masked model as `checkpoint`, its exports `rows8`, `onnx` and `openvino`."""
+    """One folder, not to be changed: a masked model as `checkpoint`, and its exports, each under its target's name."""
     from prorank import Reranker
     from prorank.export.export import export
 
     def make(folder):
         reranker = Reranker(bert_folder, prompt="prorank-short", max_length=64, precision="fp32", device="cpu")
         reranker.save_pretrained(folder / "checkpoint")
-        for target in ("rows8", "onnx", "openvino"):
+        for target in ("int8-rowwise", "onnx", "openvino"):
             export(reranker, target, folder / target)
 
     return made_once(tmp_path_factory, "exported", make)

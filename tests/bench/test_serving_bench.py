@@ -7,7 +7,7 @@ import pytest
 
 from prorank import Reranker
 from prorank.bench import load as loading
-from prorank.bench.load import Ask, Group, infinity_command, load, running
+from prorank.bench.load import Ask, Clients, infinity_command, load, running
 from prorank.bench.serving import requests_of
 
 
@@ -32,7 +32,7 @@ def test_answers_that_are_not_as_expected_are_counted_as_wrong(monkeypatch, answ
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json={"results": results}))
     client = httpx.AsyncClient
     monkeypatch.setattr(httpx, "AsyncClient", lambda **options: client(**options, transport=transport))
-    (tally,), _ = load("http://x", "/v1/rerank", [Group(2, [Ask("a", ["b", "c"], [1.0, 2.0])])], 0.05, 1e-3)
+    (tally,), _ = load("http://x", "/v1/rerank", [Clients(2, [Ask("a", ["b", "c"], [1.0, 2.0])])], 0.05, 1e-3)
     assert tally.wrong == tallied * len(tally.seconds) and not tally.lost and tally.seconds
 
 
@@ -40,7 +40,7 @@ def test_requests_without_scores_are_counted_as_lost(monkeypatch):
     transport = httpx.MockTransport(lambda request: httpx.Response(429))
     client = httpx.AsyncClient
     monkeypatch.setattr(httpx, "AsyncClient", lambda **options: client(**options, transport=transport))
-    (tally,), _ = load("http://x", "/v1/rerank", [Group(1, [Ask("a", ["b"])])], 0.05, 1e-3)
+    (tally,), _ = load("http://x", "/v1/rerank", [Clients(1, [Ask("a", ["b"])])], 0.05, 1e-3)
     assert set(tally.lost) == {"429"} and not tally.seconds
 
 

@@ -38,7 +38,7 @@ SYNTHESIZE = ["data", "synthesize", "{data}", "--output", "o.jsonl", "--teacher"
         (["evaluate", "m", "{data}", "--force"], "--force"),
         (["report", "x.json", "--markdown", "--json"], "--markdown"),
         (["bench", "quality", "{data}", "--markdown", "--json"], "--markdown"),
-        (["export", "m", "--to", "rows8", "--output", "o", "--int8"], "--int8"),
+        (["export", "m", "--to", "int8-rowwise", "--output", "o", "--int8"], "--int8"),
         (["export", "m", "--to", "sentence-transformers", "--output", "o", "--int8"], "--int8"),
         (["train", "quickstart", "--resume", "--force"], "--resume"),
         (["quickstart", "--resume", "--force"], "--resume"),

@@ -152,23 +152,23 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
 
 
 def test_nothing_is_asked_twice_and_nothing_is_lost(server, word_collection, tmp_path):
-    collection, groups = graded_candidates(str(word_collection), "train", 4, QUOTAS, seed=1)
+    collection, candidates = graded_candidates(str(word_collection), "train", 4, QUOTAS, seed=1)
     endpoint = server([None] * 20 + [401])
     output = tmp_path / "grades.jsonl"
     with pytest.raises(ProrankError, match="status 401"):
-        synthesize(collection, groups, teacher(endpoint, concurrency=1), output, QUIET)
+        synthesize(collection, candidates, teacher(endpoint, concurrency=1), output, QUIET)
     assert not output.exists()
     cache = output.with_suffix(".cache.jsonl")
     kept = len(cache.read_text().splitlines())
     assert kept == len(endpoint.requests) - 1 >= 20  # also what was on its way when one was refused
     with cache.open("a") as file:
         file.write('{"key": "cut o')  # a kill in the middle of a line
-    statistics = synthesize(collection, groups, teacher(endpoint), output, QUIET)
-    pairs = sum(len(group.documents) for group in groups)
+    statistics = synthesize(collection, candidates, teacher(endpoint), output, QUIET)
+    pairs = sum(len(one.documents) for one in candidates)
     assert statistics["asked"] == 2 * pairs - kept and statistics["documents"] == pairs
     asked = [request[2]["messages"][0]["content"] + str(request[2]["seed"]) for request in endpoint.requests]
     assert len(asked) == 2 * pairs + 1 and len(set(asked)) == 2 * pairs  # the refused one alone came twice
-    again = synthesize(collection, groups, teacher(endpoint), output, QUIET)
+    again = synthesize(collection, candidates, teacher(endpoint), output, QUIET)
     assert again["asked"] == 0 and len(endpoint.requests) == len(asked)
     lists = read_graded(output, collection)
     assert {len(documents) for documents in lists.values()} == {6}
@@ -196,23 +196,23 @@ def test_answers_to_other_questions_are_not_reused(server, qwen_folder, bert_fol
 
 def test_a_list_that_changed_is_graded_anew_as_a_whole(word_collection, tmp_path):
     """A grade by qrels or by a scorer's spread depends on the query's other documents."""
-    collection, groups = graded_candidates(str(word_collection), "train", 2, QUOTAS, seed=1)
-    synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
-    shorter = [group._replace(documents=group.documents[:-1], labels=group.labels[:-1]) for group in groups]
+    collection, candidates = graded_candidates(str(word_collection), "train", 2, QUOTAS, seed=1)
+    synthesize(collection, candidates, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
+    shorter = [one._replace(documents=one.documents[:-1], labels=one.labels[:-1]) for one in candidates]
     said = io.StringIO()
     found = synthesize(collection, shorter, QrelsTeacher(), tmp_path / "g.jsonl", Console(file=said, width=200))
-    assert found["asked"] == sum(len(group.documents) for group in shorter)
+    assert found["asked"] == sum(len(one.documents) for one in shorter)
     assert "kept answers are to other texts or from another teacher" in said.getvalue()
 
 
 def test_two_processes_do_not_grade_into_one_file(word_collection, tmp_path):
-    collection, groups = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
+    collection, candidates = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
     with locked(tmp_path, "g.jsonl"), pytest.raises(ProrankError, match=r"g\.jsonl is in use .*pid"):
-        synthesize(collection, groups, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
+        synthesize(collection, candidates, QrelsTeacher(), tmp_path / "g.jsonl", QUIET)
 
 
 def test_an_interrupt_counts_the_answers_that_are_kept(server, word_collection, tmp_path, call, monkeypatch):
-    def interrupt(collection, groups, teacher, output, console):
+    def interrupt(collection, candidates, teacher, output, console):
         output.with_suffix(".cache.jsonl").write_text("{}\n{}\n")
         raise KeyboardInterrupt
 
@@ -223,10 +223,10 @@ def test_an_interrupt_counts_the_answers_that_are_kept(server, word_collection, 
 
 
 def test_too_long_generations_are_dropped(server, word_collection, tmp_path):
-    collection, groups = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
+    collection, candidates = graded_candidates(str(word_collection), "train", 1, QUOTAS, seed=1)
     endpoint = server(["long"] * 2)
     one = ChatTeacher(endpoint.url, "m", 1, 64, 0.6, concurrency=1)
-    statistics = synthesize(collection, groups, one, tmp_path / "g.jsonl", QUIET)
+    statistics = synthesize(collection, candidates, one, tmp_path / "g.jsonl", QUIET)
     assert statistics["dropped"] == 2 and statistics["documents"] == 4
 
 

@@ -213,7 +213,7 @@ def train(collection):
 @pytest.mark.parametrize("family", ["qwen2", "bert", "encoder"])
 def test_8_bit_rows_load_like_a_checkpoint(folders, qwen_folder, family, tmp_path):
     reranker = load(folders | {"qwen2": qwen_folder}, family)
-    small = export(reranker, "rows8", tmp_path / "rows8")
+    small = export(reranker, "int8-rowwise", tmp_path / "int8-rowwise")
     assert not list(small.glob("model.safetensors"))
     again = Reranker.from_pretrained(small, precision="fp32")
     before = dict(reranker.backbone.named_parameters())
@@ -229,11 +229,11 @@ def test_8_bit_rows_load_like_a_checkpoint(folders, qwen_folder, family, tmp_pat
         Reranker.from_pretrained(small)
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "rows8"])
+@pytest.mark.parametrize("target", ["onnx", "openvino", "int8-rowwise"])
 def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
     """Kendall's tau within a query, mean over ten queries of CoSQA."""
     reranker, pairs = tuned
-    small = export(reranker, target, tmp_path / "int8", int8=target != "rows8")
+    small = export(reranker, target, tmp_path / "int8", int8=target != "int8-rowwise")
     size = sum(file.stat().st_size for file in small.glob("*model.*"))
     sizes = [parameter.numel() for parameter in reranker.backbone.parameters()]
     assert size < 4 * max(sizes) + 2 * (sum(sizes) - max(sizes))  # ONNX keeps the embeddings in 32 bits
@@ -246,9 +246,9 @@ def test_the_command_exports(folders, tmp_path, capsys, monkeypatch):
     from typer.testing import CliRunner
 
     load(folders, "bert").save_pretrained(tmp_path / "checkpoint")
-    command = ["export", str(tmp_path / "checkpoint"), "--to", "rows8", "--output", str(tmp_path / "small")]
+    command = ["export", str(tmp_path / "checkpoint"), "--to", "int8-rowwise", "--output", str(tmp_path / "small")]
     result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0 and "rows8 in" in result.output
+    assert result.exit_code == 0 and "int8-rowwise in" in result.output
     assert json.loads((tmp_path / "small" / "prorank.json").read_text())["prompt"]["name"] == "prorank-short"
     assert CliRunner().invoke(app, command).exit_code != 0  # not overwritten without --force
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0

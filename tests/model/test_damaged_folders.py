@@ -56,7 +56,7 @@ def a_folder(file):
     "kind, name",
     [
         ("checkpoint", WEIGHTS),
-        ("rows8", "model.rows8.safetensors"),
+        ("int8-rowwise", "model.rows8.safetensors"),
         ("onnx", "model.onnx"),
         ("openvino", "openvino_model.xml"),
         ("openvino", "openvino_model.bin"),
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_named(copied, kind, name, damage, call):
         ("openvino", "tokenizer.json"),
         ("openvino", "openvino_model.bin"),
         ("onnx", "model.onnx"),
-        ("rows8", "model.rows8.safetensors"),
+        ("int8-rowwise", "model.rows8.safetensors"),
     ],
 )
 def test_a_missing_file_is_no_other_model(copied, kind, name, damage):
@@ -131,7 +131,7 @@ def test_a_config_that_describes_no_model_is_named(copied, values):
         Reranker(folder, precision="fp32")
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "rows8"])
+@pytest.mark.parametrize("kind", ["checkpoint", "int8-rowwise"])
 @pytest.mark.parametrize(
     "values, says",
     [
@@ -149,7 +149,7 @@ def test_weights_that_config_does_not_describe_are_refused(copied, kind, values,
         Reranker(folder, precision="fp32")
 
 
-@pytest.mark.parametrize("kind, name", [("checkpoint", WEIGHTS), ("rows8", "model.rows8.safetensors")])
+@pytest.mark.parametrize("kind, name", [("checkpoint", WEIGHTS), ("int8-rowwise", "model.rows8.safetensors")])
 @pytest.mark.parametrize("lost", ["layer.1.output.dense.bias", "layer.0.output.dense.weight", "LayerNorm.weight"])
 def test_a_weight_that_is_missing_is_not_made_up(copied, kind, name, lost):
     folder = copied(kind)
@@ -159,7 +159,7 @@ def test_a_weight_that_is_missing_is_not_made_up(copied, kind, name, lost):
 
 
 def test_a_weight_of_another_shape_is_refused(copied):
-    for kind, name in (("checkpoint", WEIGHTS), ("rows8", "model.rows8.safetensors")):
+    for kind, name in (("checkpoint", WEIGHTS), ("int8-rowwise", "model.rows8.safetensors")):
         folder = copied(kind)
         rewritten(folder / name, lambda weights: {k: v[:16] if v.ndim == 1 else v for k, v in weights.items()})
         with pytest.raises(CheckpointError, match=r"\[16\] stored, \[\d+\] expected"):
@@ -168,7 +168,7 @@ def test_a_weight_of_another_shape_is_refused(copied):
 
 @pytest.mark.parametrize("scales", [lambda scale: None, lambda scale: scale[:1]])
 def test_rows_without_their_scales_are_refused(copied, scales):
-    folder = copied("rows8")
+    folder = copied("int8-rowwise")
 
     def change(weights):
         new = {k: scales(v) if k.endswith("layer.1.output.dense.weight::scale") else v for k, v in weights.items()}
@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_read_make_no_zero_shot_model(copied, text):
         Reranker(folder, precision="fp32")
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "rows8", "onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["checkpoint", "int8-rowwise", "onnx", "openvino"])
 def test_settings_that_are_gone_are_missed(copied, kind):
     folder = copied(kind)
     (folder / SETTINGS).unlink()
@@ -276,7 +276,7 @@ def test_lack_of_memory_is_not_blamed_on_the_folder(copied, monkeypatch):
         Reranker(copied(), precision="fp32")
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "rows8", "onnx", "openvino"])
+@pytest.mark.parametrize("kind", ["checkpoint", "int8-rowwise", "onnx", "openvino"])
 def test_a_config_that_was_changed_is_refused(copied, kind):
     folder = copied(kind)
     heads = json.loads((folder / "config.json").read_text())["num_attention_heads"]

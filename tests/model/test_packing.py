@@ -134,15 +134,15 @@ def test_gradients_through_a_pack_equal_those_through_padding():
 def test_layers_run_twice_give_the_same_gradient(name):
     sequences = [[*range(10, 30), 3, i] for i in range(4)] + [[5, 6, 7]]
     gradients, runs = [], []
-    for recompute in (False, True):
+    for twice in (False, True):
         backbone = backbone_of(name).train()
         for module in backbone.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1
         layer = layers_of(backbone.core.base_model)[0]
         part = getattr(layer, "mlp", None) or layer.intermediate
-        part.register_forward_pre_hook(lambda *_, now=recompute: runs.append(now))
-        backbone.recompute = recompute
+        part.register_forward_pre_hook(lambda *_, now=twice: runs.append(now))
+        backbone.gradient_checkpointing = twice
         pack = one_pack(sequences, [0] * 4 + [1], causal=backbone.family == "causal")
         torch.manual_seed(4)
         backbone(pack=pack).pow(2).sum().backward()

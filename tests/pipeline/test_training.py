@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_behind(finished):
 
 
 def test_chance_is_tested_on_pairs_that_chose_nothing(bert_folder, word_collection, tmp_path, monkeypatch):
-    """Dev pairs chose the checkpoint, so that their figure is too good."""
+    """Dev pairs chose the checkpoint, so that their accuracy is too good."""
     from prorank.evaluation.significance import binomial_above_chance
     from prorank.warmup.trainer import WarmupTrainer
 

@@ -237,12 +237,12 @@ def test_a_pair_beyond_the_budget_runs_its_layers_twice(qwen_folder, tmp_path):
     seen, usual = [], trainer.backbone.packed_hidden
 
     def watched(pack):
-        seen.append(trainer.backbone.recompute)
+        seen.append(trainer.backbone.gradient_checkpointing)
         return usual(pack)
 
     trainer.backbone.packed_hidden = watched
     parts, *_ = gradient_of(trainer, 8)
-    assert set(seen) == {True} and not trainer.backbone.recompute
+    assert set(seen) == {True} and not trainer.backbone.gradient_checkpointing
     assert_same_gradient(parts, whole)
     seen.clear()
     gradient_of(trainer, 130)

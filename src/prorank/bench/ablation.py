@@ -164,12 +164,12 @@ def run_of(
 
 def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a variant: means over seeds, an interval over queries, the comparison with the recipe as it stands."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
-        groups.setdefault(run["variant"], []).append(run)
-    base = over_seeds(groups[BASE])
+        by_variant.setdefault(run["variant"], []).append(run)
+    base = over_seeds(by_variant[BASE])
     rows = []
-    for variant, found in groups.items():
+    for variant, found in by_variant.items():
         own = over_seeds(found)
         row: dict[str, Any] = {"variant": variant, "pairs": found[0]["pairs"], PRIMARY: own.mean(PRIMARY)}
         row[f"{PRIMARY}_interval"] = bootstrap_interval(list(own.values(PRIMARY).values()))

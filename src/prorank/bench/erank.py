@@ -163,10 +163,10 @@ def measured(context: RunContext, model: str) -> dict[str, Any]:
 def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row a collection, variant and score formula: means over seeds, and the comparison with `sft`."""
     rows = []
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_variant: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
-        groups.setdefault((run["collection"], run["variant"]), []).append(run)
-    for (collection, variant), found in groups.items():
+        by_variant.setdefault((run["collection"], run["variant"]), []).append(run)
+    for (collection, variant), found in by_variant.items():
         for kind in SCORES:
             metrics = [run["scores"][kind] for run in found]
             row = {
@@ -178,7 +178,7 @@ def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
             row |= {key: mean(one[key] for one in metrics) for key in metrics[0]}
             if (variant, kind) != BASE:
-                base = over_seeds(groups[(collection, BASE[0])], BASE[1])
+                base = over_seeds(by_variant[(collection, BASE[0])], BASE[1])
                 row |= compare(over_seeds(found, kind), base, METRIC)._asdict()
             rows.append(row)
     return rows

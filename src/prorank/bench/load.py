@@ -53,7 +53,7 @@ class Tally:
     wrong: int = 0
     lost: Counter[str] = field(default_factory=Counter)
 
-    def figures(self, wall: float) -> dict[str, Any]:
+    def summary(self, wall: float) -> dict[str, Any]:
         """For results; times in milliseconds."""
         found: dict[str, Any] = {"requests": len(self.seconds), "wrong": self.wrong, "lost": dict(self.lost)}
         found["pairs_per_second"] = self.pairs / wall
@@ -136,7 +136,7 @@ def infinity_command(python: str, model: str, port: int) -> list[str]:
 
 
 async def ask(client: Any, path: str, wanted: Ask, tally: Tally, tolerance: float, name: str) -> None:
-    """Send one request of that name and look at its answer."""
+    """Send one request, `name` as its X-Request-ID, and check the scores of the answer."""
     body = {"model": ANY_MODEL, "query": wanted.query, "documents": wanted.documents, "raw_scores": True}
     begin = time.perf_counter()
     try:
@@ -157,10 +157,10 @@ async def ask(client: Any, path: str, wanted: Ask, tally: Tally, tolerance: floa
         tally.wrong += 1
 
 
-class Group(NamedTuple):
+class Clients(NamedTuple):
     """Clients of one kind: so many, each with its asks in turn, and a mean pause between two of them in seconds."""
 
-    clients: int
+    number: int
     asks: Sequence[Ask]
     pause: float = 0.0
 
@@ -168,21 +168,21 @@ class Group(NamedTuple):
 async def _load(
     address: str,
     path: str,
-    groups: Sequence[Group],
+    kinds: Sequence[Clients],
     seconds: float,
     tolerance: float,
     stop: Callable[[], None] | None,
     name: str,
 ) -> list[Tally]:
     httpx = require("httpx", "bench")
-    tallies, unlimited = [Tally() for _ in groups], httpx.Limits(max_connections=None)
+    tallies, unlimited = [Tally() for _ in kinds], httpx.Limits(max_connections=None)
 
-    async def one(client: Any, number: int, group: Group, tally: Tally) -> None:
-        generator, asked = random.Random(number), number * len(group.asks) // group.clients
+    async def one(client: Any, number: int, kind: Clients, tally: Tally) -> None:
+        generator, asked = random.Random(number), number * len(kind.asks) // kind.number
         while True:
-            if group.pause:
-                await asyncio.sleep(generator.expovariate(1 / group.pause))
-            wanted = group.asks[asked % len(group.asks)]
+            if kind.pause:
+                await asyncio.sleep(generator.expovariate(1 / kind.pause))
+            wanted = kind.asks[asked % len(kind.asks)]
             await ask(client, path, wanted, tally, tolerance, f"{name}-{number}-{asked}")
             asked += 1
             if time.perf_counter() > until or (stop is not None and tally.lost):
@@ -195,7 +195,7 @@ async def _load(
 
     async with httpx.AsyncClient(base_url=address, timeout=START_SECONDS, limits=unlimited) as client:
         until = time.perf_counter() + seconds
-        asking = (one(client, n, group, tally) for group, tally in zip(groups, tallies) for n in range(group.clients))
+        asking = (one(client, n, kind, tally) for kind, tally in zip(kinds, tallies) for n in range(kind.number))
         await asyncio.gather(ending(), *asking)
     return tallies
 
@@ -203,7 +203,7 @@ async def _load(
 def load(
     address: str,
     path: str,
-    groups: Sequence[Group],
+    kinds: Sequence[Clients],
     seconds: float,
     tolerance: float,
     stop: Callable[[], None] | None = None,
@@ -214,7 +214,7 @@ def load(
     Args:
         address: of the server.
         path: of its rerank API.
-        groups: who asks what.
+        kinds: who asks what.
         seconds: after them no client asks again; each asks once at least.
         tolerance: by which a score may differ from the expected one.
         stop: called after half of the time; clients whose request is lost then go home.
@@ -224,7 +224,7 @@ def load(
         A tally a group, and the seconds until the last answer.
     """
     begin = time.perf_counter()
-    tallies = asyncio.run(_load(address, path, groups, seconds, tolerance, stop, name))
+    tallies = asyncio.run(_load(address, path, kinds, seconds, tolerance, stop, name))
     return tallies, time.perf_counter() - begin
 
 

@@ -35,8 +35,9 @@ def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
         found = measured_alone(worker, spec, f"a training step of {spec['model']}")
     shape = Shape(**found.pop("shape"))
     tokens = spec["pairs"] * spec["length"]
-    computed = step_bytes(shape, tokens=tokens, budget=spec["budget"] or tokens, recompute=spec["recompute"])
-    row = {key: spec[key] for key in ("stage", "pairs", "length", "budget", "lora", "recompute")} | found
+    budget, twice = spec["budget"] or tokens, spec["gradient_checkpointing"]
+    computed = step_bytes(shape, tokens=tokens, budget=budget, gradient_checkpointing=twice)
+    row = {key: spec[key] for key in ("stage", "pairs", "length", "budget", "lora", "gradient_checkpointing")} | found
     row["computed_bytes"] = computed
     measured = "unknown" if row["extra_bytes"] is None else f"{row['extra_bytes'] / GIGABYTE:.2f} GB"
     console.print(
@@ -54,7 +55,7 @@ def run_memory_bench(
     length: int,
     budgets: Sequence[int],
     lora: Sequence[int],
-    recompute: bool,
+    gradient_checkpointing: bool,
     steps: int,
     device: str,
     precision: str,
@@ -69,7 +70,7 @@ def run_memory_bench(
         length: tokens of a pair.
         budgets: tokens of a pass.
         lora: ranks; 0 trains every weight.
-        recompute: gradient checkpointing as well, at each budget.
+        gradient_checkpointing: measure each budget with it as well.
         steps: timed steps; the median counts, the first is left out.
         device, precision: as for `Reranker`.
         console: where progress goes.
@@ -81,11 +82,11 @@ def run_memory_bench(
     base |= {"device": device, "precision": precision}
     rows: list[dict[str, Any]] = []
     for rank in lora:
-        one_pass = measure(base | {"lora": rank, "budget": None, "recompute": False}, console)
+        one_pass = measure(base | {"lora": rank, "budget": None, "gradient_checkpointing": False}, console)
         parts = [
-            measure(base | {"lora": rank, "budget": budget, "recompute": again}, console)
+            measure(base | {"lora": rank, "budget": budget, "gradient_checkpointing": again}, console)
             for budget in budgets
-            for again in ([False, True] if recompute else [False])
+            for again in ([False, True] if gradient_checkpointing else [False])
         ]
         rows += [row | {"time_ratio": row["seconds"] / one_pass["seconds"]} for row in (one_pass, *parts)]
     return {"model": model, "rows": rows, "setting": base, "hardware": hardware(), "versions": versions()}
@@ -124,7 +125,7 @@ def memory_table(steps: Sequence[tuple[int, int]] = ((32, 512), (64, 1_024)), ra
                 held = [largest_budget(shape, pairs, length, card) for card in CARDS]
                 cells = ["-" if budget is None else f"{budget:,}" for budget in held]
                 numbers = [weight_bytes(shape), *(step_bytes(shape, tokens=tokens, budget=b) for b in (tokens, 4_096))]
-                figures = " | ".join(f"{number / GIGABYTE:.1f}" for number in numbers)
+                sizes_cell = " | ".join(f"{number / GIGABYTE:.1f}" for number in numbers)
                 kind = f"LoRA {lora}" if lora else "all"
-                lines.append(f"| {name} | {kind} | {pairs} x {length:,} | {figures} | {' | '.join(cells)} |")
+                lines.append(f"| {name} | {kind} | {pairs} x {length:,} | {sizes_cell} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -61,7 +61,7 @@ def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
     common = {
         "steps": 1,
         "token_budget": spec["budget"] or spec["pairs"] * (spec["length"] + LIST),
-        "gradient_checkpointing": spec["recompute"] or None,
+        "gradient_checkpointing": spec["gradient_checkpointing"] or None,
     }
 
     def context(settings: Optimisation, items: Sequence[Any]) -> TrainContext:

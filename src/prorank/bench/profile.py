@@ -142,7 +142,7 @@ def run_profiles(
         `rows`, each with `seconds`, `tokens_per_second`, `product_flops`, `rate` (what the machine reaches),
         `limit_share` (of `seconds` that the products would take at that rate) and `shares`; and where they were made.
     """
-    spec: dict[str, Any] = {"pairs": pairs, "length": length, "budget": None, "recompute": False}
+    spec: dict[str, Any] = {"pairs": pairs, "length": length, "budget": None, "gradient_checkpointing": False}
     spec |= {"device": device, "precision": precision}
     rows = []
     for model in models:

@@ -21,7 +21,7 @@ from rich.console import Console
 from prorank.bench.hostile import hostile_body
 from prorank.bench.load import (
     Ask,
-    Group,
+    Clients,
     Running,
     free_port,
     infinity_command,
@@ -93,8 +93,8 @@ def token_seconds(address: str) -> float:
 
 def under_sigterm(server: Running, asks: Sequence[Ask], clients: int, seconds: float) -> dict[str, Any]:
     """Tell a server under load to end: what it logged as accepted against what clients got."""
-    groups = [Group(clients, asks)]
-    (tally,), _ = load(server.address, "/v1/rerank", groups, seconds, TOLERANCE, server.process.terminate, "sigterm")
+    kinds = [Clients(clients, asks)]
+    (tally,), _ = load(server.address, "/v1/rerank", kinds, seconds, TOLERANCE, server.process.terminate, "sigterm")
     lines = [json.loads(line) for line in server.ended() if line.startswith("{")]
     asked = [line for line in lines if line.get("request_id", "").startswith("sigterm-")]
     return {
@@ -148,9 +148,9 @@ def beside_infinity(
     found: dict[str, Any] = {}
     for name, (command, port, path) in servers.items():
         with _status(console, f"{name}, {clients} clients"), running(command, port) as server:
-            load(server.address, path, [Group(clients, asks)], min(2.0, seconds), TOLERANCE)  # warms up
-            (tally,), wall = load(server.address, path, [Group(clients, asks)], seconds, TOLERANCE)
-        found[name] = tally.figures(wall)
+            load(server.address, path, [Clients(clients, asks)], min(2.0, seconds), TOLERANCE)  # warms up
+            (tally,), wall = load(server.address, path, [Clients(clients, asks)], seconds, TOLERANCE)
+        found[name] = tally.summary(wall)
     return found | {"ratio": found["prorank"]["pairs_per_second"] / found["infinity"]["pairs_per_second"]}
 
 
@@ -203,17 +203,17 @@ def run_serving_bench(
     with running(serve_command(model, port := free_port(), *options), port) as server:
         results["ready_seconds"] = server.ready_seconds
 
-        def asked(what: str, groups: list[Group], duration: float) -> list[dict[str, Any]]:
+        def asked(what: str, kinds: list[Clients], duration: float) -> list[dict[str, Any]]:
             with _status(console, what):
-                tallies, wall = load(server.address, "/v1/rerank", groups, duration, TOLERANCE)
-            return [tally.figures(wall) for tally in tallies]
+                tallies, wall = load(server.address, "/v1/rerank", kinds, duration, TOLERANCE)
+            return [tally.summary(wall) for tally in tallies]
 
-        asked("warming up", [Group(4, asks)], min(2.0, brief))
-        (lone,) = asked("a lone client", [Group(1, few)], brief / 4)
-        (results["load"],) = asked(f"{clients} clients", [Group(clients, asks)], seconds)
+        asked("warming up", [Clients(4, asks)], min(2.0, brief))
+        (lone,) = asked("a lone client", [Clients(1, few)], brief / 4)
+        (results["load"],) = asked(f"{clients} clients", [Clients(clients, asks)], seconds)
         batch = 1e3 * budget * token_seconds(server.address)
         pause = SMALL_CLIENTS * SMALL / (SMALL_SHARE * speed)
-        large, small = asked("a mixed load", [Group(1, many), Group(SMALL_CLIENTS, few, pause)], brief)
+        large, small = asked("a mixed load", [Clients(1, many), Clients(SMALL_CLIENTS, few, pause)], brief)
         if bodies:
             with _status(console, f"{bodies} hostile bodies"):
                 results["hostile"] = hostile(server, bodies)

@@ -103,7 +103,9 @@ def bench_memory(
     length: Annotated[int, typer.Option(help="Tokens of a pair.", min=16)] = 256,
     budgets: Annotated[str, typer.Option(help="Tokens of a pass, with commas between.")] = "512,1024",
     lora: Annotated[str, typer.Option(help="Ranks with commas between; 0 trains every weight.")] = "0,32",
-    recompute: Annotated[bool, typer.Option(help="Measure gradient checkpointing as well.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option(help="Measure each budget with gradient checkpointing as well.")
+    ] = False,
     steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
@@ -124,7 +126,7 @@ def bench_memory(
         length=length,
         budgets=numbers(budgets),
         lora=numbers(lora),
-        recompute=recompute,
+        gradient_checkpointing=gradient_checkpointing,
         steps=steps,
         device=device,
         precision=precision,
@@ -135,7 +137,7 @@ def bench_memory(
     for row in results["rows"]:
         held = "?" if row["extra_bytes"] is None else f"{row['extra_bytes'] / GIGABYTE:.2f}"
         kind = "all weights" if not row["lora"] else f"LoRA {row['lora']}"
-        again = ", layers twice" if row["recompute"] else ""
+        again = ", gradient checkpointing" if row["gradient_checkpointing"] else ""
         out.print(
             f"{kind}, budget {row['budget'] or 'none'}{again}: {held} GB beyond the weights, {row['time_ratio']:.2f} x "
             "the time of one pass"

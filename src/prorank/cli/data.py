@@ -167,9 +167,9 @@ def synthesize(
     refuse_file_overwrite(output, force)
     asked = load_teacher(teacher, generations, max_new_tokens, temperature, base_url, key_variable, concurrency)
     quotas = {"hard": hard, "medium": medium, "easy": easy}
-    loaded, groups = graded_candidates(collection, split, queries, quotas, seed)
+    loaded, candidates = graded_candidates(collection, split, queries, quotas, seed)
     with interruptible(lambda line: err.print(line, soft_wrap=True), lambda: kept_answers(output), again(sys.argv[1:])):
-        statistics = synthesize(loaded, groups, asked, output, out)
+        statistics = synthesize(loaded, candidates, asked, output, out)
     for name, value in statistics.items():
         out.print(f"{name.replace('_', ' ')}: {value:.2f}" if isinstance(value, float) else f"{name}: {value}")
     written(output)

@@ -60,7 +60,7 @@ def _tokens(tokens: int | list[int]) -> str:
 def export(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     to: Annotated[
-        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"],
+        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise"],
         typer.Option("--to", help="What shall read the folder."),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
@@ -74,7 +74,7 @@ def export(
     from prorank.util.files import refuse_overwrite
 
     if int8 and to not in INT8_TARGETS:
-        why = "its weights have 8 bits anyway" if to == "rows8" else f"--int8 is for {' and '.join(INT8_TARGETS)}"
+        why = "its weights have 8 bits anyway" if to == "int8-rowwise" else f"it is for {' and '.join(INT8_TARGETS)}"
         raise InputError(f"--int8 with --to {to}: {why}", hint="leave out --int8")
     refuse_overwrite(output, force)
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")

@@ -30,14 +30,14 @@ def graded_lists(context: RunContext) -> GradedLists:
     def ask() -> None:
         if section.file or context.study.has(saved.name):
             return
-        groups = []
+        candidates = []
         for subset in training_subsets(context):
             qrels = sample_queries(subset.collection.judgments(recipe.data.train), section.queries, recipe.seed)
-            groups += build_candidate_lists(subset.collection, qrels, subset.run, section.documents, recipe.seed)
+            candidates += build_candidate_lists(subset.collection, qrels, subset.run, section.documents, recipe.seed)
         teacher = load_teacher(
             section.teacher, section.generations, section.max_new_tokens, section.temperature, section.base_url
         )
-        found = synthesize(context.collection, groups, teacher, saved, context.console)
+        found = synthesize(context.collection, candidates, teacher, saved, context.console)
         context.console.print("  grades: " + "  ".join(f"{key} {value:.4g}" for key, value in found.items()))
         context.study.keep(saved.name)
 

@@ -1,7 +1,7 @@
 """Graded candidate lists for ERank: documents by tier, a teacher's grades, the generation nearest the mean.
 
 Every answer of the teacher is written down at once, so nothing is asked twice and a killed run goes on. Source: ERank,
-arXiv 2509.00520, section 3.2 and appendix C. Knows collections, groups and teachers; nothing of training.
+arXiv 2509.00520, section 3.2 and appendix C. Knows collections, candidate lists and teachers; nothing of training.
 """
 
 from __future__ import annotations
@@ -129,12 +129,14 @@ def keys_of(teacher: Teacher, tasks: Iterable[Task]) -> dict[Task, str]:
     return keys
 
 
-def tasks_of(collection: Collection, groups: Sequence[CandidateList], generations: int) -> Iterator[list[list[Task]]]:
-    """Tasks by query and document, some queries at a time; a query's groups are one list without repetitions."""
+def tasks_of(
+    collection: Collection, candidates: Sequence[CandidateList], generations: int
+) -> Iterator[list[list[Task]]]:
+    """Tasks by query and document, some queries at a time; a query's candidate lists are joined without repetitions."""
     lists: dict[str, dict[str, int]] = {}
-    for group in groups:
-        for document, label in zip(group.documents, group.labels):
-            known = lists.setdefault(group.query_id, {})
+    for one in candidates:
+        for document, label in zip(one.documents, one.labels):
+            known = lists.setdefault(one.query_id, {})
             known[document] = max(label, known.get(document, 0))
     queries = list(lists)
     for start in range(0, len(queries), CHUNK):
@@ -169,13 +171,13 @@ def graded_candidates(
 
 
 def synthesize(
-    collection: Collection, groups: Sequence[CandidateList], teacher: Teacher, output: Path, console: Console
+    collection: Collection, candidates: Sequence[CandidateList], teacher: Teacher, output: Path, console: Console
 ) -> dict[str, float]:
-    """Grade the groups' documents and write one JSON line a query.
+    """Grade the candidates and write one JSON line per query.
 
     Args:
         collection: texts.
-        groups: candidate lists.
+        candidates: lists whose documents are graded.
         teacher: who grades.
         output: JSON Lines to write: `query_id`, `documents` of `id`, `grade`, `relevant`, `text`. The teacher's answers
             are kept beside it, in `.cache.jsonl`.
@@ -190,20 +192,20 @@ def synthesize(
         DataError: the teacher gave no usable grade at all.
     """
     with locked(output.parent, output.name):
-        return _graded(collection, groups, teacher, output, console)
+        return _graded(collection, candidates, teacher, output, console)
 
 
 def _graded(
-    collection: Collection, groups: Sequence[CandidateList], teacher: Teacher, output: Path, console: Console
+    collection: Collection, candidates: Sequence[CandidateList], teacher: Teacher, output: Path, console: Console
 ) -> dict[str, float]:
     cache = Cache(cache_file(output))
     lists: GradedLists = {}
     asked = malformed = dropped = 0
     kept, used = set(cache.known), set[str]()
     with Progress(console=console, transient=True) as bar:
-        total = len({(group.query_id, document) for group in groups for document in group.documents})
+        total = len({(one.query_id, document) for one in candidates for document in one.documents})
         line = bar.add_task("grade", total=total)
-        for documents in tasks_of(collection, groups, teacher.generations):
+        for documents in tasks_of(collection, candidates, teacher.generations):
             keys = keys_of(teacher, (task for tasks in documents for task in tasks))
             used.update(keys.values())
             new = {task for task, key in keys.items() if key not in cache.known}
@@ -251,7 +253,7 @@ def _graded(
 
 
 def write_graded(lists: Mapping[str, Sequence[GradedDocument]], path: Path) -> None:
-    """Write graded lists, one JSON line a query, whole or not at all."""
+    """Write graded lists, one JSON line per query, whole or not at all."""
     with atomic_writer(path) as file:
         for query, documents in lists.items():
             row = {"query_id": query, "documents": [document._asdict() for document in documents]}

@@ -22,8 +22,8 @@ def choose_weight(first_stage: Run, reranked: Run, qrels: Qrels, top_k: int, met
     0.5
     """
 
-    def figure(weight: float) -> float:
+    def mean_metric(weight: float) -> float:
         evaluation = evaluate_run(hybrid_run(first_stage, reranked, weight, top_k), qrels, (metric,))
         return evaluation.mean(evaluation.metrics[0])
 
-    return max(GRID, key=lambda weight: (figure(weight), -weight))
+    return max(GRID, key=lambda weight: (mean_metric(weight), -weight))

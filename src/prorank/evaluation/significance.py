@@ -73,34 +73,34 @@ def bootstrap_interval(
 
 
 def mean_of_means_interval(
-    groups: Sequence[Sequence[float]], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
+    values: Sequence[Sequence[float]], *, level: float = 0.95, samples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over groups of each group's mean; queries are drawn inside each group.
+    """Percentile bootstrap interval of the mean over collections of each one's mean; queries are drawn inside each.
 
     It speaks of other queries of the same collections, not of other collections.
 
     Args:
-        groups: one sequence of values a collection, none empty.
+        values: by collection, those of its queries; none empty.
         level: coverage, between 0 and 1.
         samples: resamples.
         seed: of the resampling.
 
     Raises:
-        DataError: no group, an empty one, or a value that is not finite.
+        DataError: no collection, one without queries, or a value that is not finite.
 
     >>> mean_of_means_interval([[0.5, 0.5], [1.0]])
     (0.75, 0.75)
     """
-    if not groups or not all(len(group) for group in groups):
-        raise DataError("an interval needs at least one value in each group")
+    if not values or not all(len(one) for one in values):
+        raise DataError("an interval needs at least one value of each collection")
     generator, total = np.random.default_rng(seed), np.zeros(samples)
-    for group in groups:
-        data = _finite(group)
+    for one in values:
+        data = _finite(one)
         rows = max(1, _DRAWS_AT_ONCE // len(data))
         for start in range(0, samples, rows):
             size = (min(rows, samples - start), len(data))
             total[start : start + size[0]] += data[generator.integers(len(data), size=size)].mean(axis=1)
-    low, high = np.quantile(total / len(groups), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(total / len(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -11,7 +11,7 @@ from prorank.util.errors import CheckpointError
 from prorank.util.files import atomic_writer
 
 TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
-ROWS8_TOLERANCE = 0.1  # the same for 8-bit rows, as a share of the scores' spread (or of 1, where that is larger)
+INT8_ROWWISE_TOLERANCE = 0.1  # for 8-bit rows, as a share of the scores' spread (or of 1, if larger)
 PROBES = [
     ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
     ("river", ""),

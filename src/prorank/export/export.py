@@ -9,17 +9,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from prorank.export.check import PROBES, ROWS8_TOLERANCE, expected_scores
+from prorank.export.check import INT8_ROWWISE_TOLERANCE, PROBES, expected_scores
 from prorank.export.classifier import to_sequence_classification
 from prorank.export.graph import to_graph
 from prorank.export.sentence_transformers import to_sentence_transformers
 from prorank.model.backbone import Backbone
-from prorank.model.int8_rowwise import ROWS8_FILE, save_rows8
+from prorank.model.int8_rowwise import INT8_ROWWISE_FILE, save_int8_rowwise
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
 from prorank.util.files import refuse_overwrite
 
-Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "rows8"]
+Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise"]
 
 
 def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool = False, force: bool = False) -> Path:
@@ -29,7 +29,7 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
         reranker: a causal or masked reranker, loaded in fp32 on the CPU.
         target: `sentence-transformers` (a CrossEncoder folder) and `sequence-classification` (one label) for causal
             models; `onnx` and `openvino` (a graph to the answers' logits, loaded by `Reranker.from_pretrained`) for
-            both families; `rows8` (a checkpoint with 8-bit rows, a quarter of float32's size) for both too.
+            both families; `int8-rowwise` (a checkpoint with 8-bit rows, a quarter of float32's size) for both too.
         folder: where to write.
         int8: 8-bit weights; `onnx` and `openvino` only. Scores then differ a little; ranks hardly.
         force: replace what is in the folder.
@@ -61,8 +61,8 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
             to_sentence_transformers(reranker, fresh)
         elif target == "sequence-classification":
             to_sequence_classification(reranker, backbone, fresh)
-        elif target == "rows8":
-            _to_rows8(reranker, backbone, fresh)
+        elif target == "int8-rowwise":
+            _to_int8_rowwise(reranker, backbone, fresh)
         else:
             to_graph(reranker, backbone, tokenizer, target, fresh, int8)
         if folder.exists():  # only now, with the new one whole and verified
@@ -71,14 +71,14 @@ def export(reranker: Reranker, target: Target, folder: str | Path, *, int8: bool
     return folder
 
 
-def _to_rows8(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
+def _to_int8_rowwise(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
     """A checkpoint whose matrices are stored in 8 bits by rows; read back it gives nearly the same scores."""
     reranker.save_pretrained(folder)
     for file in folder.glob("model*.safetensors*"):
         file.unlink()
-    save_rows8(dict(backbone.model.named_parameters()), folder / ROWS8_FILE)
+    save_int8_rowwise(dict(backbone.model.named_parameters()), folder / INT8_ROWWISE_FILE)
     again = Reranker.from_pretrained(folder, precision="fp32", device="cpu")
     found, expected = again.score(PROBES), expected_scores(reranker)
     spread = float(np.ptp(expected))
-    if not float(np.abs(np.asarray(found) - expected).max()) <= ROWS8_TOLERANCE * max(spread, 1.0):
+    if not float(np.abs(np.asarray(found) - expected).max()) <= INT8_ROWWISE_TOLERANCE * max(spread, 1.0):
         raise CheckpointError("8-bit rows give other scores", hint="keep the checkpoint as it is")

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from prorank.model.attention import packed_layers, stay_uncompiled
 from prorank.model.heads import masked_transform
-from prorank.model.last_layer import layers_of, recomputed_layers
+from prorank.model.last_layer import checkpointed_layers, layers_of
 from prorank.model.packing import Pack, plan_packs
 from prorank.model.sharing import ModelLock
 from prorank.model.weights import reason
@@ -51,7 +51,7 @@ class Backbone(nn.Module):
 
     Attributes:
         token_budget: tokens a forward pass may hold in inference; None lets the engine choose.
-        recompute: keep each layer's input only, and run the layer again in the backward pass (gradient checkpointing).
+        gradient_checkpointing: keep each layer's input only, and run the layer again in the backward pass.
         lock: held by every forward pass, for it switches the layers over and back.
     """
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         self.compute_dtype = compute_dtype
         self.tied_head = tied_head
         self.token_budget: int | None = None
-        self.recompute = False
+        self.gradient_checkpointing = False
         self.lock = ModelLock()
         self.train(model.training)
 
@@ -173,7 +173,7 @@ class Backbone(nn.Module):
         if torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in self.core.modules()):
             raise CheckpointError(
                 "transformers' gradient checkpointing would run the layers again unpacked",
-                hint="switch it off and set `recompute` of the backbone, or `gradient_checkpointing` in the recipe",
+                hint="switch it off and set `gradient_checkpointing` of the backbone or in the recipe",
             )
         base = self.core.base_model
         types = {} if pack.type_ids is None else {"token_type_ids": pack.type_ids}
@@ -186,15 +186,15 @@ class Backbone(nn.Module):
 
     @contextmanager
     def _layers(self, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-        """The layers as `switched` makes them; where `recompute` is set, in their second run too."""
+        """The layers as `switched` makes them; where `gradient_checkpointing` is set, in their second run too."""
 
         @contextmanager
         def again() -> Iterator[None]:
             with self.lock, switched():
                 yield
 
-        recompute = self.recompute and torch.is_grad_enabled()
-        with switched(), recomputed_layers(self.core.base_model, again) if recompute else nullcontext():
+        twice = self.gradient_checkpointing and torch.is_grad_enabled()
+        with switched(), checkpointed_layers(self.core.base_model, again) if twice else nullcontext():
             yield
 
     @property

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from prorank.util.errors import CheckpointError
 
-ROWS8_FILE = "model.rows8.safetensors"
+INT8_ROWWISE_FILE = "model.rows8.safetensors"  # prorank-mini ships under this name
 SCALE = "::scale"  # suffix of a matrix's scales
 
 
-def to_rows8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def to_int8_rowwise(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(R, C) -> int8 (R, C) and float32 scales (R, 1): a row is its whole numbers times its largest value / 127.
 
-    >>> whole, scale = to_rows8(torch.tensor([[0.5, -1.0], [0.0, 0.0]]))
+    >>> whole, scale = to_int8_rowwise(torch.tensor([[0.5, -1.0], [0.0, 0.0]]))
     >>> whole.tolist(), [round(value, 4) for value in scale.flatten().tolist()]
     ([[64, -127], [0, 0]], [0.0079, 0.0])
     """
@@ -30,19 +30,19 @@ def to_rows8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return whole.to(torch.int8), scale
 
 
-def save_rows8(weights: Mapping[str, torch.Tensor], file: Path) -> None:
+def save_int8_rowwise(weights: Mapping[str, torch.Tensor], file: Path) -> None:
     """Write weights: matrices by rows in 8 bits, everything else in float16."""
     packed: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         if tensor.ndim == 2 and tensor.is_floating_point():
-            packed[name], packed[name + SCALE] = to_rows8(tensor.cpu())
+            packed[name], packed[name + SCALE] = to_int8_rowwise(tensor.cpu())
         else:
             packed[name] = tensor.cpu().half() if tensor.is_floating_point() else tensor.cpu()
     save_file({name: tensor.contiguous() for name, tensor in packed.items()}, file)
 
 
-def load_rows8(file: Path) -> dict[str, torch.Tensor]:
-    """Read what `save_rows8` wrote, in float32.
+def load_int8_rowwise(file: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_int8_rowwise` wrote, in float32.
 
     Raises:
         CheckpointError: a matrix without the scales of its rows.

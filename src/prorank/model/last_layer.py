@@ -91,7 +91,7 @@ def found_at(layer: Any, paths: Sequence[str]) -> list[Any]:
 
 
 @contextmanager
-def recomputed_layers(model: Any, again: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+def checkpointed_layers(model: Any, again: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Let every layer keep its input only, for as long as the context is open; the backward pass runs it once more.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from prorank.model import gguf_files
-from prorank.model.int8_rowwise import ROWS8_FILE, load_rows8
+from prorank.model.int8_rowwise import INT8_ROWWISE_FILE, load_int8_rowwise
 from prorank.util.errors import CheckpointError, ProrankError
 from prorank.util.sources import is_gguf
 
@@ -58,10 +58,10 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
     Raises:
         CheckpointError: a file is missing or damaged, or holds other weights than config.json describes.
     """
-    rows8 = Path(source) / ROWS8_FILE
-    if rows8.is_file():
-        with reading(rows8):
-            stored = load_rows8(rows8)
+    eight_bit = Path(source) / INT8_ROWWISE_FILE
+    if eight_bit.is_file():
+        with reading(eight_bit):
+            stored = load_int8_rowwise(eight_bit)
         with reading(Path(source) / "config.json"):
             model = auto.from_config(config, **options)
         missing, unexpected, shapes = _put(model, stored)

@@ -105,7 +105,7 @@ def token_bytes(shape: Shape) -> int:
     return shape.layers * layer_bytes(shape) + 8 * shape.hidden
 
 
-def recomputed_bytes(shape: Shape) -> int:
+def checkpointed_bytes(shape: Shape) -> int:
     """The same with gradient checkpointing: each layer's input, and one layer whole (see `layer_bytes`)."""
     return shape.layers * shape.hidden * 4 + layer_bytes(shape) + 8 * shape.hidden
 
@@ -122,16 +122,16 @@ def weight_bytes(shape: Shape) -> int:
     return shape.layer_weights * frozen + 4 * (shape.vocabulary * shape.hidden + shape.adapter_weights)
 
 
-def step_bytes(shape: Shape, *, tokens: int, budget: int, recompute: bool = False) -> int:
+def step_bytes(shape: Shape, *, tokens: int, budget: int, gradient_checkpointing: bool = False) -> int:
     """The most that a training step holds beyond the weights.
 
     Args:
         shape: of the model.
         tokens: of the whole step.
         budget: tokens of a pass.
-        recompute: with gradient checkpointing.
+        gradient_checkpointing: each layer keeps its input only.
     """
-    a_token = recomputed_bytes(shape) if recompute else token_bytes(shape)
+    a_token = checkpointed_bytes(shape) if gradient_checkpointing else token_bytes(shape)
     dense = 0 if shape.lora else 4 * shape.vocabulary * shape.hidden  # of the embedding, on its way to the sum
     return PROCESS + state_bytes(shape) + min(tokens, budget) * a_token + dense
 

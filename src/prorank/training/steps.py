@@ -138,7 +138,7 @@ class StepTrainer(transformers.Trainer):
         parts = self._agreed(cut(*costs, budget), len(inputs["sequences"]))
         wanted = self.settings.gradient_checkpointing
         too_long = max(costs[0]) > budget  # a pair cannot be cut any further
-        self.backbone.recompute = too_long if wanted is None else wanted
+        self.backbone.gradient_checkpointing = too_long if wanted is None else wanted
         try:
             if len(parts) == 1:
                 loss = self._finite(self.loss_on(model, inputs))
@@ -157,7 +157,7 @@ class StepTrainer(transformers.Trainer):
                 partial(self._backward, model),
             )
         finally:
-            self.backbone.recompute = False
+            self.backbone.gradient_checkpointing = False
 
     def _piece_by_piece(
         self, model: Any, items: Sequence[Any], pieces: Sequence[slice], whole: dict[str, Any]

@@ -79,7 +79,7 @@ class TrainContext:
 
 
 class SlotTrainer(StepTrainer):
-    """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out figure.
+    """Trainer over a `Backbone`: atomic checkpoints of what is trained, best model by a held-out metric.
 
     Args:
         context: model, settings, items and places.
@@ -87,7 +87,7 @@ class SlotTrainer(StepTrainer):
 
     title: str  # of the progress bar
     items_setting: str  # field of the settings that holds the items of a step
-    best_by: str  # held-out figure whose best checkpoint is kept (greater is better)
+    best_by: str  # held-out metric whose best checkpoint is kept (greater is better)
     start_competes = False  # whether the starting model is the first of the checkpoints to choose from
 
     def __init__(self, context: TrainContext) -> None:

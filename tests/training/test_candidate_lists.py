@@ -21,15 +21,15 @@ def graded(tmp_path):
 RUN = {"q": {f"d{i}": 20.0 - i for i in range(12)}}
 
 
-def test_groups_have_one_size_and_hold_only_lower_grades(graded):
-    groups = build_candidate_lists(graded, graded.judgments("train"), RUN, Quotas(hard=3, medium=1, random=2), seed=1)
-    assert [group.documents[0] for group in groups] == ["d0", "d1", "d2"]  # one for each positive judgment
+def test_lists_have_one_size_and_hold_only_lower_grades(graded):
+    lists = build_candidate_lists(graded, graded.judgments("train"), RUN, Quotas(hard=3, medium=1, random=2), seed=1)
+    assert [one.documents[0] for one in lists] == ["d0", "d1", "d2"]  # one for each positive judgment
     judged = graded.judgments("train")["q"]
-    for group in groups:
-        assert len(group.documents) == len(set(group.documents)) == 7
-        assert group.labels == tuple(judged.get(d, 0) for d in group.documents)
-        assert all(label < group.labels[0] for label in group.labels[1:])
-        assert sum(d in judged for d in group.documents[1:]) >= 2  # judged ones are used
+    for one in lists:
+        assert len(one.documents) == len(set(one.documents)) == 7
+        assert one.labels == tuple(judged.get(d, 0) for d in one.documents)
+        assert all(label < one.labels[0] for label in one.labels[1:])
+        assert sum(d in judged for d in one.documents[1:]) >= 2  # judged ones are used
 
 
 def test_the_draw_depends_on_the_seed_alone(graded):
@@ -38,8 +38,8 @@ def test_the_draw_depends_on_the_seed_alone(graded):
 
 
 def test_short_tiers_are_filled_up(graded):
-    (group,) = build_candidate_lists(graded, graded.judgments("test"), {}, Quotas(hard=4, random=1), seed=1)
-    assert len(group.documents) == 8 and group.labels == (1, 0, 0, 0, 0, 0, 0, 0)
+    (one,) = build_candidate_lists(graded, graded.judgments("test"), {}, Quotas(hard=4, random=1), seed=1)
+    assert len(one.documents) == 8 and one.labels == (1, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_too_few_documents_are_an_error(graded):
@@ -50,20 +50,20 @@ def test_too_few_documents_are_an_error(graded):
 
 
 def test_pairs_are_balanced_in_every_step():
-    groups = [CandidateList(f"q{i}", "x", (f"p{i}", f"n{i}", f"m{i}"), (2, 0, 0)) for i in range(3)]
-    pairs = balanced_pairs(groups, 20, seed=4)
-    assert len(pairs) == 20 and pairs == balanced_pairs(groups, 20, seed=4)
+    lists = [CandidateList(f"q{i}", "x", (f"p{i}", f"n{i}", f"m{i}"), (2, 0, 0)) for i in range(3)]
+    pairs = balanced_pairs(lists, 20, seed=4)
+    assert len(pairs) == 20 and pairs == balanced_pairs(lists, 20, seed=4)
     for start in range(0, 20, 4):
         assert sum(pair.relevant for pair in pairs[start : start + 4]) == 2
     assert all(pair.document_id[0] == ("p" if pair.relevant else pair.document_id[0]) for pair in pairs)
     assert {pair.document_id for pair in pairs if not pair.relevant} & {"m0", "m1", "m2"}  # negatives change
 
 
-def test_every_group_comes_once_an_epoch():
-    groups = [CandidateList(f"q{i}", "x", ("p",), (1,)) for i in range(5)]
-    seen = list(itertools.islice(forever(groups, 1), 15))
+def test_every_list_comes_once_an_epoch():
+    lists = [CandidateList(f"q{i}", "x", ("p",), (1,)) for i in range(5)]
+    seen = list(itertools.islice(forever(lists, 1), 15))
     for epoch in range(3):
-        part = [group.query_id for at, group in seen if at == epoch]
+        part = [one.query_id for at, one in seen if at == epoch]
         assert sorted(part) == [f"q{i}" for i in range(5)]
     assert len({tuple(g.query_id for _, g in seen[i : i + 5]) for i in (0, 5, 10)}) > 1
 
