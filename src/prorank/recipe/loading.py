@@ -21,6 +21,21 @@ from prorank.util.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 MOVED = {f"warmup.{name}": f"warmup.experimental.{name}" for name in ExperimentalSection.model_fields}
+RENAMED = {  # in every section that has the new name
+    "samples": "num_generations",
+    "warmup_share": "lr_warmup_ratio",
+    "recomputes": "gradient_checkpointing",
+    "rerank": "rerank_depth",
+}
+WANTED = "Input should be "  # how pydantic begins where a value is of another type or out of range
+PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid list": "a list",
+}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -95,14 +110,44 @@ def validate_recipe(tree: dict[str, Any], source: str = "recipe", overrides: Seq
         where = _place(first["loc"], first["type"] == "extra_forbidden")
         source = _culprit(where, source, overrides)
         if first["type"] == "extra_forbidden":
-            valid = [key for key, _ in _known_keys(Recipe) if key.count(".") == where.count(".")]
-            near = difflib.get_close_matches(where, valid, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'?" if near else "see the shipped recipes for valid keys"
-            hint = f"it is '{MOVED[where]}' now" if where in MOVED else hint
-            raise RecipeError(f"{source}: unknown key '{where}'", hint=hint) from error
+            raise RecipeError(f"{source}: unknown key '{where}'", hint=_meant(where)) from error
+        here = [one["msg"] for one in error.errors() if _place(one["loc"], unknown=False) == where]
         value = first.get("input")
         got = "" if isinstance(value, (dict, BaseModel)) else f", got {value!r}"
-        raise RecipeError(f"{source}: {where}{': ' if where else ''}{first['msg']}{got}") from error
+        raise RecipeError(f"{source}: {where}{': ' if where else ''}{_plainly(here)}{got}") from error
+
+
+def _meant(unknown: str) -> str:
+    """A hint for an unknown key: its new name, or the key of the same section whose name is near.
+
+    >>> _meant("warmup.stpes"), _meant("warmup.samples")
+    ("did you mean 'warmup.steps'?", "it is 'warmup.num_generations' now")
+    """
+    if unknown in MOVED:
+        return f"it is '{MOVED[unknown]}' now"
+    section, dot, name = unknown.rpartition(".")
+    names = [key.rpartition(".")[2] for key, _ in _known_keys(Recipe) if key.rpartition(".")[0] == section]
+    if (new := RENAMED.get(name)) in names:
+        return f"it is '{section}{dot}{new}' now"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"did you mean '{section}{dot}{near[0]}'?" if near else "see the shipped recipes for valid keys"
+
+
+def _plainly(messages: Sequence[str]) -> str:
+    """What is wrong with one value; `messages` are pydantic's, one for each type that the field takes.
+
+    >>> _plainly(["Input should be a valid integer, unable to parse string as an integer", "Input should be 'exact'"])
+    "must be a whole number, or 'exact'"
+    """
+    if not messages[0].startswith(WANTED):
+        return messages[0].removeprefix("Value error, ")
+    found = []
+    for message in messages:
+        if message.startswith(WANTED):
+            wanted = re.split(", (?:unable|got) ", message.removeprefix(WANTED))[0]
+            section = wanted.startswith("a valid dictionary")
+            found.append("a section (a mapping)" if section else PLAIN.get(wanted, wanted))
+    return f"must be {', or '.join(dict.fromkeys(found))}"
 
 
 def _place(location: Sequence[str | int], unknown: bool) -> str:

@@ -5,9 +5,9 @@ A recipe knows names and numbers; it loads no torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from prorank.types import Precision, Scale, ScoreKind
 
@@ -18,6 +18,25 @@ class Section(BaseModel):
     """Common ground of all sections: unknown keys are errors, numbers are finite, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where a number stands; pydantic would read 1 and 0."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and {int, float} & kinds and bool not in kinds:
+            raise ValueError("a number stands here, not true or false")
+        return value
+
+
+def _kinds(annotation: object) -> set[object]:
+    """The types that an annotation names, at any depth.
+
+    >>> _kinds(int | None) == {int, type(None)}
+    True
+    """
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts else {annotation}
 
 
 class Lora(Section):
