@@ -31,7 +31,7 @@ from prorank.bench.tables import erank_markdown, quality_markdown, serving_markd
 from prorank.evaluation.analysis_report import analysis_markdown
 from prorank.evaluation.calibrate import calibration_markdown
 from prorank.evaluation.cascade import cascade_markdown
-from prorank.evaluation.tables import markdown_lines, markdown_report, markdown_table, p_value_cell
+from prorank.evaluation.tables import markdown_lines, markdown_report, markdown_table, p_value_cell, step_gains
 
 PAGES = [
     ROOT / "README.md",
@@ -192,6 +192,14 @@ def test_a_wrong_digit_would_be_seen(note, lines):
             assert differing(note, [*lines[:place], wrong, *lines[place + 1 :]]), match[0]
             tried += 1
     assert tried >= 2
+
+
+def test_the_readme_says_what_each_stage_gained():
+    found = content("docs/results/quickstart.json")
+    (start, end), text = (found["warmup"][when] for when in ("start", "test")), " ".join(PAGES[0].read_text().split())
+    wanted = [*step_gains(found["rows"]), f"{start['format_rate']:.2f} -> {end['format_rate']:.2f}, balanced accuracy"]
+    wanted.append(f"balanced accuracy {start['balanced_accuracy']:.2f} -> {end['balanced_accuracy']:.2f}.")
+    assert len(wanted) == 5 and [one for one in wanted if one not in text] == []
 
 
 def test_tables_with_figures_name_their_files():

@@ -39,7 +39,7 @@ def saved(monkeypatch):
 
 def test_terminal_table_shows_intervals_gains_and_p_values():
     lines = printed(tables.results_table([FIRST, SECOND, THIRD])).splitlines()
-    assert lines[0].split() == "stage NDCG@10 [95 %] MRR@10 [95 %] gain p".split()
+    assert lines[0].split() == "stage NDCG@10 [95 %] MRR@10 [95 %] over BM25 p".split()
     assert lines[1].split() == "BM25 0.386 [0.337, 0.438] 0.500 [0.400, 0.600]".split()
     assert lines[2].split()[-4:] == ["0.600]", "-0.185", "<", "0.001"]
     assert lines[3].split()[-2:] == ["+0.012", "0.016"]
@@ -68,6 +68,14 @@ def test_markdown_tables_have_one_width():
     assert len(many) == 5 and {line.count("|") for line in many} == {7}
     assert [line.split("|")[1].strip() for line in many[2:]] == ["x", "x", "y"]
     assert one[3] == "| warmup | 0.201 [0.337, 0.438] | 0.500 [0.400, 0.600] | -0.185 | < 0.001 |"
+
+
+def test_the_column_of_differences_names_what_they_are_against():
+    dense = [FIRST | {"stage": "dense [e5]"}, SECOND]
+    assert "over dense [e5]" in printed(tables.results_table(dense)).splitlines()[0]
+    one, other = {"collection": "x", "rows": [FIRST, THIRD]}, {"collection": "y", "rows": dense}
+    assert "| over BM25 | p |" in tables.markdown_report([one, one]).splitlines()[0]
+    assert "| over the first stage | p |" in tables.markdown_report([one, other]).splitlines()[0]
 
 
 def test_stage_plot_shows_points_intervals_and_the_first_stage(tmp_path, saved):

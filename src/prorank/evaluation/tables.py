@@ -34,14 +34,18 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["stage"], *(interval_cell(row, metric) for metric in COLUMNS), _gain(row), p_value_cell(row)]
 
 
-HEADER = ["stage", *(f"{title} [95 %]" for title in COLUMNS.values()), "gain", "p"]
+def _header(*runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the columns; difference and p-value are against a run's first row."""
+    bases = {row["stage"] for rows in runs for row in rows[:1]}
+    base = bases.pop() if len(bases) == 1 else "the first stage"
+    return ["stage", *(f"{title} [95 %]" for title in COLUMNS.values()), f"over {base}", "p"]
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of a run as a table for the terminal."""
     table = Table(box=None, pad_edge=False)
-    for i, title in enumerate(HEADER):
-        table.add_column(title, justify="left" if i == 0 else "right", no_wrap=True)
+    for i, title in enumerate(_header(rows)):
+        table.add_column(escape(title), justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, _cells(row)))
     return table
@@ -84,7 +88,7 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     >>> print(markdown_table([row | {"mrr@10": 0.5, "mrr@10_interval": [0.4, 0.6]}]).splitlines()[-1])
     | BM25 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |  |  |
     """
-    return markdown_lines(HEADER, map(_cells, rows))
+    return markdown_lines(_header(rows), map(_cells, rows))
 
 
 def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
@@ -94,7 +98,8 @@ def markdown_report(results: Sequence[Mapping[str, Any]]) -> str:
         results: contents of `results.json` files.
     """
     lines = [[result["collection"], *_cells(row)] for result in results for row in result["rows"]]
-    return markdown_lines(["collection", *HEADER], lines, left=2)
+    header = _header(*(result["rows"] for result in results))
+    return markdown_lines(["collection", *header], lines, left=2)
 
 
 def collection_summary(collection: Collection) -> dict[str, Any]:
