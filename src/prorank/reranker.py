@@ -18,7 +18,7 @@ import torch
 from prorank.engine.backend import ScorerBackend
 from prorank.engine.cascade import cascade_of, narrowed
 from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
-from prorank.engine.passages import aggregate, passages_beside
+from prorank.engine.passages import aggregate, excerpts_beside, passages_beside
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
 from prorank.engine.scorer import ScoredPairs, answer_logits, log_flaws, query_numbers
 from prorank.engine.scores import SCORES, probabilities
@@ -32,7 +32,7 @@ from prorank.model.loading import resolve_source
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import MINI
-from prorank.types import Aggregation, ScoreKind
+from prorank.types import Passages, ScoreKind
 from prorank.util.errors import CheckpointError, InputError, InputTypeError
 from prorank.util.inputs import (
     Document,
@@ -68,7 +68,7 @@ class Reranker:
         model: a name or folder, as for `from_pretrained`; or a backbone in memory, with the next two.
         tokenizer, settings: of a backbone in memory.
         passages: score a document that does not fit by its passages and take their `max` or `mean`, or the
-            `first`; None cuts the document.
+            `first`; or by an `excerpt`, its beginning and where the query's words stand. None cuts the document.
         cascade: read most documents in part and the best in full (`prorank.engine.cascade`): True as the checkpoint
             says, or a `Cascade`. False reads all in full.
         max_new_tokens: of reasoning, for prompts that think before they answer.
@@ -78,7 +78,7 @@ class Reranker:
         backend: reads the pairs: a language model, a classifier or an exported graph (`prorank.engine.backend`).
         tokenizer: turns pairs into token ids.
         settings: what `prorank.json` records.
-        passages: how over-long documents are scored.
+        passages: how over-long documents are read.
         cascade: how lists are read, or None.
 
     Raises:
@@ -96,7 +96,7 @@ class Reranker:
         tokenizer: PairTokenizer | CrossEncoderTokenizer | None = None,
         settings: CheckpointSettings | None = None,
         *,
-        passages: Aggregation | None = None,
+        passages: Passages | None = None,
         cascade: bool | Cascade = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         **options: Unpack[LoadOptions],
@@ -105,7 +105,7 @@ class Reranker:
         whole_numbers(max_new_tokens=max_new_tokens)
         of_type((PairTokenizer, CrossEncoderTokenizer), "a PairTokenizer or CrossEncoderTokenizer", tokenizer=tokenizer)
         of_type(CheckpointSettings, "CheckpointSettings", settings=settings)
-        one_of("passages", passages, Aggregation)
+        one_of("passages", passages, Passages)
         of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
         if passages is not None and cascade:
             raise InputError("passages and a cascade", hint="give one of them: a cascade reads excerpts of documents")
@@ -166,6 +166,8 @@ class Reranker:
             return narrowed(self.cascade, self.tokenizer.plain, texts, scored)
         count = len(texts)
         owners = list(range(count))
+        if self.passages == "excerpt":
+            return self._scored(excerpts_beside(self.tokenizer, texts), owners, progress)
         if self.passages is not None:
             wanted = 1 if self.passages == "first" else None
             pieces = [passages_beside(self.tokenizer, query, document, wanted) for query, document in texts]

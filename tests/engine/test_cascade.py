@@ -156,10 +156,8 @@ def test_played_back_is_what_a_reranker_reads(reranker, long_collection):
     readings = choosing.Readings(reranker, collection, lists, qrels, "words")
     cascade = Cascade(tokens=(1, 2), shares=(0.5, 0.2), at_least=2)
     scores, read = readings.played(cascade)
-    np.testing.assert_allclose(
-        scores, reranker.reading(cascade).score_detailed(readings.excerpts.texts).scores, atol=1e-4
-    )
-    assert 0 < read < readings.tokens == sum(map(len, reranker.tokenizer.encode(readings.excerpts.texts)[0]))
+    np.testing.assert_allclose(scores, reranker.reading(cascade).score_detailed(readings.texts).scores, atol=1e-4)
+    assert 0 < read < readings.tokens == sum(map(len, reranker.tokenizer.encode(readings.texts)[0]))
     assert readings.exact.mean("ndcg@10") == readings.metrics(readings.read(list(range(len(scores))), None)[0]).mean(
         "ndcg@10"
     )

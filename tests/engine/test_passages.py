@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank import Reranker
-from prorank.engine.passages import aggregate, passages_beside, split_passages
+from prorank.engine.passages import aggregate, excerpts_beside, passages_beside, split_passages
 from prorank.prompts.builtin import PROMPTS
 from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.prompt import Prompt
@@ -137,3 +137,26 @@ def test_a_long_document_is_scored_by_its_passages(bert_folder, how, caplog):
     assert scores[0] == pytest.approx(expected, abs=1e-5)
     assert scores[1] == pytest.approx(plain.score([("apple", "river")])[0], abs=1e-5)
     assert "were cut" not in caplog.text
+
+
+def test_a_document_that_does_not_fit_is_read_where_the_query_stands(bert_folder):
+    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=40, passages="excerpt")
+    long = "apple stone " * 40 + "river piano " + "apple stone " * 40
+    pairs = [("river piano", "river"), ("river piano", long)]
+    short, (_, read) = excerpts_beside(reranker.tokenizer, pairs)
+    assert short == pairs[0] and read.startswith("apple stone") and "river piano" in read
+    room = reranker.tokenizer.room_beside("river piano")
+    assert 0 <= room(read) <= 2  # all of the room is used
+    found = reranker.score_detailed(pairs)
+    assert not found.truncation.pairs and found.read == 2
+    cut = Reranker(bert_folder, prompt="prorank-short", max_length=40)
+    assert found.scores.tolist() == pytest.approx(cut.score([short, ("river piano", read)]), abs=1e-5)
+    assert reranker.score(pairs[1:]) == pytest.approx(found.scores[1:].tolist(), abs=1e-5)  # whatever stands beside it
+
+
+def test_an_excerpt_beside_a_query_that_takes_all_is_left_to_be_cut(bert_folder):
+    reranker = Reranker(bert_folder, prompt="prorank-short", max_length=32, passages="excerpt")
+    pairs = [("apple " * 60, "river " * 100)]
+    (found,) = excerpts_beside(reranker.tokenizer, pairs)
+    assert found[0] == pairs[0][0] and len(found[1]) <= len(pairs[0][1])
+    assert reranker.score_detailed(pairs).truncation.pairs == 1  # the query is cut, and that is said

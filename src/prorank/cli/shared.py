@@ -30,8 +30,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 CollectionOption = Annotated[str, typer.Option(help="Folder in BEIR layout, bundled name or hub data set.")]
 CollectionArgument = Annotated[str, typer.Argument(help="Folder in BEIR layout, bundled name or hub data set.")]
 Passages = Annotated[
-    Literal["max", "mean", "first"] | None,
-    typer.Option(help="Score documents that do not fit by passages; default: cut them."),
+    Literal["max", "mean", "first", "excerpt"] | None,
+    typer.Option(help="Score documents that do not fit by passages, or by an excerpt; default: cut them."),
 ]
 ByCascade = Annotated[
     bool, typer.Option("--cascade", help="Read most documents in part and the best in full, as the checkpoint says.")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 
-from prorank.engine.excerpts import Excerpts
+from prorank.engine.excerpts import excerpts
 from prorank.engine.scorer import ScoredPairs, query_numbers
 from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import CheckpointSettings
@@ -44,7 +44,7 @@ def below(scores: np.ndarray, floor: float) -> np.ndarray:
 
 
 def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[int]) -> Passes:
-    """Say pass by pass what is to be read, take its scores, and return those that order every list.
+    """A generator that yields, pass after pass, which pairs to read and how much; it is sent their scores.
 
     A document that is read whole has the score that it has without a cascade. One that is not keeps the score of its
     excerpt, moved below those that were read further. Lists of up to `at_least` documents are read whole at once.
@@ -54,8 +54,11 @@ def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
         groups: (N,) number of each pair's list.
         lengths: (N,) tokens of each document.
 
+    Yields:
+        Places of pairs, and tokens of each document that are to be read (None: all).
+
     Returns:
-        (N,) float32.
+        (N,) float32, the scores that order every list.
     """
     lists: dict[int, list[int]] = {}
     for place, group in enumerate(groups):
@@ -104,6 +107,11 @@ def cascade_scores(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
         return found
 
 
+def lengths_of(plain: PlainTokenizer, texts: Sequence[tuple[str, str]]) -> list[int]:
+    """Tokens of the document of each (query, document) pair."""
+    return [len(ids) for ids in plain.ids([document for _, document in texts])]
+
+
 def narrowed(
     cascade: Cascade,
     plain: PlainTokenizer,
@@ -122,16 +130,15 @@ def narrowed(
         Scores, and what was cut of the documents that were to be read whole.
     """
     whole, malformed, read = Truncation(0, 0), 0, 0
-    excerpts = Excerpts(plain, texts)
 
     def scores_of(places: list[int], tokens: int | None) -> np.ndarray:
         nonlocal whole, malformed, read
-        found = scored(excerpts.pairs(places, tokens), places)
+        found = scored(excerpts(plain, [texts[place] for place in places], tokens), places)
         malformed, read = malformed + found.malformed, read + found.read
         whole = found.truncation if tokens is None else whole
         return found.scores
 
-    scores = cascade_scores(cascade, query_numbers(texts), excerpts.lengths, scores_of)
+    scores = cascade_scores(cascade, query_numbers(texts), lengths_of(plain, texts), scores_of)
     return ScoredPairs(scores, whole, malformed, read)
 
 

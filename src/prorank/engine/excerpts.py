@@ -1,6 +1,7 @@
-"""Excerpts: a document's beginning and the stretch of it where a query's rarest tokens stand, found without a model.
+"""Excerpts: a document's beginning and the stretch of it where a query's rarer tokens stand, found without a model.
 
-Knows tokenizers and texts, so any language that a tokenizer reads; nothing of scores.
+Knows tokenizers and texts, so any language that a tokenizer reads; nothing of scores. An excerpt depends on its query
+and document alone: on no other document of a list.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ class Hit(NamedTuple):
     token: int
 
 
-def rarity(query: set[int], documents: Sequence[Sequence[int]]) -> dict[int, float]:
-    """Weight of each token of a query: log(1 + N / (1 + documents that hold it)), so that common words say little.
+def rarity(hits: Sequence[Hit], length: int) -> dict[int, float]:
+    """Weight of each token that is hit: log(1 + length / (1 + times it stands there)); common words say little.
 
-    >>> {token: round(weight, 2) for token, weight in rarity({7, 8}, [[7, 8], [7], [7]]).items()}
-    {7: 0.56, 8: 0.92}
+    >>> {token: round(weight, 2) for token, weight in rarity([Hit(0, 7), Hit(4, 7), Hit(5, 8)], 9).items()}
+    {7: 1.39, 8: 1.7}
     """
-    holding = Counter(token for ids in documents for token in query.intersection(ids))
-    return {token: math.log(1 + len(documents) / (1 + holding[token])) for token in sorted(query)}
+    counts = Counter(hit.token for hit in hits)
+    return {token: math.log(1 + length / (1 + count)) for token, count in counts.items()}
 
 
 def richest(hits: Sequence[Hit], weights: Mapping[int, float], first: int, width: int, length: int) -> int:
@@ -60,47 +61,37 @@ def richest(hits: Sequence[Hit], weights: Mapping[int, float], first: int, width
     return min(max(found, first), length - width)
 
 
-class Excerpts:
-    """What may be read of the documents of pairs in place of all; the pairs of equal queries make a list.
+def excerpts(
+    plain: PlainTokenizer, texts: Sequence[tuple[str, str]], tokens: int | Sequence[int] | None
+) -> list[tuple[str, str]]:
+    """(query, document) pairs with so many tokens of each document; a shorter one stays as it is.
 
     Args:
         plain: what counts the tokens.
-        texts: (query, document) pairs.
-
-    Attributes:
-        lengths: (N,) tokens of each document.
+        texts: the pairs.
+        tokens: of each document, at least 1: one number for all, or one for each; None leaves all whole.
     """
-
-    def __init__(self, plain: PlainTokenizer, texts: Sequence[tuple[str, str]]) -> None:
-        self.plain, self.texts = plain, texts
-        documents = plain.ids([document for _, document in texts])
-        self.lengths = [len(ids) for ids in documents]
-        lists: dict[str, list[int]] = {}
-        for place, (query, _) in enumerate(texts):
-            lists.setdefault(query, []).append(place)
-        self._weights: dict[str, dict[int, float]] = {}
-        self._hits: list[list[Hit]] = [[] for _ in texts]
-        for (query, places), asked in zip(lists.items(), map(set, plain.ids(list(lists)))):
-            self._weights[query] = rarity(asked, [documents[place] for place in places])
-            for place in places:
-                self._hits[place] = [Hit(at, token) for at, token in enumerate(documents[place]) if token in asked]
-
-    def pairs(self, places: Sequence[int], tokens: int | None) -> list[tuple[str, str]]:
-        """Some of the pairs, so many tokens of each document; None leaves them whole."""
-        found = [self.texts[place] for place in places]
-        if tokens is None:
-            return found
-        cut = [number for number, place in enumerate(places) if self.lengths[place] > tokens]
-        for number, encoding in zip(cut, self.plain.encodings([found[number][1] for number in cut])):
-            query, document = found[number]
-            found[number] = query, self._excerpt(places[number], document, encoding.offsets, tokens)
+    found = list(texts)
+    if tokens is None:
         return found
+    sizes = [tokens] * len(found) if isinstance(tokens, int) else tokens
+    queries = list(dict.fromkeys(query for query, _ in texts))
+    asked = dict(zip(queries, map(frozenset, plain.ids(queries))))
+    encodings = plain.encodings([document for _, document in texts])
+    for place, ((query, document), encoding, size) in enumerate(zip(texts, encodings, sizes)):
+        if len(encoding.ids) > size:
+            hits = [Hit(at, token) for at, token in enumerate(encoding.ids) if token in asked[query]]
+            found[place] = query, _excerpt(document, encoding.offsets, hits, size)
+    return found
 
-    def _excerpt(self, place: int, document: str, offsets: Sequence[tuple[int, int]], tokens: int) -> str:
-        beginning = tokens // BEGINNING
-        width, weights = tokens - beginning, self._weights[self.texts[place][0]]
-        start = richest(self._hits[place], weights, beginning, width, len(offsets))
-        stretch = document[offsets[start][0] : offsets[start + width - 1][1]]
-        if start == beginning:  # nothing lies between
-            return document[: offsets[start + width - 1][1]]
-        return f"{document[: offsets[beginning - 1][1]]} {stretch}" if beginning else stretch
+
+def _excerpt(document: str, offsets: Sequence[tuple[int, int]], hits: Sequence[Hit], size: int) -> str:
+    """The text of the beginning and of the richest stretch behind it."""
+    beginning = size // BEGINNING
+    width = size - beginning
+    start = richest(hits, rarity(hits, len(offsets)), beginning, width, len(offsets))
+    end = offsets[start + width - 1][1]
+    if start == beginning:  # nothing lies between
+        return document[:end]
+    stretch = document[offsets[start][0] : end]
+    return f"{document[: offsets[beginning - 1][1]]} {stretch}" if beginning else stretch

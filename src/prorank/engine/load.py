@@ -24,7 +24,7 @@ from prorank.model.loading import load_backbone, resolve_source
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.types import Aggregation, Family, Precision, ScoreKind
+from prorank.types import Family, Passages, Precision, ScoreKind
 from prorank.util.errors import CheckpointError, InputTypeError
 from prorank.util.inputs import of_type, one_of, whole_numbers
 
@@ -73,7 +73,7 @@ class LoadOptions(TypedDict, total=False):
 class RerankerOptions(LoadOptions, total=False):
     """What `Reranker.from_pretrained` takes besides a name."""
 
-    passages: Aggregation | None
+    passages: Passages | None
     cascade: bool | Cascade
     max_new_tokens: int
 

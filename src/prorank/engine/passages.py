@@ -1,4 +1,4 @@
-"""Long documents by passages: windows of the text, scored one by one, and one score out of them.
+"""Long documents by passages: windows of the text, scored one by one, and one score out of them; or by an excerpt.
 
 Knows texts, tokenizers and numbers; nothing of models or prompts.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from prorank.engine.excerpts import excerpts
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.tokenization import PairTokenizer
@@ -67,6 +68,32 @@ def passages_beside(
     if size == 0:
         return [document]  # nothing of it can be read, which is reported
     return split_passages(tokenizer.plain, document, size, size // 8, tokenizer.room_beside(query), count)
+
+
+def excerpts_beside(
+    tokenizer: PairTokenizer | CrossEncoderTokenizer, texts: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """(query, document) pairs with an excerpt in the place of each document that does not fit beside its query.
+
+    An excerpt may have more tokens when it is read than inside its document; it is then cut out anew, shorter.
+    """
+    queries = dict.fromkeys(query for query, _ in texts)
+    rooms = {query: (tokenizer.document_room(query), tokenizer.room_beside(query)) for query in queries}
+    found, sizes = list(texts), {}
+    for place, (query, document) in enumerate(texts):
+        room, free = rooms[query]
+        if room and free(document) < 0:
+            sizes[place] = room
+    while sizes:
+        shortened = excerpts(tokenizer.plain, [texts[place] for place in sizes], list(sizes.values()))
+        shorter = {}
+        for (place, size), pair in zip(sizes.items(), shortened):
+            found[place] = pair
+            lacking = -rooms[pair[0]][1](pair[1])
+            if lacking > 0 and size > 1:
+                shorter[place] = max(1, size - lacking)
+        sizes = shorter
+    return found
 
 
 def aggregate(scores: np.ndarray, owners: Sequence[int], count: int, how: Aggregation) -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, ranked, rerank_run, scored_lists
 from prorank.data.splits import load_with_splits
-from prorank.engine.cascade import cascade_scores
-from prorank.engine.excerpts import Excerpts
+from prorank.engine.cascade import cascade_scores, lengths_of
+from prorank.engine.excerpts import excerpts
 from prorank.engine.scorer import query_numbers
 from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import PRIMARY, carved_sentence, sampled_lists
@@ -44,8 +44,9 @@ class Readings:
 
     Attributes:
         ids: (N,) query and document of each pair.
+        texts: (N,) of each pair.
         groups: (N,) number of each pair's list.
-        excerpts: what may be read of each pair's document.
+        lengths: (N,) tokens of each document.
         exact: metrics of the lists read in full.
         tokens: of all pairs read in full.
     """
@@ -55,8 +56,8 @@ class Readings:
         numbers = {query: number for number, query in enumerate(lists)}
         self.ids = [(query, document) for query, listed in lists.items() for document, _ in ranked(listed)]
         self.groups = [numbers[query] for query, _ in self.ids]
-        texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
-        self.excerpts = Excerpts(reranker.tokenizer.plain, texts)
+        self.texts = [(collection.queries[q], collection.documents[d].content) for q, d in self.ids]
+        self.lengths = lengths_of(reranker.tokenizer.plain, self.texts)
         self._scores: dict[int | None, np.ndarray] = {}  # NaN: not read yet
         self._sizes: dict[int | None, np.ndarray] = {}
         scores, sizes = self.read(list(range(len(self.ids))), None)
@@ -69,8 +70,9 @@ class Readings:
         sizes = self._sizes.setdefault(tokens, np.zeros(len(self.ids), dtype=np.int64))
         due = [place for place in places if np.isnan(scores[place])]
         if due:
-            pairs = self.excerpts.pairs(due, tokens)
-            sequences, _ = self.reranker.tokenizer.encode(pairs)
+            tokenizer = self.reranker.tokenizer
+            pairs = excerpts(tokenizer.plain, [self.texts[place] for place in due], tokens)
+            sequences, _ = tokenizer.encode(pairs)
             title = f"{self.what}, {'all' if tokens is None else tokens} tokens of {len(due)} documents"
             found, _ = self.reranker.score_sequences(sequences, groups=query_numbers(pairs), progress=title)
             scores[due], sizes[due] = found.numpy(), [len(sequence) for sequence in sequences]
@@ -90,7 +92,7 @@ class Readings:
             read += int(sizes.sum())
             return scores
 
-        return cascade_scores(cascade, self.groups, self.excerpts.lengths, count), read
+        return cascade_scores(cascade, self.groups, self.lengths, count), read
 
 
 def run_of(lists: Run, ids: Sequence[tuple[str, str]], scores: np.ndarray) -> Run:
@@ -223,7 +225,7 @@ def _row(collection: Collection, readings: Readings, found: Evaluation, read: in
     return {
         "collection": collection.name,
         "queries": len(found.values(PRIMARY)),
-        "tokens_a_document": float(np.mean(readings.excerpts.lengths)),
+        "tokens_a_document": float(np.mean(readings.lengths)),
         "exact": readings.exact.mean(PRIMARY),
         "cascade": found.mean(PRIMARY),
         "change": compare(found, readings.exact, PRIMARY)._asdict(),
@@ -238,7 +240,7 @@ def timed(reranker: Reranker, cascade: Cascade, collection: Collection, readings
     The list is one of 100 of the collection's documents of 200 to 400 tokens where it has so many, else its longest.
     """
     query = max(readings.lists, key=lambda one: len(readings.lists[one]))
-    known = dict(zip((document for _, document in readings.ids), readings.excerpts.lengths))
+    known = dict(zip((document for _, document in readings.ids), readings.lengths))
     long = [document for document, tokens in known.items() if LONG[0] <= tokens <= LONG[1]][:WHOLE]
     listed = long if len(long) == WHOLE else list(readings.lists[query])
     documents = [collection.documents[document].content for document in listed]

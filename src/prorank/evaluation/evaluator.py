@@ -26,7 +26,7 @@ from prorank.first_stage.dense import biencoder_scores, biencoder_source
 from prorank.first_stage.fusion import Scale, hybrid_run
 from prorank.model.loading import resolve_source
 from prorank.reranker import Reranker, model_facts
-from prorank.types import Aggregation, Precision
+from prorank.types import Passages, Precision
 from prorank.util.errors import DataError
 from prorank.util.files import write_json
 from prorank.util.live import locked
@@ -48,7 +48,7 @@ def evaluate_model(
     max_queries: int | None = None,
     prompt: str | None = None,
     max_length: int | None = None,
-    passages: Aggregation | None = None,
+    passages: Passages | None = None,
     cascade: bool = False,
     device: str = "auto",
     precision: Precision = "auto",
@@ -74,7 +74,7 @@ def evaluate_model(
         max_queries: a seeded sample of the queries.
         prompt: for a model that is no prorank checkpoint.
         max_length: tokens of a pair; None takes the checkpoint's.
-        passages: how documents that do not fit are scored; None cuts them.
+        passages: how documents that do not fit are read; None cuts them.
         cascade: read lists by the checkpoint's cascade.
         device, precision: as for `Reranker`; the bi-encoder runs on the same device.
         seed: of made splits and samples.

@@ -24,9 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
-from prorank.engine.cascade import cascade_passes
-from prorank.engine.excerpts import Excerpts
-from prorank.model.cascade import Cascade
+from prorank.engine.cascade import Passes
 from prorank.serving import replies, schemas
 from prorank.serving.batching import Job, QueueClosed, QueueFull
 from prorank.serving.docs import docs_page
@@ -202,8 +200,8 @@ class Answering:
             if cascade is None:
                 ranking = await self._scores(request, prepared.sequences, prepared.groups, record)
             else:
-                excerpts = await self.aside(self.service.excerpts, prepared)
-                ranking = await self._narrowed(request, call, prepared, cascade, excerpts, record)
+                passes = await self.aside(self.service.passes, cascade, prepared)
+                ranking = await self._narrowed(request, call, prepared, passes, record)
         told = self.service.told(call, ranking)
         seconds = time.perf_counter() - record.started
         scored = Scored(record.id, self.service.name, ranking, told, record.tokens, prepared.truncation, seconds)
@@ -217,17 +215,16 @@ class Answering:
         return await answered(request, self.service.batcher.submit(Job(sequences, groups)))
 
     async def _narrowed(
-        self, request: Request, call: Call, prepared: Prepared, cascade: Cascade, excerpts: Excerpts, record: Record
+        self, request: Request, call: Call, prepared: Prepared, passes: Passes, record: Record
     ) -> list[float]:
         """A call's scores by the cascade: each pass waits for the batcher like a request of its own."""
-        passes = cascade_passes(cascade, prepared.groups, excerpts.lengths)
         try:
             places, tokens = next(passes)
             while True:
                 if tokens is None:
                     sequences = [prepared.sequences[place] for place in places]
                 else:
-                    sequences = await self.aside(self.service.shortened, call, excerpts, places, tokens)
+                    sequences = await self.aside(self.service.shortened, call, prepared, places, tokens)
                 groups = [prepared.groups[place] for place in places]
                 found = await self._scores(request, sequences, groups, record)
                 places, tokens = passes.send(np.array(found, dtype=np.float32))

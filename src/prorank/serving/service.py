@@ -15,8 +15,10 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from prorank.engine.excerpts import Excerpts
+from prorank.engine.cascade import Passes, cascade_passes, lengths_of
+from prorank.engine.excerpts import excerpts
 from prorank.engine.scorer import query_numbers, token_budget
+from prorank.model.cascade import Cascade
 from prorank.prompts.tokenization import PairTokenizer
 from prorank.prompts.truncation import Truncation
 from prorank.reranker import Reranker
@@ -204,14 +206,16 @@ class Service:
         self.metrics.cut(truncation)
         return Prepared(pairs, sequences, query_numbers(pairs), truncation)
 
-    def excerpts(self, prepared: Prepared) -> Excerpts:
-        """What a cascade may read of a call's documents."""
-        return Excerpts(self.reranker.tokenizer.plain, prepared.pairs)
-
-    def shortened(self, call: Call, excerpts: Excerpts, places: Sequence[int], tokens: int) -> list[list[int]]:
+    def shortened(self, call: Call, prepared: Prepared, places: Sequence[int], tokens: int) -> list[list[int]]:
         """Token ids of some of a call's pairs, with so many tokens of each document."""
-        found: list[list[int]] = self.tokenizer(call).encode(excerpts.pairs(places, tokens))[0]
+        tokenizer = self.tokenizer(call)
+        pairs = excerpts(tokenizer.plain, [prepared.pairs[place] for place in places], tokens)
+        found: list[list[int]] = tokenizer.encode(pairs)[0]
         return found
+
+    def passes(self, cascade: Cascade, prepared: Prepared) -> Passes:
+        """A call's way through a cascade."""
+        return cascade_passes(cascade, prepared.groups, lengths_of(self.reranker.tokenizer.plain, prepared.pairs))
 
     def tokenizer(self, call: Call) -> Any:
         """The reranker's tokenizer, with the call's instruction and length."""
