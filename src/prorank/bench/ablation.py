@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pointwise": {"score_learning": {"loss": "pointwise"}},
     "pairwise": {"score_learning": {"loss": "pairwise"}},
     "listwise": {"score_learning": {"loss": "listwise"}},
+    "lambda": {"score_learning": {"loss": "lambda"}},
     "distilled": {"score_learning": {"label_weight": 0.0, "teacher": {}}},
 }
 

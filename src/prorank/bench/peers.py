@@ -41,6 +41,7 @@ SYSTEMS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "prorank, stage 2": (None, {"loss": "listwise"}),
     "prorank, stage 2, MarginMSE": (None, {"label_weight": 0.0, "teacher": TEACHER}),
     "prorank, both stages": (None, {"loss": "listwise", "warmup": True}),
+    "prorank, both stages, LambdaLoss": (None, {"loss": "lambda", "warmup": True}),
 }
 
 
