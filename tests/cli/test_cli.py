@@ -12,6 +12,7 @@ from prorank import Reranker
 from prorank.cli import main as cli
 from prorank.data.collection import load_collection
 from prorank.data.trec import read_run
+from prorank.util.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,9 +161,26 @@ def test_missing_extra_names_the_pip_command(monkeypatch, word_collection, tmp_p
 
 def test_help_and_version():
     runner = CliRunner()
-    assert runner.invoke(cli.app, ["--version"]).output.strip() == "0.1.0"
+    assert runner.invoke(cli.app, ["--version"]).output.strip() == VERSION
     for command in ("quickstart", "train", "evaluate", "rerank", "index", "search", "info", "data"):
         assert command in runner.invoke(cli.app, ["--help"]).output
+
+
+def test_an_interrupt_while_the_command_line_is_imported_leaves_no_traceback():
+    code = """
+import runpy, sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+runpy.run_module("prorank.cli", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+    assert 'prorank = "prorank.cli.entry:main"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_importing_prorank_is_light():

@@ -178,6 +178,12 @@ def test_info_says_licence_language_size_calibration_and_answers(checkpoint, tmp
     assert "not stated" in out and "de, no" in out.replace("False", "no") and "calibration[/bold]" not in out
 
 
+def test_descriptions_of_recipes_begin_in_one_column(call):
+    found = {row["name"]: row["description"] for row in json.loads(call("recipes", "--json")[1])}
+    lines = call("recipes")[1].splitlines()[: len(found)]
+    assert len({line.index(text) for line, text in zip(lines, found.values())}) == 1
+
+
 def test_recipes_are_listed_and_shown(call):
     _, out, _ = call("recipes")
     assert "quickstart" in out and "two CPU cores" in out and len([x for x in out.splitlines() if x.strip()]) >= 12

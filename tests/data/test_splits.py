@@ -5,7 +5,7 @@ from conftest import write_collection
 
 from prorank.data.collection import LEAK, UNWRITABLE, load_collection
 from prorank.data.overlap import shared_queries
-from prorank.data.splits import require_relevant
+from prorank.data.splits import load_with_split, require_relevant
 from prorank.recipe.loading import load_recipe
 from prorank.recipe.sections import DataSection
 from prorank.training.splits import sound
@@ -174,8 +174,6 @@ def test_shipped_recipes_refuse_leakage_or_drop_it():
 
 
 def collection_with_splits():
-    from prorank.data.splits import load_with_split
-
     return load_with_split("cosqa", "dev")
 
 
@@ -199,3 +197,14 @@ def test_queries_that_differ_in_a_sign_are_not_the_same():
     texts = dict(enumerate(["what is c++", "what is c#", "what is c", "???", "!"]))
     for one in texts:
         assert shared_queries(texts, [one], [other for other in texts if other != one]) == {}
+
+
+def test_a_mistyped_split_of_a_collection_too_small_to_split_is_told_by_its_name(tmp_path):
+    (tmp_path / "col" / "qrels").mkdir(parents=True)
+    (tmp_path / "col" / "corpus.jsonl").write_text('{"_id": "d", "text": "an owl"}\n')
+    (tmp_path / "col" / "queries.jsonl").write_text('{"_id": "q", "text": "owl"}\n')
+    (tmp_path / "col" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    with pytest.raises(DataError, match=r"col has no split 'nope' \(it has test; "):
+        load_with_split(str(tmp_path / "col"), "nope")
+    with pytest.raises(DataError, match="too few judged queries"):
+        load_with_split(str(tmp_path / "col"), "dev")

@@ -200,6 +200,18 @@ def test_a_folder_above_a_result_names_what_lies_in_it(runs, call):
     assert "prorank evaluate --output writes it" in call("compare", runs / "bad", runs / "c")[2]
 
 
+def test_the_search_for_results_below_a_folder_is_bounded(runs, call, monkeypatch):
+    deep = runs / "a" / "b" / "c" / "d"
+    deep.mkdir(parents=True)
+    (runs / "good").rename(deep / "good")  # deeper than a run's folder keeps its evaluations
+    assert "give one of" not in call("compare", runs / "a", runs / "bad")[2]
+    (deep / "good").rename(runs / "a" / "b" / "d")
+    assert f"give one of {runs / 'a' / 'b' / 'd'}" in call("compare", runs / "a", runs / "bad")[2]
+    monkeypatch.setattr("prorank.evaluation.comparison.LOOKED_AT", 3)
+    assert "give one of" not in call("compare", runs / "a", runs / "bad")[2]
+    assert "/nope: no such file" in call("compare", runs / "a", "/nope")[2]  # told before any search
+
+
 def test_results_of_a_made_split_are_compared_by_the_same_seed(runs, call):
     (runs / "c" / "qrels" / "test.tsv").rename(runs / "c" / "qrels" / "train.tsv")
     qrels = load_with_split(str(runs / "c"), "test").judgments("test")

@@ -1,5 +1,5 @@
 """`python -m prorank.cli`: the same as the command `prorank`."""
 
-from prorank.cli.main import main
+from prorank.cli.entry import main
 
 main()

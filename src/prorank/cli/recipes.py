@@ -23,8 +23,9 @@ def list_recipes(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json([{"name": name, "description": text} for name, text in found.items()])
         return
+    width = max(map(len, found))
     for name, text in found.items():
-        out.print(f"[bold]{name:<16}[/bold] {text}", highlight=False, soft_wrap=not out.is_terminal)
+        out.print(f"[bold]{name:<{width}}[/bold] {text}", highlight=False, soft_wrap=not out.is_terminal)
     out.print("\nprorank recipes show NAME prints one; prorank train NAME runs it", highlight=False)
 
 

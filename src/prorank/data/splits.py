@@ -12,11 +12,22 @@ from prorank.data.runs import Qrels
 from prorank.util.errors import DataError
 
 logger = logging.getLogger(__name__)
+MADE = ("train", "dev", "test")  # the splits that are made where a collection lacks them
+DEV_SHARE, TEST_SHARE = 0.1, 0.4  # of the queries that are split
 
 
 def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = False) -> Collection:
-    """`load_collection`, with reproducibly made splits where the collection lacks this one."""
+    """`load_collection`, with reproducibly made splits where the collection lacks this one.
+
+    Raises:
+        DataError: as `load_collection` and `with_splits`; or a split that neither is there nor is ever made.
+    """
     loaded = _loaded(path, strict)
+    if split not in (*loaded.qrels, *MADE):
+        raise DataError(
+            f"{loaded.name} has no split '{split}'",
+            hint=f"it has {', '.join(sorted(loaded.qrels)) or 'none'}; of {', '.join(MADE)} what is missing is made",
+        )
     return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
 
 
@@ -50,39 +61,38 @@ def require_relevant(qrels: Qrels, name: str, relevant_from: int = 1) -> None:
         raise DataError(f"{name} has no relevant document", hint=f"judge one with a grade of at least {relevant_from}")
 
 
-def with_splits(collection: Collection, seed: int = 13, dev_share: float = 0.1, test_share: float = 0.4) -> Collection:
+def with_splits(collection: Collection, seed: int = 13) -> Collection:
     """The collection with train, dev and test; what is missing is carved out of what is there.
 
     Queries are ordered by SHA-1 of `seed:query id`, so the split depends on the ids alone, not on file order.
     A query that is added later may push another over the boundary.
-    Test only (or no known split): test keeps `test_share` of the queries, dev gets `dev_share`, train the rest.
-    Test but no dev: dev is `dev_share` of train. Train but no test: test is `test_share` of train. A carved part
+    Test only (or no known split): test keeps `TEST_SHARE` of the queries, dev gets `DEV_SHARE`, train the rest.
+    Test but no dev: dev is `DEV_SHARE` of train. Train but no test: test is `TEST_SHARE` of train. A carved part
     has at least one query. Splits that exist and need not give are left alone.
 
     Args:
         collection: any collection with at least one split.
         seed: another seed gives another split.
-        dev_share, test_share: shares in 0..1.
 
     Raises:
         DataError: fewer than three judged queries.
     """
     qrels = dict(collection.qrels)
-    if {"train", "dev", "test"} <= qrels.keys():
+    if qrels.keys() >= set(MADE):
         return collection
     if "train" not in qrels:
         source = "test" if "test" in qrels else next(iter(qrels), "")
         whole = qrels.pop(source, {})
         needed = [part for part in ("test", "dev") if part not in qrels]
-        shares = {"test": test_share, "dev": dev_share}
+        shares = {"test": TEST_SHARE, "dev": DEV_SHARE}
         for part in needed:
             qrels[part], whole = _carve(whole, shares[part] * len(collection.judgments(source)), seed)
         qrels["train"] = whole
     if "test" not in qrels:
-        qrels["test"], qrels["train"] = _carve(qrels["train"], test_share * len(qrels["train"]), seed)
+        qrels["test"], qrels["train"] = _carve(qrels["train"], TEST_SHARE * len(qrels["train"]), seed)
     if "dev" not in qrels:
-        qrels["dev"], qrels["train"] = _carve(qrels["train"], dev_share * len(qrels["train"]), seed)
-    if not all(qrels[part] for part in ("train", "dev", "test")):
+        qrels["dev"], qrels["train"] = _carve(qrels["train"], DEV_SHARE * len(qrels["train"]), seed)
+    if not all(qrels[part] for part in MADE):
         raise DataError(f"{collection.name}: too few judged queries to make train, dev and test")
     return replace(collection, qrels=qrels, carved=collection.carved | _carved(collection.qrels, qrels, seed))
 

@@ -6,7 +6,9 @@ Reads metrics per query, or runs together with judgments. Knows no models.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from prorank.util.errors import DataError, require
 logger = logging.getLogger(__name__)
 PER_QUERY = "per_query.tsv"
 NAMED = 4  # deeper folders that an error names
+DEEPEST, LOOKED_AT = 3, 500  # levels of folders, and folders, that are searched for them: more are no results' folder
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%_#${}"} | {c: f"${c}$" for c in "<>|"}
 LATEX_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -40,6 +43,7 @@ def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> lis
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
+    for path in paths:
         table = _table_in(path) if path.is_dir() else path
         if table.suffix == ".tsv":
             tables[path] = Evaluation((key,), {key: _column(table, key)})
@@ -57,12 +61,36 @@ def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> lis
 def _table_in(folder: Path) -> Path:
     """The table of metrics per query of a folder; deeper ones are named where it has none."""
     if not (folder / PER_QUERY).is_file():
-        found = [str(table.parent) for table in sorted(folder.rglob(PER_QUERY))]
+        found = _evaluations_below(folder)
         hint = (
-            f"give one of {', '.join(found[:NAMED])}" if found else "prorank evaluate --output writes it into a folder"
+            f"give one of {', '.join(map(str, found[:NAMED]))}"
+            if found
+            else "prorank evaluate --output writes it into a folder"
         )
         raise DataError(f"{folder}: no {PER_QUERY} in it", hint=hint)
     return folder / PER_QUERY
+
+
+def _evaluations_below(folder: Path) -> list[Path]:
+    """Folders below this one that hold a table, the nearest first; none where the search would be long."""
+    found, level, looked = [], [folder], 0
+    for _ in range(DEEPEST):
+        level = list(islice((child for parent in level for child in _folders_in(parent)), LOOKED_AT))
+        looked += len(level)
+        if looked >= LOOKED_AT:
+            return []
+        found += [one for one in level if (one / PER_QUERY).is_file()]
+    return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder by name, hidden ones and links left out; none where it may not be read."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [one.name for one in entries if one.is_dir(follow_symlinks=False) and not one.name.startswith(".")]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
 
 
 def _measured(path: Path, qrels: Qrels, metric: str) -> Evaluation:
