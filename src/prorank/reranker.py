@@ -179,7 +179,7 @@ class Reranker:
         return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
 
     def _scored(self, texts: Sequence[tuple[str, str]], owners: Sequence[int], progress: str | None) -> ScoredPairs:
-        """Scores of texts as they are; an error names the pair that one is owned by."""
+        """Scores of texts as they are; `owners` are the pairs that they are parts of, for the error of a bad score."""
         sequences, truncation = self.tokenizer.encode(texts)
         scores, malformed = self._any_scores(sequences, self.settings.score, query_numbers(texts), progress)
         finite(scores.numpy(), "the score of pair", NOT_FINITE, owners)

@@ -1,4 +1,4 @@
-"""What commands print: one line a document, nothing silent, nothing obeyed by the terminal; JSON where asked."""
+"""What commands print: one line per document, nothing silent, nothing obeyed by the terminal; JSON where asked."""
 
 import io
 import json

@@ -31,7 +31,7 @@ def reranker(request, tmp_path_factory):
 
 
 def by_hand(reranker, sequence):
-    """Log-probability of each whole grade, one plain forward pass a token."""
+    """Log-probability of each whole grade, one plain forward pass per token."""
     model, tokenizer = reranker.backbone.model, reranker.tokenizer
 
     def next_token(ids):

@@ -219,7 +219,7 @@ def test_an_interrupt_counts_the_answers_that_are_kept(server, word_collection, 
     monkeypatch.setattr("prorank.erank.synthesis.synthesize", interrupt)
     command = ["data", "synthesize", word_collection, "--output", tmp_path / "g.jsonl", "--teacher", "qrels"]
     code, _, err = call(*command)
-    assert code == 130 and "Kept: 2 answers in" in err and f"Go on with: prorank {' '.join(map(str, command))}" in err
+    assert code == 130 and "Kept: 2 answers in" in err and f"Resume with: prorank {' '.join(map(str, command))}" in err
 
 
 def test_too_long_generations_are_dropped(server, word_collection, tmp_path):

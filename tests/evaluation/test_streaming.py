@@ -259,7 +259,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(call, long_run, tmp_pat
     output = tmp_path / "out.run"
     arguments = ["rerank", "--run", long_run / "bm25.run", "--collection", long_run / "c", "-m", bert_folder]
     code, _, err = call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)
-    assert code == 130 and f"6 queries in {output}.part" in err and "Go on with: prorank rerank --run" in err
+    assert code == 130 and f"6 queries in {output}.part" in err and "Resume with: prorank rerank --run" in err
     stub.fail_after = None
     assert call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)[0] == 0
     assert stub.asked == 20_000 + 100  # the block that was cut off came again

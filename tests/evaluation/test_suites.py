@@ -89,7 +89,7 @@ def test_a_killed_suite_goes_on_inside_a_collection(folder, model, tmp_path, cal
     words = ("evaluate", model, folder, "--suite", "open", "--output", tmp_path / "out", "--depth", 5)
     scored = killed_at_the_third_block(monkeypatch, 15)
     code, _, err = call(*words)
-    assert code == 130 and "Go on with" in err
+    assert code == 130 and "Resume with" in err
     before = sum(scored[:2])
     code, out, err = call(*words, "--json")
     assert code == 0, err

@@ -139,7 +139,7 @@ def test_torn_checkpoints_are_passed_over(tmp_path):
 
 def test_folders_are_protected(finished, bert_folder, word_collection, tmp_path):
     recipe = tiny(bert_folder, word_collection)
-    with pytest.raises(ProrankError, match=r"holds a run \(--resume goes on with it"):
+    with pytest.raises(ProrankError, match=r"holds a run \(--resume continues it"):
         run_recipe(recipe, finished[0])
     with pytest.raises(ProrankError, match=r"another recipe.*: seed: 5 in the run, 9 now"):
         run_recipe(tiny(bert_folder, word_collection, seed=9), finished[0], resume=True)

@@ -269,7 +269,7 @@ def test_memory_that_runs_out_halves_the_budget_once_per_size(qwen_folder, tmp_p
         budget = trainer.token_budget
         gradient_of(trainer, budget)
     said = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
-    assert 50 <= budget <= limit and said and said[-1].endswith(f"with {budget} tokens a pass")
+    assert 50 <= budget <= limit and said and said[-1].endswith(f"with {budget} tokens per pass")
     assert len(said) == len(set(said))  # nothing is said about a budget that is known already
     assert_same_gradient(parts, whole)
     limit = 3

@@ -295,7 +295,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(study):
         raise KeyboardInterrupt
     assert said == [
         "Interrupted. Kept: first_stage.run, warmup/training/checkpoint-10.",
-        "Go on with: prorank train 'my recipe.yaml' --resume",
+        "Resume with: prorank train 'my recipe.yaml' --resume",
     ]
     assert again(["bench", "guards", "toy", "--force"]) == "prorank bench guards toy --force"
 
@@ -310,7 +310,7 @@ def test_every_long_command_says_how_to_go_on(command, call, monkeypatch, tmp_pa
     folder = "--work" if command[0] == "bench" else "--output"
     code, _, err = call(*command, folder, tmp_path / "run")
     resume = "" if command[0] == "bench" else " --resume"
-    assert code == 130 and f"Go on with: prorank {' '.join(command)} {folder} {tmp_path / 'run'}{resume}" in err
+    assert code == 130 and f"Resume with: prorank {' '.join(command)} {folder} {tmp_path / 'run'}{resume}" in err
 
 
 def test_made_splits_are_named(own):

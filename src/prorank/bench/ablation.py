@@ -1,6 +1,6 @@
 """What each part of ProRank adds: variants of one recipe, trained over the same seeds and measured on the same queries.
 
-Each variant is an ordinary run of the whole recipe in a folder of its own, so that a study goes on where it stopped and
+Each variant is an ordinary run of the whole recipe in a folder of its own, so that a stopped study can be resumed and
 a run that is done is read. Knows recipes, runs and paired tests; draws nothing.
 """
 
@@ -113,14 +113,14 @@ def run_ablation(
         recipe: what the variants change.
         variants: keys of `VARIANTS`; the recipe as it stands is always among them.
         seeds: of data order, dropout and draws.
-        folder: one folder a run, `VARIANT/SEED`.
+        folder: one folder per run, `VARIANT/SEED`.
         console: where progress goes.
         force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
-        `rows`, one a variant: verdict metrics on test pairs and NDCG@10 by stage as means over seeds, the last stage's
-        interval, and its paired difference to the recipe (p-values by Holm over the variants); `runs`, one a variant
-        and seed; and how they were made.
+        `rows`, one per variant: verdict metrics on test pairs and NDCG@10 by stage as means over seeds, the last
+        stage's interval, and its paired difference to the recipe (p-values by Holm over the variants); `runs`, one per
+        variant and seed; and how they were made.
 
     Raises:
         RecipeError: no such variant, or the recipe lacks a section.
@@ -164,7 +164,7 @@ def run_of(
 
 
 def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a variant: means over seeds, an interval over queries, the comparison with the recipe as it stands."""
+    """One row per variant: means over seeds, an interval over queries, the comparison with the recipe as it stands."""
     by_variant: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         by_variant.setdefault(run["variant"], []).append(run)

@@ -29,7 +29,7 @@ class Counts(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Tokens a second in training and in scoring, and tokens of a pair."""
+    """Tokens per second in training and in scoring, and tokens of a pair."""
 
     training: float
     scoring: float
@@ -111,7 +111,7 @@ def hours(counts: Counts, speed: Speed) -> float:
 
 
 def budget_rows(recipes: Mapping[str, Recipe], seeds: int, collections: Sequence[Collection]) -> list[dict[str, Any]]:
-    """One row a variant: pairs and hours of all its seeds together; the speeds are the first recipe's."""
+    """One row per variant: pairs and hours of all its seeds together; the speeds are the first recipe's."""
     speed = measured(next(iter(recipes.values())), collections)
     rows = []
     for variant, recipe in recipes.items():

@@ -1,7 +1,7 @@
 """ERank's stages on real collections: supervised grades, reinforcement, both, each reward; integers against 0 and 1.
 
-One training a variant and seed; every model is then measured with each score formula. Runs that are done are read, not
-repeated. Knows recipes, stages and scores.
+One training per variant and seed; every model is then measured with each score formula. Runs that are done are read,
+not repeated. Knows recipes, stages and scores.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def run_erank_bench(
         collections: folders in BEIR layout.
         variants: of `VARIANTS`; `sft` must be among them, the others build on it.
         seeds: of data order and draws.
-        folder: one folder a run, `COLLECTION/VARIANT/SEED`.
+        folder: one folder per run, `COLLECTION/VARIANT/SEED`.
         console: where progress goes.
         force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
-        `rows`: one a collection, variant and score formula, with the mean over seeds and the paired comparison with
-        expected grades after supervised training alone (queries' means over seeds); `runs`: one a training; and how
+        `rows`: one per collection, variant and score formula, with the mean over seeds and the paired comparison with
+        expected grades after supervised training alone (queries' means over seeds); `runs`: one per training; and how
         they were made.
 
     Raises:
@@ -161,7 +161,7 @@ def measured(context: RunContext, model: str) -> dict[str, Any]:
 
 
 def rows_of(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a collection, variant and score formula: means over seeds, and the comparison with `sft`."""
+    """One row per collection, variant and score formula: means over seeds, and the comparison with `sft`."""
     rows = []
     by_variant: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:

@@ -1,6 +1,6 @@
-"""Which guards keep prompt warmup from a cold start or a collapse: one warmup a variant and seed, the rest equal.
+"""Which guards keep prompt warmup from a cold start or a collapse: one warmup per variant and seed, the rest equal.
 
-Each run keeps its folder, so a study that was stopped goes on where it stopped, and several processes can share one
+Each run keeps its folder, so a stopped study can be resumed, and several processes can share one
 (each with seeds of its own). Knows recipes and runs; draws nothing (see `bench.tables`).
 """
 
@@ -106,19 +106,20 @@ def run_guards(
     console: Console,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Warm up once a variant and seed; runs that are done are read, not repeated.
+    """Warm up once per variant and seed; runs that are done are read, not repeated.
 
     Args:
         recipe: what the variants change.
         variants: keys of `VARIANTS`.
         seeds: of data order, head and draws.
-        folder: one folder a run, `VARIANT/SEED`.
+        folder: one folder per run, `VARIANT/SEED`.
         console: where progress goes.
         force: start over what was made from another recipe, other data or another model; refused without.
 
     Returns:
-        `rows` (one a variant: metrics on test pairs as means over seeds, and the worst seed's), `runs` (one a variant
-        and seed: curve of held-out metrics, metrics of the chosen checkpoint on dev and test pairs), the recipe.
+        `rows` (one per variant: metrics on test pairs as means over seeds, and the worst seed's), `runs` (one per
+        variant and seed: curve of held-out metrics, metrics of the chosen checkpoint on dev and test pairs), the
+        recipe.
 
     Raises:
         RecipeError: no such variant.

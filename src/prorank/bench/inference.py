@@ -43,7 +43,7 @@ def measure(contender: Contender, device: str, repeats: int, console: Console) -
     """Run one contender in its own process.
 
     Returns:
-        Its name, library, dtype, best seconds, pairs a second, memory over the weights, scores and versions.
+        Its name, library, dtype, best seconds, pairs per second, memory over the weights, scores and versions.
 
     Raises:
         ProrankError: the process failed; the message ends with what it printed last.
@@ -241,13 +241,13 @@ def table(results: dict[str, Any], title: str = "") -> Table:
 
 
 def plot(results: dict[str, Any], file: Path) -> None:
-    """Bars of pairs a second, and cost against candidates and document length, as PNG."""
+    """Bars of pairs per second, and cost against candidates and document length, as PNG."""
     pyplot = require("matplotlib.pyplot", "eval")
     figure, (bars, candidates, lengths) = pyplot.subplots(1, 3, figsize=(15, 4.2))
     rows = results["rows"][::-1]
     colours = ["#3b6ea5" if row["library"] == "prorank" else "#b0b0b0" for row in rows]
     bars.barh([row["name"] for row in rows], [row["pairs_per_second"] for row in rows], color=colours)
-    bars.set_xlabel("pairs a second")
+    bars.set_xlabel("pairs per second")
     bars.set_title(f"{results['shape']}, {results['collection']}")
     curves = ((candidates, "candidates", "candidates of 64 tokens"), (lengths, "lengths", "tokens, 8 documents"))
     for axis, key, label in curves:
@@ -255,7 +255,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
         axis.loglog(points[:, 0], points[:, 1], "o-", color="#3b6ea5", label="measured")
         axis.loglog(points[:, 0], points[-1, 1] * points[:, 0] / points[-1, 0], ":", color="gray", label="linear")
         axis.set_xlabel(label)
-        axis.set_ylabel("seconds a query")
+        axis.set_ylabel("seconds per query")
         axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(file, dpi=120)

@@ -44,7 +44,7 @@ class Tally:
     Attributes:
         seconds: of each answered request.
         pairs: in answered requests.
-        wrong: answers with a score that is not as expected, or not one score a document.
+        wrong: answers with a score that is not as expected, or not one score per document.
         lost: why requests were not answered -> how many.
     """
 

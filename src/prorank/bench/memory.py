@@ -41,7 +41,7 @@ def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
     row["computed_bytes"] = computed
     measured = "unknown" if row["extra_bytes"] is None else f"{row['extra_bytes'] / GIGABYTE:.2f} GB"
     console.print(
-        f"budget {row['budget'] or 'none'}, LoRA {row['lora']}: {row['seconds']:.2f} s a step, {measured} beyond the "
+        f"budget {row['budget'] or 'none'}, LoRA {row['lora']}: {row['seconds']:.2f} s per step, {measured} beyond the "
         f"weights ({computed / GIGABYTE:.2f} by arithmetic)"
     )
     return row

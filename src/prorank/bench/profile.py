@@ -51,7 +51,7 @@ def group_of(operator: str) -> str:
 
 
 def product_rate(backbone: Backbone, tokens: int) -> float:
-    """FLOPs a second that this machine reaches on the layers' own matrices, at so many rows, the best of a few."""
+    """FLOPs per second that this machine reaches on the layers' own matrices, at so many rows, the best of a few."""
     shapes: dict[tuple[int, int], int] = {}
     for module in (part for layer in layers_of(backbone.core.base_model) for part in layer.modules()):
         if isinstance(module, torch.nn.Linear):
@@ -199,7 +199,7 @@ def _training(spec: dict[str, Any]) -> tuple[Callable[[], Any], Backbone]:
 def profile_markdown(found: dict[str, Any]) -> str:
     """A table of profiles."""
     rows = found["rows"]
-    names = ["model", "stage", "tokens a second", "share of the limit", *rows[0]["shares"]]
+    names = ["model", "stage", "tokens per second", "share of the limit", *rows[0]["shares"]]
     lines = [
         [
             row["model"],

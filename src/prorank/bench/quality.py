@@ -1,6 +1,6 @@
 """How good a model is on many collections, and how fast: BM25, a bi-encoder, the model and the hybrid on one list each.
 
-Every collection's metrics are kept in a folder of its own, so that an interrupted benchmark goes on. Knows the
+Every collection's metrics are kept in a folder of its own, so that an interrupted benchmark can be resumed. Knows the
 evaluator and the reranker's public face.
 """
 
@@ -48,7 +48,7 @@ def run_quality_bench(
     Args:
         model: checkpoint folder or name.
         collections: folders in BEIR layout.
-        output: one folder a collection; those that are done are not repeated.
+        output: one folder per collection; those that are done are not repeated.
         dense: bi-encoder that reranks the same lists.
         hybrid: the first stage's share in the hybrid, 0..1.
         depth: first-stage documents that are reranked.

@@ -1,6 +1,6 @@
 """The server measured: against the offline engine, beside infinity, under mixed load, when told to end, under attack.
 
-Every server runs in a process of its own on this machine and is asked over loopback. Throughput is in pairs a second,
+Every server runs in a process of its own on this machine and is asked over loopback. Throughput is in pairs per second,
 on the same pairs everywhere; answers are compared with the direct call's scores.
 """
 
@@ -62,7 +62,7 @@ def requests_of(pairs: Sequence[tuple[str, str]], scores: Sequence[float] | None
 
 
 def offline(reranker: Reranker, pairs: list[tuple[str, str]], seconds: float) -> tuple[float, list[float]]:
-    """Pairs a second of direct calls with all pairs, and their scores."""
+    """Pairs per second of direct calls with all pairs, and their scores."""
     scores = reranker.score(pairs)  # also warms up
     begin, calls = time.perf_counter(), 0
     while not calls or time.perf_counter() - begin < seconds:
@@ -133,7 +133,7 @@ def hostile(server: Running, bodies: int, seed: int = 13) -> dict[str, Any]:
 def beside_infinity(
     python: str, work: Path, pairs: list[tuple[str, str]], clients: int, seconds: float, console: Console
 ) -> dict[str, Any]:
-    """Pairs a second of one cross-encoder of the MiniLM shape, served by prorank and by infinity."""
+    """Pairs per second of one cross-encoder of the MiniLM shape, served by prorank and by infinity."""
     folder = work / "cross-encoder"
     if not folder.is_dir():
         make_cross_encoder(folder)

@@ -14,7 +14,7 @@ from prorank.evaluation.tables import interval_cell, markdown_lines, p_value_cel
 
 
 def quality_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    """One line a collection: NDCG@10 of every stage with its interval, and two gains with Holm's p-values.
+    """One line per collection: NDCG@10 of every stage with its interval, and two gains with Holm's p-values.
 
     Args:
         results: what `run_quality_bench` returned.
@@ -49,7 +49,7 @@ def erank_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ties_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of `bench.erank` by score formula: distinct scores a list, and NDCG@10 with ties broken at random."""
+    """Rows of `bench.erank` by score formula: distinct scores per list, and NDCG@10 with ties broken at random."""
     lines = []
     for row in rows:
         names = [row["collection"], row["variant"], row["score"].replace("_", " ")]
@@ -95,7 +95,7 @@ def guards_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def plot_guards(runs: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Held-out balanced accuracy over the steps: one panel a variant, one line a seed; chance is dashed.
+    """Held-out balanced accuracy over the steps: one panel per variant, one line per seed; chance is dashed.
 
     Args:
         runs: of `bench.guards`: `variant`, `seed` and `curve`.
@@ -148,7 +148,7 @@ def serving_markdown(found: Mapping[str, Any]) -> str:
     clients, small, direct = found["clients"], mixed["small"], found["offline_pairs_per_second"]
     rows = [
         ["seconds until ready", f"{found['ready_seconds']:.1f}", ""],
-        [f"pairs a second, {clients} clients", f"{load['pairs_per_second']:.1f}", f"{direct:.1f} of direct calls"],
+        [f"pairs per second, {clients} clients", f"{load['pairs_per_second']:.1f}", f"{direct:.1f} of direct calls"],
         ["the same over direct calls", f"{found['throughput_ratio']:.2f}", ""],
         [f"wrong and lost answers of {load['requests']}", f"{load['wrong']}, {sum(load['lost'].values())}", ""],
         ["ms of a lone request, median", f"{lone['p50_ms']:.0f}", f"{lone['direct_p50_ms']:.0f} of a direct call"],
@@ -164,5 +164,7 @@ def serving_markdown(found: Mapping[str, Any]) -> str:
         rows.append(["growth of memory under them", f"{100 * attack['growth']:.1f} %", ""])
     if "ratio" in found["infinity"]:
         theirs = found["infinity"]["infinity"]["pairs_per_second"]
-        rows.append(["throughput over infinity's", f"{found['infinity']['ratio']:.2f}", f"{theirs:.1f} pairs a second"])
+        rows.append(
+            ["throughput over infinity's", f"{found['infinity']['ratio']:.2f}", f"{theirs:.1f} pairs per second"]
+        )
     return markdown_lines(["what", "measured", "beside"], rows)

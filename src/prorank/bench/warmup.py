@@ -1,7 +1,7 @@
 """A warmup step beside TRL's GRPOTrainer and beside plain supervised training: time and memory.
 
 Same model, same prompts, same group size, completions of two tokens (an answer and the end of the turn). Each
-contender runs alone in a process and reports seconds a step and memory over the weights.
+contender runs alone in a process and reports seconds per step and memory over the weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def measure(spec: dict[str, Any], console: Console) -> dict[str, Any]:
         worker = [sys.executable, "-m", "prorank.bench.warmup_worker"]
         found = measured_alone(worker, spec, f"benchmark of {spec['contender']}")
     row = {key: spec[key] for key in ("contender", "group", "tokens")} | found
-    console.print(f"{row['contender']}, G={row['group']}, {row['tokens']} tokens: {row['seconds']:.3f} s a step")
+    console.print(f"{row['contender']}, G={row['group']}, {row['tokens']} tokens: {row['seconds']:.3f} s per step")
     return row
 
 
@@ -39,7 +39,7 @@ def run_warmup_bench(
 
     Args:
         shape: `small` (a 4-layer Qwen2 of 256) or `qwen2.5-0.5b`.
-        prompts: prompts a step.
+        prompts: prompts per step.
         prompt_tokens: tokens of a prompt.
         steps: timed steps; the median counts.
         device: `cpu` or `cuda`.

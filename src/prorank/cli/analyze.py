@@ -31,7 +31,7 @@ def analyze(
         str, typer.Option(help="Names or YAML files with commas between; default: the model's own and four shipped.")
     ] = "",
     queries: Annotated[int, typer.Option(help="A seeded sample of the queries.", min=1)] = 50,
-    hard: Annotated[int, typer.Option(help="Negatives a query from BM25's first ten ranks.", min=1, max=10)] = 2,
+    hard: Annotated[int, typer.Option(help="Negatives per query from BM25's first ten ranks.", min=1, max=10)] = 2,
     max_length: MaxLength = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",

@@ -73,7 +73,7 @@ def bench_inference(
 
 def bench_warmup(
     shape: Annotated[Literal["small", "qwen2.5-0.5b"], typer.Option(help="Model of random weights.")] = "small",
-    prompts: Annotated[int, typer.Option(help="Prompts a step.", min=2)] = 4,
+    prompts: Annotated[int, typer.Option(help="Prompts per step.", min=2)] = 4,
     prompt_tokens: Annotated[int, typer.Option(help="Mean tokens of a prompt.", min=16)] = 120,
     steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 3,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where.")] = "cpu",

@@ -146,7 +146,7 @@ def synthesize(
     ] = f"scorer:{MINI}",
     base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
     key_variable: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
-    generations: Annotated[int, typer.Option(help="Answers a pair; the one nearest their mean is kept.", min=1)] = 3,
+    generations: Annotated[int, typer.Option(help="Answers per pair; the one nearest their mean is kept.", min=1)] = 3,
     temperature: Annotated[float, typer.Option(help="Of generated answers.", min=0)] = 0.6,
     max_new_tokens: Annotated[int, typer.Option(help="Of a generated answer.", min=8)] = 2_048,
     concurrency: Annotated[int, typer.Option(help="Requests at a time.", min=1)] = 8,
@@ -158,7 +158,7 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="Seed of the draw and of splits that are made.")] = 13,
     force: Force = False,
 ) -> None:
-    """Grade candidate lists by a teacher; killed, the same command goes on where it stopped."""
+    """Grade candidate lists by a teacher; after a kill, the same command resumes."""
     from prorank.erank.graders import load_teacher
     from prorank.erank.synthesis import graded_candidates, kept_answers, synthesize
     from prorank.util.files import refuse_file_overwrite

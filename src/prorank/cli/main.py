@@ -76,16 +76,16 @@ def common(
 
 
 def one_of(resume: bool, force: bool) -> None:
-    """Refuse to go on with a run and to start it over at once."""
+    """Refuse to resume a run and to start it over at once."""
     if resume and force:
-        raise InputError("--resume and --force: one goes on with a run, the other deletes it", hint="give one of them")
+        raise InputError("--resume and --force: one continues a run, the other deletes it", hint="give one of them")
 
 
 @app.command()
 def quickstart(
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME of the recipe.")] = None,
     force: Force = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     slm: Annotated[bool, typer.Option("--slm", help="On a small language model, SmolLM2-135M; twice as long.")] = False,
 ) -> None:
     """Both stages of ProRank on the bundled collection: a table, plots, and one query reranked."""
@@ -107,7 +107,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. warmup.steps=50")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     force: Force = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Log to Weights & Biases beside TensorBoard.")] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the backbone's own Python code. You vouch for its authors.")
@@ -150,7 +150,7 @@ def train(
 def report(
     context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or their results.json.")],
-    markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line a run and stage.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table, one line per run and stage.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the tables of finished runs again."""

@@ -45,11 +45,13 @@ def rerank(
         list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
     ] = None,
     model: Model = MINI,
-    file: Annotated[Path | None, typer.Option(help="Documents: text, one a line, or JSON (Lines) with `text`.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Documents: one text per line, or JSON (Lines) with `text`.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Rerank this TREC run instead (with --collection).")] = None,
     collection: Annotated[str | None, typer.Option(help="Texts of the run's ids.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where the reranked run goes (with --run).")] = None,
-    depth: Annotated[int, typer.Option(help="Documents a query that are reranked (with --run).", min=1)] = 100,
+    depth: Annotated[int, typer.Option(help="Documents per query that are reranked (with --run).", min=1)] = 100,
     ray: Annotated[
         str | None, typer.Option(help="Score on a Ray cluster: HOST:PORT of its head, or auto (with --run).")
     ] = None,
@@ -141,7 +143,7 @@ def _say_if_none(results: Sequence[Mapping[str, Any]], shown: Sequence[Any], thr
 
 
 def print_ranking(results: Sequence[Mapping[str, Any]]) -> None:
-    """One line a document: place, score, probability, id, title and text, as much as there is and as fits.
+    """One line per document: place, score, probability, id, title and text, as much as there is and as fits.
 
     Args:
         results: of `Reranker.rank`, with the documents and maybe `probability`.

@@ -47,7 +47,7 @@ def search(
     collection: Annotated[str | None, typer.Option(help="Search all queries of this collection.")] = None,
     split: Annotated[str | None, typer.Option(help="Only the queries of this split.")] = None,
     output: Annotated[Path | None, typer.Option(help="TREC run to write (with --collection).")] = None,
-    top_k: Annotated[int, typer.Option(help="Documents a query.", min=1)] = 100,
+    top_k: Annotated[int, typer.Option(help="Documents per query.", min=1)] = 100,
     exclude_query_document: ExcludeQueryDocument = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -89,7 +89,7 @@ def search(
 
 
 def print_hits(hits: dict[str, float], headings: dict[str, str], as_json: bool) -> None:
-    """One line a document: score, id, title (or how the text begins), tabs between; or JSON."""
+    """One line per document: score, id, title (or how the text begins), tabs between; or JSON."""
     if not hits:
         err.print("no document shares a term with the query")
     if as_json:

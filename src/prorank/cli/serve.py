@@ -35,7 +35,7 @@ def serve(
     max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 8 * 2**20,
     max_text: Annotated[int, typer.Option(help="Characters of a query or document.", min=1)] = 100_000,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 60.0,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one a line.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON objects, one per line.")] = False,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log queries and documents too.")] = False,
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin whose pages may call, e.g. https://example.org; several times.")

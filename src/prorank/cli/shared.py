@@ -130,7 +130,7 @@ def refuse(context: typer.Context, why: str, *names: str) -> None:
 
 
 def working(folder: Path, resume: bool = False) -> AbstractContextManager[None]:
-    """On Ctrl-C say what is kept in a folder, and the command that goes on.
+    """On Ctrl-C say what is kept in a folder, and the command that resumes.
 
     Args:
         folder: where the command leaves what it has finished.
@@ -145,7 +145,7 @@ def working(folder: Path, resume: bool = False) -> AbstractContextManager[None]:
 
 
 def reranking(output: Path) -> AbstractContextManager[None]:
-    """On Ctrl-C say how many queries of a reranked run are kept, and the command that goes on."""
+    """On Ctrl-C say how many queries of a reranked run are kept, and the command that resumes."""
     from prorank.evaluation.streaming import Journal
 
     def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Documents to rerank, as people have them in a file or on standard input: text, one a line, or JSON.
+"""Documents to rerank, as people have them in a file or on standard input: text, one per line, or JSON.
 
 JSON is told by its content and by the file's name: JSON Lines of strings or objects with `text`, or one array of them;
 each plain or gzipped. What would be read as something else than it is (a table, say) is refused. Knows files only.
@@ -46,7 +46,7 @@ def read_documents(file: Path | None) -> list[Document]:
             raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
     if suffix in _TABLES:
         raise DataError(
-            f"{name}: a table is no list of documents", hint="write one document a line to a .txt file, or JSON Lines"
+            f"{name}: a table is no list of documents", hint="write one document per line to a .txt file, or JSON Lines"
         )
     return list(parse_documents(decode(data, name), name, suffix))
 

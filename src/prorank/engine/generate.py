@@ -152,7 +152,7 @@ def draw(
     Args:
         backbone: a causal model.
         prompts: token ids.
-        count: completions a prompt (G).
+        count: completions per prompt (G).
         max_tokens: a completion ends here at the latest.
         end_ids: tokens that end a completion; they are its last token.
         generator: source of randomness; None uses torch's.

@@ -166,7 +166,7 @@ def load_parts(
 
 
 def fitting_length(wanted: int, backend: ScorerBackend) -> int:
-    """The wanted length, or the model's own limit where that is shorter (said aloud)."""
+    """The wanted length, or the model's own limit where that is shorter; logs a warning then."""
     limit = getattr(backend.config, "max_position_embeddings", None)
     if limit:
         limit -= backend.position_offset

@@ -259,7 +259,7 @@ def _shrink(backend: ScorerBackend, budget: int) -> None:
     with backend.lock:
         known = backend.token_budget
         backend.token_budget = budget if known is None else min(known, budget)
-        logger.warning("out of GPU memory: going on with %d tokens a batch", backend.token_budget)
+        logger.warning("out of GPU memory: going on with %d tokens per batch", backend.token_budget)
     if backend.device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -46,7 +46,7 @@ def graded_lists(context: RunContext) -> GradedLists:
 
 
 def for_training(context: RunContext, lists: GradedLists, file: Path) -> GradedLists:
-    """The lists of training queries, of documents that may be trained on; what is left out is said.
+    """The lists of training queries, of documents that may be trained on; prints how many are left out.
 
     Raises:
         DataError: no list is left.

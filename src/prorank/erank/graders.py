@@ -83,7 +83,7 @@ class ScorerTeacher:
     """A reranker's scores spread over each query's list: judged relevant 10, the others 0..8 from worst to best.
 
     Args:
-        model: name or folder of a reranker with one score a pair.
+        model: name or folder of a reranker with one score per pair.
     """
 
     generations, whole_lists = 1, True

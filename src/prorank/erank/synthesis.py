@@ -1,7 +1,8 @@
 """Graded candidate lists for ERank: documents by tier, a teacher's grades, the generation nearest the mean.
 
-Every answer of the teacher is written down at once, so nothing is asked twice and a killed run goes on. Source: ERank,
-arXiv 2509.00520, section 3.2 and appendix C. Knows collections, candidate lists and teachers; nothing of training.
+Every answer of the teacher is written down at once, so nothing is asked twice and a killed run can be resumed. Source:
+ERank, arXiv 2509.00520, section 3.2 and appendix C. Knows collections, candidate lists and teachers;
+nothing of training.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def consensus(generations: Sequence[Generation]) -> Generation | None:
 
 
 class Cache:
-    """Answers of a teacher in a file, one a line; a line cut off by a kill is passed over.
+    """Answers of a teacher in a file, one per line; a line cut off by a kill is passed over.
 
     Args:
         path: JSON Lines file; made where it is missing.

@@ -286,7 +286,7 @@ def cascade_markdown(found: dict[str, Any]) -> str:
         ]
         for row in found["collections"]
     ]
-    names = ["collection", "queries", "tokens a document", "in full", "cascade", "change", "tokens read", "speed"]
+    names = ["collection", "queries", "tokens per document", "in full", "cascade", "change", "tokens read", "speed"]
     notes = [f"{row['collection']}: {row['carved']}." for row in found["collections"] if row["carved"]]
     return "\n\n".join(
         [

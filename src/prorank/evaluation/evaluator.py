@@ -81,7 +81,7 @@ def evaluate_model(
         output: folder for `reranked/` (run, per-query file, summary), `bi-encoder/`, `hybrid/` and `summary.json`.
         strict: doubtful data are errors.
         exclude_query_document: leave the document of a query's own id out of its list, as BEIR's evaluation does.
-        force: do not go on with an evaluation that was interrupted.
+        force: do not resume an evaluation that was interrupted.
 
     Returns:
         The summary: rows for the first stage, the bi-encoder, the model and the hybrid, `versus_dense` (paired
@@ -160,7 +160,7 @@ def reranked_lists(
     output: Path | None,
     force: bool,
 ) -> tuple[Run, Journal | None]:
-    """The lists as the model orders them; with an output folder, the journal from which a killed evaluation goes on."""
+    """The lists as the model orders them; with an output folder, the journal from which a killed evaluation resumes."""
     if output is None:
         return rerank_collection(reranker, collection, lists, depth, title), None
     depends_on = made_from(model_facts(reranker, model), collection, depth) | {

@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 def verdict(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Who is better than the first, and whether it may be chance, in one sentence a run.
+    """Who is better than the first, and whether it may be chance, in one sentence per run.
 
     >>> other = {"difference": 0.1, "low": 0.05, "high": 0.15, "p_value_holm": 0.004}
     >>> verdict([{"name": "a"}, {"name": "b", "versus_first": other}], "ndcg@10")

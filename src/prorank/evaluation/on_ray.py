@@ -1,6 +1,6 @@
-"""Workers on a Ray cluster: one a GPU, or one a machine with all its cores, each an actor that holds the model.
+"""Workers on a Ray cluster: one per GPU, or one per machine with all its cores, each an actor that holds the model.
 
-Plain actors, not Ray Data: what is written must be the same bytes in the same order as one process writes, and go on
+Plain actors, not Ray Data: what is written must be the same bytes in the same order as one process writes, and resume
 from a journal after a kill. Ray Data cuts its input into batches of its own, which pack other pairs together and move
 scores in their last digits; it gives blocks back as they finish unless told to preserve order, and then holds what is
 early in its object store; and a retried batch is no business of the caller's. Here the blocks are those of one process,

@@ -68,7 +68,7 @@ def rerank_collection(
         scorer: the reranker.
         collection: texts of queries and documents.
         lists: true first-stage run.
-        depth: documents a query that are reranked.
+        depth: documents per query that are reranked.
         progress: text of a progress bar, or None.
     """
     total = pairs_within(lists.values(), depth)

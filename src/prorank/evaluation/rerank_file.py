@@ -107,7 +107,7 @@ def rerank_file(
     ray: str | None = None,
     **options: Any,
 ) -> Reranked:
-    """Rerank a TREC run of any length into another, in bounded memory; after a kill the same call goes on.
+    """Rerank a TREC run of any length into another, in bounded memory; after a kill the same call resumes.
 
     Args:
         model: checkpoint folder, model folder, hub name, or a shipped model's name.

@@ -1,4 +1,4 @@
-"""Reranking of long runs: blocks of whole queries, bounded memory, a journal that a killed process goes on with.
+"""Reranking of long runs: blocks of whole queries, bounded memory, a journal from which a killed process resumes.
 
 A block holds whole queries, so that a query's documents share its prefix as they would in one call. Knows runs, a
 collection's texts and a scorer's face; nothing of models.
@@ -242,7 +242,7 @@ class Journal:
         self._write_state()
 
     def _take_up(self) -> None:
-        """Go on with what lies there."""
+        """Resume from what is in the file."""
         known = read_json(self.state)
         try:
             then, sha256 = dict(known["made_from"]), str(known["sha256"])
@@ -262,7 +262,7 @@ class Journal:
         if self._digest.hexdigest() != sha256:
             raise DataError(f"{self.part}: not what was written there", hint=_START_OVER)
         if queries:
-            logger.warning("going on with %s: %d queries are done", self.part, queries)
+            logger.warning("resuming %s: %d queries are done", self.part, queries)
 
     def _write_state(self) -> None:
         counts = {"queries": self.queries, "bytes": self.bytes, "sha256": self._digest.hexdigest()}

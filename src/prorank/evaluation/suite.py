@@ -1,7 +1,7 @@
 """A suite measured: every system reranks the same first-stage lists of every collection; what is done is kept.
 
-Each collection has a folder with one folder a system (`run.trec`, `per_query.tsv`, `summary.json`), reused only while
-data, settings and model files are the same; inside one, a killed process goes on where it was. Knows collections, first
+Each collection has a folder with one folder per system (`run.trec`, `per_query.tsv`, `summary.json`), reused only while
+data, settings and model files are the same; inside one, a killed process resumes. Knows collections, first
 stages and systems by their face.
 """
 

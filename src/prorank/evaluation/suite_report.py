@@ -22,7 +22,7 @@ STAR = "*: differs from the first stage, p < 0.05 after Holm over all systems an
 
 
 def suite_lines(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, lines): a line a collection, a column a system, the mean over collections with its interval last."""
+    """(header, lines): a line per collection, a column per system, the mean over collections with its interval last."""
     lines = []
     for one in found["collections"]:
         name = f"{one['name']} (made split)" if one["carved"] else one["name"]

@@ -18,7 +18,7 @@ from prorank.evaluation.streaming import Pairs
 from prorank.util.errors import ProrankError
 
 logger = logging.getLogger(__name__)
-AHEAD = 2  # blocks a worker that are read before the first of them is told: the bound on memory
+AHEAD = 2  # blocks per worker that are read before the first of them is told: the bound on memory
 LOSSES = 3  # workers that a block may cost, and deaths in a row at a place
 
 

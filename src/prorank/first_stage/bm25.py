@@ -108,7 +108,7 @@ class BM25Index:
 
         Args:
             queries: id -> text.
-            top_k: documents a query.
+            top_k: documents per query.
             progress: show a bar.
 
         Returns:

@@ -34,7 +34,7 @@ def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: 
         collection: documents, queries, what is excluded.
         split: whose lists.
         qrels: judgments of the queries that are searched.
-        depth: documents a query.
+        depth: documents per query.
         lists: take the collection's own candidate lists, whole.
     """
     queries = {query: collection.queries[query] for query in qrels}

@@ -66,7 +66,7 @@ def encode_texts(
         texts: what to embed.
         role: what they are; a model that says so in `config_sentence_transformers.json` reads each role after a prompt
             of its own, as E5 after `query: ` and `passage: `.
-        batch_size: texts a batch.
+        batch_size: texts per batch.
         progress: show a bar.
         device: `auto`, `cpu`, `cuda`, ...
 
@@ -83,7 +83,7 @@ def encode_texts(
     where = resolve_device(device)
     encoder = load_encoder(model, device) if isinstance(model, str) else model
     encode = encoder.encode_query if role == "query" else encoder.encode_document
-    # Longest first: texts of similar length share a batch. One call a batch, so that the bar is ours.
+    # Longest first: texts of similar length share a batch. One call per batch, so that the bar is ours.
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     pieces: list[np.ndarray] = []
     starts = range(0, len(order), batch_size)
@@ -142,8 +142,8 @@ def dense_run(
         model: name, folder, or `embedded`.
         collection: its documents are searched.
         queries: id -> text.
-        top_k: documents a query.
-        batch_size: texts a batch.
+        top_k: documents per query.
+        batch_size: texts per batch.
 
     Raises:
         MissingExtraError: sentence-transformers is not installed.

@@ -291,7 +291,7 @@ class Remote:
 
 @lru_cache(maxsize=1)
 def _certificates() -> ssl.SSLContext:
-    """Whom https trusts: read once, since a client a call would read them each time (28 ms)."""
+    """Whom https trusts: read once, since a client per call would read them each time (28 ms)."""
     return httpx.create_ssl_context()
 
 

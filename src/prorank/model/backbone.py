@@ -199,7 +199,7 @@ class Backbone(nn.Module):
 
     @property
     def uncached(self) -> dict[str, bool]:
-        """What keeps the layers from filling a cache; masked models have none."""
+        """Arguments that switch off the key-value cache, which a single pass does not need; masked models have none."""
         return {"use_cache": False} if self.family == "causal" else {}
 
     def transformed(self, hidden: torch.Tensor) -> torch.Tensor:

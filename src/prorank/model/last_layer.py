@@ -21,7 +21,7 @@ OUTPUT_PLACES = ("self_attn.o_proj", "attention.output.dense", "attn.Wo")  # of 
 
 @contextmanager
 def changed(owner: Any, name: str, change: Callable[[Any], Any]) -> Iterator[None]:
-    """Put `change` of a method in its place, for as long as the context is open."""
+    """Replace the method `owner.name` by `change(owner.name)` while the context is open."""
     setattr(owner, name, change(getattr(owner, name)))
     try:
         yield
@@ -31,11 +31,11 @@ def changed(owner: Any, name: str, change: Callable[[Any], Any]) -> Iterator[Non
 
 @contextmanager
 def narrowed_feed_forward(model: Any, narrow: Callable[[TokenWise], TokenWise]) -> Iterator[None]:
-    """Put `narrow` of it in the place of the last layer's feed-forward function, for as long as the context is open.
+    """Replace the last layer's feed-forward function f by `narrow(f)` while the context is open.
 
     Args:
         model: a transformers base model; one whose feed-forward part has no known place stays as it is.
-        narrow: gives a function that computes less.
+        narrow: takes the function and returns one that computes less.
     """
     place = _last_feed_forward(model)
     with nullcontext() if place is None else changed(*place, narrow):

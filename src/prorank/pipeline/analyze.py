@@ -79,13 +79,13 @@ def analyze_models(
         split: whose queries; made reproducibly from `seed` where the collection lacks it.
         prompts: names or YAML files; empty: each model's own, then the shipped ones of two answers.
         queries: a seeded sample of the split's.
-        hard: negatives a query from the first ten ranks of BM25, 1 to 10.
+        hard: negatives per query from the first ten ranks of BM25, 1 to 10.
         max_length: tokens of a pair; None takes the model's own.
         device, precision: as for `Reranker`.
         seed: of made splits, of the sample and of the documents drawn.
 
     Returns:
-        `rows`, one a model and prompt, and how they were made.
+        `rows`, one per model and prompt, and how they were made.
 
     Raises:
         CheckpointError: a model cannot be found or read, or has no prompt.

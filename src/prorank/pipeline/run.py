@@ -71,10 +71,10 @@ def run_recipe(
 
     Args:
         recipe: what to do.
-        folder: where everything goes: `recipe.yaml`, `first_stage.run`, one folder a stage, `checkpoint/`,
+        folder: where everything goes: `recipe.yaml`, `first_stage.run`, one folder per stage, `checkpoint/`,
             `results.json`, plots.
         force: start over in a folder that is taken (its old contents are deleted).
-        resume: go on where an interrupted run of the same recipe stopped; refused where the data or a model changed.
+        resume: continue an interrupted run of the same recipe; refused where the data or a model changed.
         console: where to print.
         log_to: where training logs go besides console and `log.json`: `tensorboard` (in each stage's `training/`
             folder), `wandb`.
@@ -88,7 +88,7 @@ def run_recipe(
         InputError: both `force` and `resume`.
     """
     if force and resume:
-        raise InputError("--force and --resume exclude each other: one starts over, the other goes on")
+        raise InputError("--force and --resume exclude each other: one starts over, the other resumes")
     start = time.monotonic()
     for package in log_to:
         require(package, None if package == "wandb" else "train")
@@ -186,7 +186,7 @@ def finished(
         product: JSON file in the folder that takes what was found.
         inputs: what the run is made from.
         force: a run that was made from something else is started over; otherwise it is refused.
-        work: goes on with the run in its folder.
+        work: resumes the run in its folder.
 
     Raises:
         ProrankError: the folder holds a run of something else, or another process works in it.
@@ -211,7 +211,7 @@ def refuse_taken(folder: Path, force: bool, resume: bool) -> None:
     found = contents(folder)
     a_run = bool(found & {RECORD, "recipe.yaml"})
     if a_run and not force and not resume:
-        raise ProrankError(f"{folder} holds a run", hint="--resume goes on with it, --force starts over")
+        raise ProrankError(f"{folder} holds a run", hint="--resume continues it, --force starts over")
     if found and not a_run:
         hint = "--force deletes only runs of prorank" if force else "choose another output"
         raise ProrankError(f"{folder} is not empty and not a run's folder", hint=hint)
@@ -224,7 +224,7 @@ def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool, inpu
         recipe: resolved.
         folder: of the run.
         force: delete what a run left there; together with `resume` only one of another recipe, data or models.
-        resume: go on with a run of the same recipe, data and models.
+        resume: continue a run of the same recipe, data and models.
         inputs: what the run is made from; None reads the recipe's data to find out.
 
     Raises:

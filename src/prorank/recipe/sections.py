@@ -109,7 +109,7 @@ class FirstStageSection(Section):
 
 
 class Quotas(Section):
-    """Negatives a query, by first-stage rank tier (1-10, 11-100, 101-1000) and at random."""
+    """Negatives per query, by first-stage rank tier (1-10, 11-100, 101-1000) and at random."""
 
     hard: int = Field(4, ge=0)
     medium: int = Field(2, ge=0)
@@ -119,12 +119,12 @@ class Quotas(Section):
     @model_validator(mode="after")
     def _at_least_one(self) -> Quotas:
         if self.total == 0:
-            raise ValueError("at least one negative a query is needed")
+            raise ValueError("at least one negative per query is needed")
         return self
 
     @property
     def total(self) -> int:
-        """Negatives a query."""
+        """Negatives per query."""
         return self.hard + self.medium + self.easy + self.random
 
 
@@ -192,7 +192,7 @@ class WarmupSection(Optimisation):
     pairs_per_step: int = Field(16, ge=2, description="half relevant, half not")
     negatives: Negatives = Field("exchanged", description="exchanged: positives of other queries; or quotas")
     num_generations: int | Literal["exact"] = Field(
-        "exact", description="G verdicts a prompt, or the exact expectation"
+        "exact", description="G verdicts per prompt, or the exact expectation"
     )
     scale_advantages: Scale = Field("mean", description="std: GRPO; mean: MaxRL; none: Dr. GRPO")
     separate_rewards: bool = Field(True, description="format and relevance are scaled apart, then added (GDPO)")
@@ -313,7 +313,7 @@ class ListwiseSection(RankingSection):
     queries_per_step: int = Field(2, ge=1)
     lora: bool = Field(True, description="train the backbone's adapters, if it has any; false: every weight")
     reward: Literal["rr", "ndcg", "se"] = Field("rr", description="r_RR, r_nDCG or, pointwise, r_SE")
-    num_generations: int = Field(5, ge=2, description="G grades a document")
+    num_generations: int = Field(5, ge=2, description="G grades per document")
     scale_advantages: Scale = Field("std", description="as for warmup")
     epsilon: float = Field(0.2, gt=0, lt=1)
     kl: float = Field(0.001, ge=0, description="weight of KL to the starting model")

@@ -110,7 +110,7 @@ def ask_teacher(context: RunContext, sources: Sequence[Source], drawn: Mapping[s
 def reranker_alone(
     context: RunContext, sources: Sequence[Source], drawn: Mapping[str, Sequence[str]], model: str
 ) -> Run:
-    """A reranker's own scores of the drawn documents, written down block by block: after a kill it goes on there."""
+    """A reranker's own scores of the drawn documents, written down block by block: a killed run resumes there."""
     teacher, found = Reranker(model), Run()
     facts = model_facts(teacher, model)
     for number, source in enumerate(sources):

@@ -167,7 +167,7 @@ def with_unlabelled(source: Source, count: int, recipe: Recipe) -> Source:
 
 
 def from_mined(context: RunContext, source: Source, file: Path) -> Source:
-    """The source with the queries and negatives of a mined file; what is no training query is left out, and said."""
+    """The source with the queries and negatives of a mined file; prints how many are no training queries."""
     mined = read_mined(file, context.collection)
     documents = source.collection.documents
     qrels: Qrels = {}

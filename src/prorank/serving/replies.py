@@ -30,8 +30,8 @@ class Scored:
     Attributes:
         id: of the request.
         model: that is served.
-        ranking: scores that decide the order, one a pair.
-        scores: what is told, one a pair: probabilities, or the same as `ranking`.
+        ranking: scores that decide the order, one per pair.
+        scores: what is told, one per pair: probabilities, or the same as `ranking`.
         tokens: that the model read.
         truncation: what was cut to fit.
         seconds: from the request's first byte to its scores.

@@ -1,4 +1,4 @@
-"""What each API takes and gives: one class a request, one a reply.
+"""What each API takes and gives: one class per request, one per reply.
 
 A request turns itself into a `Call`, the one form in which the rest of the server knows it; `replies` writes the
 answers. Types are taken strictly, fields that are not known are passed over, as the APIs' own servers do. The `model`

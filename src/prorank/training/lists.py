@@ -73,7 +73,7 @@ def build_candidate_lists(
     most = max((len({*judged, *barred.get(query, ())}) for query, judged in qrels.items()), default=0)
     if len(everything) <= quotas.total + most:
         raise DataError(
-            f"{collection.name}: {len(everything)} documents are too few for {quotas.total} negatives a query",
+            f"{collection.name}: {len(everything)} documents are too few for {quotas.total} negatives per query",
             hint="lower the negatives in the recipe",
         )
     tiers = {"hard": quotas.hard, "medium": quotas.medium, "easy": quotas.easy}

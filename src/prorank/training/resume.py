@@ -1,4 +1,4 @@
-"""The checkpoint that interrupted training goes on from: a file that is missing or damaged is named, with the remedy.
+"""The checkpoint from which interrupted training resumes: a file that is missing or damaged is named, with the remedy.
 
 Without this the Trainer passes over a missing file, and torch's advice for a damaged one is to allow any code in it.
 Knows the files of a checkpoint and nothing of models.
@@ -37,11 +37,11 @@ def part_of_checkpoint(file: Path) -> Iterator[None]:
 
 
 def check_checkpoint(folder: Path, *, sharded: bool) -> None:
-    """Look through a checkpoint before training goes on from it.
+    """Look through a checkpoint before training resumes from it.
 
     Args:
         folder: `checkpoint-STEP`.
-        sharded: the optimiser's state lies in files of other names, one a process.
+        sharded: the optimiser's state lies in files of other names, one per process.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the best checkpoint so far is.

@@ -199,11 +199,11 @@ class StepTrainer(transformers.Trainer):
         return even(count, min(most, fewest))
 
     def _shrink(self, items: Sequence[Any]) -> None:
-        """Go on with half the tokens of a pass."""
+        """Continue with half the tokens of a pass."""
         assert self.token_budget is not None
         tokens, saved = self.costs(self.collate(items))
         self.token_budget = min(self.token_budget, sum(tokens) - sum(saved)) // 2
-        logger.warning("out of memory: training goes on with %d tokens a pass", self.token_budget)
+        logger.warning("out of memory: training goes on with %d tokens per pass", self.token_budget)
         if self.backbone.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -94,7 +94,7 @@ def kept(folder: str | Path) -> list[str]:
 
 
 def again(arguments: Sequence[str], resume: bool = False) -> str:
-    """The command that goes on where an interrupted one stopped.
+    """The command that resumes an interrupted one.
 
     Args:
         arguments: of the interrupted command, after its name.
@@ -109,12 +109,12 @@ def again(arguments: Sequence[str], resume: bool = False) -> str:
 
 @contextmanager
 def interruptible(say: Callable[[str], object], made: Callable[[], Sequence[str]], command: str) -> Iterator[None]:
-    """On Ctrl-C say what is kept and how to go on; the interrupt itself is passed on.
+    """On Ctrl-C say what is kept and how to resume; the interrupt itself is passed on.
 
     Args:
         say: prints a line.
         made: names what is kept; asked after the interrupt.
-        command: goes on.
+        command: resumes the work.
     """
     try:
         yield
@@ -122,5 +122,5 @@ def interruptible(say: Callable[[str], object], made: Callable[[], Sequence[str]
         names = made()
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         say(f"Interrupted. Kept: {', '.join(names[-SHOWN:])}{more}." if names else "Interrupted; nothing was finished.")
-        say(f"Go on with: {command}")
+        say(f"Resume with: {command}")
         raise

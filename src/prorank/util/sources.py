@@ -134,7 +134,7 @@ def _check_folder(folder: Path) -> None:
     if inside:
         hint = f"did you mean {best if best in inside else inside[0]}?"
     elif (folder / "recipe.yaml").is_file():
-        hint = "a run that has no checkpoint yet; `prorank train` with --resume goes on with it"
+        hint = "a run that has no checkpoint yet; `prorank train` with --resume resumes it"
     else:
         hint = "a model's folder has config.json, model.safetensors and tokenizer files"
     raise CheckpointError(f"cannot load '{folder}': the folder has no config.json", hint=hint)

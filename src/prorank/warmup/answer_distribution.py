@@ -111,7 +111,7 @@ def first_places(verdicts: Sequence[Sequence[int]], device: torch.device) -> tor
 def drawn_log_probs(
     logits: torch.Tensor, after: torch.Tensor | None, first: torch.Tensor, tokens: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """G drawn verdicts a prompt and how likely they are; their second tokens are drawn here where they are not known.
+    """G drawn verdicts per prompt and how likely they are; their second tokens are drawn here where they are not known.
 
     Args:
         logits: (B, V) after the prompts.

@@ -142,7 +142,7 @@ def policy_loss(
 
     Args:
         log_prob, old_log_prob: (N, L) token log-probabilities, now and when they were drawn.
-        advantages: (N,) one a completion, from `group_advantages`.
+        advantages: (N,) one per completion, from `group_advantages`.
         mask: (N, L), 1 for tokens that count; None counts all.
         epsilon, epsilon_high: clip range.
         beta: weight of the KL estimate; needs `ref_log_prob` (N, L) when above 0.

@@ -77,7 +77,7 @@ def verdict_metrics(outcomes: Sequence[PairOutcome], best: int = 1) -> VerdictMe
     """Held-out metrics from the pairs' outcomes.
 
     Args:
-        outcomes: one a pair, in any order.
+        outcomes: one per pair, in any order.
         best: index of the best answer, K - 1.
 
     >>> pairs = [PairOutcome(0, 0, 0.0, 1.0), PairOutcome(1, 1, 0.0, 1.0), PairOutcome(-1, 1, 0.0, 0.0)]

@@ -278,7 +278,7 @@ class WarmupTrainer(SlotTrainer):
         return found
 
     def _drawn_loss(self, outputs: Outputs, inputs: dict[str, Any], share: torch.Tensor) -> torch.Tensor:
-        """GRPO loss over G drawn verdicts a prompt, drawn now or kept from before."""
+        """GRPO loss over G drawn verdicts per prompt, drawn now or kept from before."""
         settings, step = self.settings, self.state.global_step
         rollout, after = self.rollouts.get(step), outputs.get("after")
         first = inputs["first"] if "first" in inputs else self._first_tokens(outputs["drawn"])
@@ -341,7 +341,7 @@ class WarmupTrainer(SlotTrainer):
         return verdict_metrics(self.outcomes(items), best=len(self.answer_ids) - 1)
 
     def held_out(self) -> dict[str, float]:
-        """Format rate, balanced accuracy, verdict balance and entropy; a collapse is said aloud."""
+        """Format rate, balanced accuracy, verdict balance and entropy; prints a collapse."""
         metrics = self.metrics(self.held_out_items)
         problem = diagnosis(metrics)
         if problem and self.is_world_process_zero():

@@ -1,6 +1,6 @@
 // Text -> documents. Knows formats; nothing of the page.
 
-export const FORMATS = { lines: "one a line", paragraphs: "paragraphs", jsonl: "JSON Lines", csv: "CSV" };
+export const FORMATS = { lines: "one per line", paragraphs: "paragraphs", jsonl: "JSON Lines", csv: "CSV" };
 const TEXT = "text", TITLE = "title";
 
 /** The format of a text that was pasted. */
@@ -26,7 +26,7 @@ export function documentsOf(text, format) {
   return parts.map((part) => part.replace(/^\n+|\s+$/g, "")).filter((part) => part.trim());
 }
 
-/** Strings, or objects with a text and maybe a title: one a line, or all in one array. */
+/** Strings, or objects with a text and maybe a title: one per line, or all in one array. */
 function jsonLines(text) {
   if (text.trimStart().startsWith("[")) return parsed(text, "this").map((value, place) => content(value, `number ${place + 1}`));
   return text.split("\n").flatMap((line, place) => {
