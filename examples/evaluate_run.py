@@ -1,19 +1,22 @@
 """Is my run better than BM25, or is it chance? Metrics with intervals and a paired test, from two TREC run files.
 
-python evaluate_run.py COLLECTION BASELINE.run MINE.run
+python evaluate_run.py JUDGMENTS BASELINE.run MINE.run
+
+JUDGMENTS are a collection, whose test split counts, or a file of TREC qrels.
 """
 
 import sys
+from pathlib import Path
 
 from prorank.data.collection import load_collection
-from prorank.data.trec import read_run
+from prorank.data.trec import read_qrels, read_run
 from prorank.evaluation.metrics import evaluate_run
 from prorank.evaluation.significance import bootstrap_interval, compare
 
 
-def report(collection: str, baseline: str, mine: str, metric: str = "ndcg@10") -> str:
+def report(judgments: str, baseline: str, mine: str, metric: str = "ndcg@10") -> str:
     """Two lines of means with 95 % intervals, and one with the difference."""
-    qrels = load_collection(collection).judgments("test")
+    qrels = read_qrels(judgments) if Path(judgments).is_file() else load_collection(judgments).judgments("test")
     evaluations = {path: evaluate_run(read_run(path), qrels) for path in (baseline, mine)}
     lines = []
     for path, evaluation in evaluations.items():
@@ -25,4 +28,6 @@ def report(collection: str, baseline: str, mine: str, metric: str = "ndcg@10") -
 
 
 if __name__ == "__main__":
-    print(report(*sys.argv[1:4]))
+    if len(sys.argv) != 4:
+        sys.exit("usage: python evaluate_run.py JUDGMENTS BASELINE.run MINE.run")
+    print(report(*sys.argv[1:]))

@@ -7,10 +7,7 @@ from prorank import Reranker
 from prorank.engine.scores import logit_difference
 
 LISTS = [  # the first document of each is the best
-    (
-        "when do owls hunt",
-        ["Owls hunt mice at night.", "The moon is far away.", "Owls are birds."],
-    ),  # the first is best
+    ("when do owls hunt", ["Owls hunt mice at night.", "The moon is far away.", "Owls are birds."]),
     ("how far is the moon", ["The moon is far away.", "Owls hunt mice at night.", "The moon is bright."]),
 ]
 

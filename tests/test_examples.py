@@ -61,6 +61,10 @@ def test_evaluate_run_compares_two_runs(word_collection, tmp_path):
     said = evaluate_run.report(str(word_collection), str(tmp_path / "second.run"), str(tmp_path / "first.run"))
     assert "first.run: ndcg@10 1.000 [1.000, 1.000]" in said and "second.run: ndcg@10 0.631" in said
     assert "difference +0.369" in said
+    lines = [f"{query} 0 {document} {grade}\n" for query, own in qrels.items() for document, grade in own.items()]
+    (tmp_path / "judged.qrels").write_text("".join(lines), encoding="utf-8")
+    runs = (str(tmp_path / "second.run"), str(tmp_path / "first.run"))
+    assert evaluate_run.report(str(tmp_path / "judged.qrels"), *runs) == said
 
 
 @pytest.mark.skipif(
@@ -100,10 +104,25 @@ def test_lancedb_joins_vectors_and_words_and_the_reranker_orders(two_candidates,
     assert [row["_relevance_score"] for row in found] == pytest.approx(chances, abs=1e-4)
 
 
-@pytest.mark.parametrize("script", ["own_loss", "own_reward"])
-def test_scripts_run_as_they_stand(script, capsys):
+@pytest.mark.parametrize(
+    ("script", "prints"),
+    [
+        ("own_loss", r"[\d.]+ -> [+\d.]+"),
+        ("own_prompt", r"'corpus_id': 1"),
+        ("own_reward", r"[\d.]+ -> [+\d.]+"),
+        ("rerank_for_rag", r"(?m)^\[[+-][\d.]+\] "),
+    ],
+)
+def test_scripts_run_as_they_stand(script, prints, capsys):
     runpy.run_path(str(ROOT / "examples" / f"{script}.py"), run_name="__main__")
-    assert re.search(r"[\d.]+ -> [+\d.]+", capsys.readouterr().out)
+    assert re.search(prints, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.run", "b.run"], ["c", "a.run", "b.run", "more"]])
+def test_a_script_without_its_arguments_says_its_usage(arguments, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate_run.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^usage: python evaluate_run\.py JUDGMENTS BASELINE"):
+        runpy.run_path(str(ROOT / "examples" / "evaluate_run.py"), run_name="__main__")
 
 
 def test_the_notebook_runs():

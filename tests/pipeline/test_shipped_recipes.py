@@ -6,6 +6,8 @@ import transformers
 from conftest import SIZE, bert_tokenizer, byte_tokenizer, save
 
 from prorank.bench.toy import WORDS
+from prorank.data.collection import load_collection
+from prorank.first_stage.terms import detect_language
 from prorank.pipeline.run import run_recipe
 from prorank.recipe.loading import load_recipe, shipped_recipes, validate_recipe
 
@@ -79,3 +81,10 @@ def test_shipped_recipes_run_two_steps(name, stand_ins, word_collection, tmp_pat
     results = run_recipe(validate_recipe(tree), tmp_path / "run")
     stages = (recipe.warmup, recipe.score_learning, recipe.sft, recipe.listwise)
     assert len(results["rows"]) == 3 + sum(stage is not None for stage in stages)
+
+
+def test_the_recipe_for_ones_own_data_reads_any_language_and_its_example_as_before():
+    recipe = load_recipe("tune")
+    documents = load_collection(recipe.data.collection).documents
+    assert recipe.first_stage.language == "auto"
+    assert detect_language(document.content for document in documents.values()) == "en"

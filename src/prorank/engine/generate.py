@@ -144,10 +144,9 @@ def draw(
     count: int,
     max_tokens: int,
     end_ids: Sequence[int],
-    generator: torch.Generator | None = None,
     temperature: float = 1.0,
 ) -> list[list[list[int]]]:
-    """Sample `count` completions of each prompt from copies of the prompt's cache.
+    """Sample `count` completions of each prompt from copies of the prompt's cache, by torch's random numbers.
 
     Args:
         backbone: a causal model.
@@ -155,7 +154,6 @@ def draw(
         count: completions per prompt (G).
         max_tokens: a completion ends here at the latest.
         end_ids: tokens that end a completion; they are its last token.
-        generator: source of randomness; None uses torch's.
         temperature: 0 takes the likeliest token.
 
     Returns:
@@ -185,7 +183,7 @@ def draw(
             if temperature == 0:
                 token = logits.argmax(-1, keepdim=True)
             else:
-                token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)  # (B * G, 1)
+                token = torch.multinomial((logits / temperature).softmax(-1), 1)  # (B * G, 1)
             drawn.append(torch.where(done[:, None], -1, token))
             done |= torch.isin(token[:, 0], ends)
             if done.all() or step == max_tokens - 1:

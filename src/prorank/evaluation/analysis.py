@@ -116,15 +116,6 @@ def tied_pairs(values: Sequence[float], groups: Sequence[int]) -> float | None:
     return ties / pairs if pairs else None
 
 
-def distinct_share(values: Sequence[float], groups: Sequence[int]) -> float:
-    """Different values of a query's documents for each of them, queries' mean: 1 where no two are the same.
-
-    >>> distinct_share([1.0, 1.0, 2.0, 5.0], [0, 0, 1, 1])
-    0.75
-    """
-    return float(np.mean([len(set(rows)) / len(rows) for rows in _by_group(values, groups)]))
-
-
 def spreads(values: Sequence[float], groups: Sequence[int]) -> tuple[float, float]:
     """Standard deviation of scores within a query (root of the mean variance), and of the queries' means.
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+LARGEST_FACTOR = 10.0  # of a verdict that is given less often than others
+
 
 def verdicts(tokens: torch.Tensor, answer_ids: torch.Tensor) -> torch.Tensor:
     """Which answer each token is.
@@ -72,7 +74,7 @@ def faded_format_weight(format_rate: float, weight: float = 1.0) -> float:
     return weight * (1.0 - min(max(format_rate, 0.0), 1.0))
 
 
-def balance_factors(share: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
+def balance_factors(share: torch.Tensor) -> torch.Tensor:
     """Factor of each verdict's reward: 1 / (K * share), where share is its part of the batch's answers.
 
     A policy gradient moves each answer in proportion to its probability, so the likelier answer runs away with
@@ -81,13 +83,12 @@ def balance_factors(share: torch.Tensor, limit: float = 10.0) -> torch.Tensor:
 
     Args:
         share: (K,) sums to 1.
-        limit: largest factor.
 
     Returns:
-        (K + 1,) factors; 1 for anything that is no answer.
+        (K + 1,) factors of at most `LARGEST_FACTOR`; 1 for anything that is no answer.
 
     >>> balance_factors(torch.tensor([0.75, 0.25]))
     tensor([0.6667, 2.0000, 1.0000])
     """
-    factors = (1.0 / (len(share) * share)).clamp(max=limit)
+    factors = (1.0 / (len(share) * share)).clamp(max=LARGEST_FACTOR)
     return torch.cat([factors, factors.new_ones(1)])
