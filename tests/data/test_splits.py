@@ -8,7 +8,7 @@ from prorank.data.overlap import shared_queries
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.recipe.loading import load_recipe
 from prorank.recipe.sections import DataSection
-from prorank.training.splits import sound
+from prorank.training.splits import run_splits, sound
 from prorank.util.errors import DataError, RecipeError
 
 DOCUMENTS = {f"d{i}": f"text {i}" for i in range(5)}
@@ -206,5 +206,7 @@ def test_a_mistyped_split_of_a_collection_too_small_to_split_is_told_by_its_name
     (tmp_path / "col" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
     with pytest.raises(DataError, match=r"col has no split 'nope' \(it has test; "):
         load_with_split(str(tmp_path / "col"), "nope")
+    with pytest.raises(DataError, match="col has no split 'nope'"):
+        run_splits(load_recipe("quickstart", ["data.dev=nope"]), [load_collection(tmp_path / "col")])
     with pytest.raises(DataError, match="too few judged queries"):
         load_with_split(str(tmp_path / "col"), "dev")

@@ -23,11 +23,7 @@ def load_with_split(path: str, split: str, *, seed: int = 13, strict: bool = Fal
         DataError: as `load_collection` and `with_splits`; or a split that neither is there nor is ever made.
     """
     loaded = _loaded(path, strict)
-    if split not in (*loaded.qrels, *MADE):
-        raise DataError(
-            f"{loaded.name} has no split '{split}'",
-            hint=f"it has {', '.join(sorted(loaded.qrels)) or 'none'}; of {', '.join(MADE)} what is missing is made",
-        )
+    require_split(loaded, split)
     return loaded if split in loaded.qrels else with_splits(loaded, seed=seed)
 
 
@@ -45,6 +41,20 @@ def _loaded(path: str, strict: bool = False) -> Collection:
             "%s: %d judgments are left out (%s); `prorank data check` lists all", loaded.name, len(lost), lost[0]
         )
     return loaded
+
+
+def require_split(collection: Collection, split: str) -> None:
+    """Refuse a split that a collection lacks and that is never made.
+
+    Raises:
+        DataError: the message names those that there are.
+    """
+    if split not in (*collection.qrels, *MADE):
+        there = ", ".join(sorted(collection.qrels)) or "none"
+        raise DataError(
+            f"{collection.name} has no split '{split}'",
+            hint=f"it has {there}; of {', '.join(MADE)} what is missing is made",
+        )
 
 
 def require_relevant(qrels: Qrels, name: str, relevant_from: int = 1) -> None:

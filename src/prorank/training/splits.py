@@ -12,7 +12,7 @@ from typing import Any
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.splits import require_relevant, with_splits
+from prorank.data.splits import require_relevant, require_split, with_splits
 from prorank.data.trec import check_ids
 from prorank.recipe.sections import DataSection, Recipe
 from prorank.training.mined import read_mined
@@ -26,8 +26,11 @@ def run_splits(recipe: Recipe, collections: Sequence[Collection]) -> tuple[list[
     """The recipe's collections with their splits, as `sound` leaves them; its file of mined negatives is read as well.
 
     Raises:
-        DataError: as `sound`, or the mined file is malformed.
+        DataError: as `sound`, a split that neither is there nor is ever made, or the mined file is malformed.
     """
+    for collection in collections:
+        for split in (recipe.data.train, recipe.data.dev, recipe.data.test):
+            require_split(collection, split)
     found, leakage = sound([with_splits(collection, seed=recipe.seed) for collection in collections], recipe.data)
     if recipe.score_learning is not None and recipe.score_learning.mined is not None:
         mined = read_mined(Path(recipe.score_learning.mined), found[0])
