@@ -269,7 +269,7 @@ class Reranker:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
 
         Returns:
-            One score a pair, in order; an empty list for no pairs.
+            One score per pair, in order; an empty list for no pairs.
 
         Raises:
             InputTypeError: not pairs, or a query or document of another type.
@@ -290,7 +290,7 @@ class Reranker:
             scores: from `score`.
 
         Returns:
-            One number in 0..1 a score.
+            One number in 0..1 per score.
 
         Raises:
             CheckpointError: no calibration, and the score is not a difference of logits.

@@ -118,7 +118,7 @@ def run_peer_bench(
         base: recipe with both stages.
         systems: of `SYSTEMS`; the first is what the others are compared with.
         seeds: of lists, data order and initial heads.
-        folder: one folder a run, `SEED/SYSTEM`; those that are done are not repeated.
+        folder: one folder per run, `SEED/SYSTEM`; those that are done are not repeated.
         console: where progress goes.
         force: start over what was made from another recipe, other data or another model; refused without.
 

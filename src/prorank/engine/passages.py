@@ -97,7 +97,7 @@ def excerpts_beside(
 
 
 def aggregate(scores: np.ndarray, owners: Sequence[int], count: int, how: Aggregation) -> np.ndarray:
-    """One score a document from the scores of its passages.
+    """One score per document from the scores of its passages.
 
     Args:
         scores: (P,) passage scores.

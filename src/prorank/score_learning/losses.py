@@ -1,6 +1,6 @@
 """Score-learning losses: pure functions of scores, one formula each. Knows tensors only.
 
-Scores are laid out as candidate lists: (Q, N), one row a query. Labels are grades (0 = not relevant).
+Scores are laid out as candidate lists: (Q, N), one row per query. Labels are grades (0 = not relevant).
 Every loss is a mean over queries (or over pairs, where it is defined on pairs).
 """
 
