@@ -1,7 +1,7 @@
 """Excerpts: the stretch that is chosen, what is kept of the beginning, and that nothing is cut in vain."""
 
 import pytest
-from conftest import WORDS
+from conftest import WORDS, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -62,3 +62,24 @@ def test_an_excerpt_has_the_tokens_that_it_may_have(plain, words, asked, tokens)
     assert len(text.split()) == min(tokens, len(words))
     if set(asked) & set(words):
         assert set(asked) & set(text.split())
+
+
+def test_a_word_at_the_start_of_a_query_is_found_inside_a_document():
+    """In byte-level vocabularies a word behind a space is another token than at the start of a text."""
+    plain = PlainTokenizer(byte_tokenizer())
+    assert plain.ids(["river"])[0] != plain.ids([" river"])[0]
+    document = " ".join(["apple stone"] * 20 + ["river"] + ["apple stone"] * 20)
+    ((_, text),) = excerpts(plain, [("river", document)], 8)
+    assert "river" in text and "  " not in text
+
+
+@given(st.data())
+def test_the_running_sums_are_those_of_every_stretch(data):
+    places = sorted(data.draw(st.sets(st.integers(0, 200), min_size=1, max_size=60)))
+    hits = [Hit(place, data.draw(st.integers(0, 2))) for place in places]
+    width = data.draw(st.integers(1, 50))
+    weights = rarity(hits, 260)
+    start = richest(hits, weights, 0, width, 260)
+    assert value(hits, weights, start, width) == pytest.approx(
+        max(value(hits, weights, other, width) for other in places)
+    )

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from prorank import Reranker
+from prorank.model.backbone import Backbone
 from prorank.model.device import fast_bf16, resolve_precision
 from prorank.model.loading import detect_family, load_backbone
 from prorank.model.packing import one_pack
@@ -211,3 +212,26 @@ def test_pickled_weights_are_not_read(bert_folder, tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError):
         load_backbone(tmp_path)
+
+
+def test_adapters_beside_experts_are_trained():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 2}
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=100, bos_token_id=None, eos_token_id=None, num_experts_per_tok=1, **sizes, **heads
+    )
+    backbone = Backbone(transformers.Qwen3MoeForCausalLM(config), None, "causal")
+    backbone.add_lora(4, 8, 0.0)
+    ids = torch.tensor([[5, 6, 7]])
+    backbone.slot_hidden(ids, torch.ones_like(ids), torch.tensor([2])).sum().backward()
+    assert all(weight.grad is not None for name, weight in backbone.named_parameters() if "lora" in name)
+
+
+def test_a_head_of_an_unknown_kind_is_named():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.RemBertConfig(
+        vocab_size=100, input_embedding_size=16, output_embedding_size=16, bos_token_id=None, eos_token_id=None, **sizes
+    )
+    backbone = Backbone(transformers.RemBertForMaskedLM(config), None, "masked")
+    with pytest.raises(CheckpointError, match="the head of RemBertForMaskedLM is not known"):
+        backbone.supports_packing  # noqa: B018

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from prorank.model import attention
 from prorank.model.attention import WrittenOut, _attention, packed_attention
 from prorank.model.backbone import Backbone
 from prorank.model.last_layer import layers_of
@@ -71,8 +72,6 @@ def packed_hidden(backbone, sequences, groups, budget, slot_from_end):
 
 @pytest.mark.parametrize("name", ["qwen2", "mistral with a window", "modernbert with windows"])
 def test_long_spans_are_attended_block_by_block(name, monkeypatch):
-    from prorank.model import attention
-
     backbone = backbone_of(name)
     sequences = [[*range(10, 40), *(5 + (7 * i + j) % 90 for i in range(40))] for j in range(3)]
     with torch.inference_mode():
@@ -100,21 +99,54 @@ def test_packed_states_equal_the_models_own(name):
 
 
 @pytest.mark.parametrize("name", ["qwen2", "bert", "roberta", "mistral with a window"])
-def test_the_last_layer_asks_at_the_slots_alone(name):
+def test_the_last_layer_asks_at_the_slots_alone(name, monkeypatch):
     backbone = backbone_of(name)
     layers = layers_of(backbone.core.base_model)
-    asked = []
+    asked, attended = [], []
     for layer in layers:
-        part = layer.self_attn.q_proj if hasattr(layer, "self_attn") else layer.attention.self.query
-        part.register_forward_hook(lambda _, __, found: asked.append(int(found.any(-1).sum())))
+        bert = not hasattr(layer, "self_attn")
+        part = layer.attention.self.query if bert else layer.self_attn.q_proj
+        output = layer.attention.output.dense if bert else layer.self_attn.o_proj
+        for each in (part, output):
+            each.register_forward_hook(lambda _, __, found: asked.append(int(found.any(-1).sum())))
+    real = attention._attention_at
+    monkeypatch.setattr(
+        attention, "_attention_at", lambda slots, *more: attended.append(len(slots)) or real(slots, *more)
+    )
     pack = one_pack(
         [[5, 6, 7, 8], [5, 9, 9]], causal=backbone.family == "causal", position_offset=backbone.position_offset
     )
     with torch.inference_mode():
         backbone.packed_hidden(pack)
-        assert asked == [7] * (len(layers) - 1) + [2]
+        assert asked == [7, 7] * (len(layers) - 1) + [2, 2] and attended == [2]
         found = backbone.packed_hidden(pack)
     assert "forward" not in vars(part) and found.any(-1).all()  # the layers are as they were
+
+
+def test_many_slots_of_a_sequence_are_attended_in_one_call(monkeypatch):
+    backbone = backbone_of("qwen3")
+    monkeypatch.setattr(attention, "_attention_at", None)
+    sequences = [[5, 6, 7, 8, 9, 3], [5, 9, 9, 2, 8]]
+    with torch.inference_mode():
+        (pack,) = plan_packs(sequences, [0, 1], 99, causal=True, slots=4)
+        found = backbone.packed_hidden(pack).view(2, 4, -1)
+        for row, sequence in zip(found, (sequences[place] for place in pack.sequences)):
+            ids = torch.tensor([sequence])
+            expected = backbone.slot_hidden(
+                ids, torch.ones_like(ids), torch.tensor([[len(sequence) - 4 + i for i in range(4)]])
+            )
+            torch.testing.assert_close(row, expected[0], atol=1e-4, rtol=1e-4)
+
+
+def test_padded_layers_run_twice_give_the_same_gradient():
+    gradients = []
+    for twice in (False, True):
+        backbone = backbone_of("qwen3").train()
+        backbone.gradient_checkpointing = twice
+        padded_hidden(backbone, [[5, 6, 7, 8], [5, 9, 9]], 1).pow(2).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_gradients_through_a_pack_equal_those_through_padding():

@@ -52,12 +52,22 @@ def richest(hits: Sequence[Hit], weights: Mapping[int, float], first: int, width
     """
     own = hits[bisect_left(hits, first, key=lambda hit: hit.place) :]
     best, found = 0.0, first
-    for number, hit in enumerate(own):
-        inside = own[number : bisect_left(own, hit.place + width, key=lambda one: one.place)]
-        once = sum(weights[token] for token in sorted({one.token for one in inside}))
-        value = once + AGAIN * sum(weights[one.token] for one in inside)
-        if value > best:
-            best, found = value, hit.place - (width - (inside[-1].place - hit.place + 1)) // 2
+    inside: Counter[int] = Counter()
+    once = each = 0.0  # weight of the tokens inside, each token once and each of its places
+    end = 0
+    for hit in own:
+        while end < len(own) and own[end].place < hit.place + width:
+            token = own[end].token
+            once += 0.0 if inside[token] else weights[token]
+            each += weights[token]
+            inside[token] += 1
+            end += 1
+        value = once + AGAIN * each
+        if value > best + 1e-9:  # not by rounding
+            best, found = value, hit.place - (width - (own[end - 1].place - hit.place + 1)) // 2
+        inside[hit.token] -= 1
+        each -= weights[hit.token]
+        once -= 0.0 if inside[hit.token] else weights[hit.token]
     return min(max(found, first), length - width)
 
 
@@ -76,7 +86,8 @@ def excerpts(
         return found
     sizes = [tokens] * len(found) if isinstance(tokens, int) else tokens
     queries = list(dict.fromkeys(query for query, _ in texts))
-    asked = dict(zip(queries, map(frozenset, plain.ids(queries))))
+    inside = plain.ids([f" {query}" for query in queries])  # many tokenizers have other tokens behind a space
+    asked = {query: {*ids, *others} for query, ids, others in zip(queries, plain.ids(queries), inside)}
     encodings = plain.encodings([document for _, document in texts])
     for place, ((query, document), encoding, size) in enumerate(zip(texts, encodings, sizes)):
         if len(encoding.ids) > size:
@@ -93,5 +104,5 @@ def _excerpt(document: str, offsets: Sequence[tuple[int, int]], hits: Sequence[H
     end = offsets[start + width - 1][1]
     if start == beginning:  # nothing lies between
         return document[:end]
-    stretch = document[offsets[start][0] : end]
+    stretch = document[offsets[start][0] : end].lstrip()  # some tokenizers' words begin with their space
     return f"{document[: offsets[beginning - 1][1]]} {stretch}" if beginning else stretch

@@ -74,7 +74,8 @@ def packed_attention(
     lengths = [span.stop - span.start for span in pack.spans]
     own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
     reach = max(prefix + longest for prefix, longest in pack.longest_spans.items())
-    if slots is not None and (sliding_window is None or reach <= sliding_window):
+    few = slots is not None and len(slots) <= 2 * len(pack.spans)  # else, as in training of reasoning, one call is less
+    if slots is not None and few and (sliding_window is None or reach <= sliding_window):
         return _attention_at(slots, own, key, value, pack, dropout, scaling), None
     pieces = []
     for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):

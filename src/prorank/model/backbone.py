@@ -155,7 +155,10 @@ class Backbone(nn.Module):
                 longest = int(lengths[rows].max())
                 types = {} if type_ids is None else {"token_type_ids": type_ids[rows, :longest]}
                 states = self.core.base_model(
-                    input_ids=input_ids[rows, :longest], attention_mask=attention_mask[rows, :longest], **types
+                    input_ids=input_ids[rows, :longest],
+                    attention_mask=attention_mask[rows, :longest],
+                    **types,
+                    **self.uncached,
                 ).last_hidden_state  # (b, t, H)
                 index = torch.arange(len(rows), device=states.device).view(-1, *[1] * (slot.ndim - 1))
                 pieces.append(states[index, slot[rows]])
@@ -372,7 +375,7 @@ def cast_frozen(model: Any, dtype: torch.dtype) -> None:
     """Give the layers' matrices that LoRA adapters stand beside this type; the adapters stay as they are."""
     for layer in layers_of(model.get_base_model().base_model):
         for module in layer.modules():
-            if hasattr(module, "lora_A"):
+            if hasattr(module, "lora_A") and hasattr(module.base_layer, "weight"):  # experts hold theirs elsewhere
                 module.base_layer.weight.data = module.base_layer.weight.data.to(dtype)
 
 

@@ -22,7 +22,7 @@ def masked_transform(model: Any) -> Head:
     Raises:
         CheckpointError: a model of an unknown kind.
     """
-    if hasattr(model, "cls"):  # BERT
+    if hasattr(getattr(getattr(model, "cls", None), "predictions", None), "transform"):  # BERT
         return model.cls.predictions.transform
     if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
         return model.head

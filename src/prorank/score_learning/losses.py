@@ -76,8 +76,9 @@ def listwise_softmax(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
 
 
 def lambda_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """(mu delta_ij + rho_ij) |G_i - G_j| log2(1 + exp(-(s_i - s_j))) over all pairs i better than j. 0 if no pair.
+    """(mu delta_ij + rho_ij) |G_i - G_j| log2(1 + exp(-(s_i - s_j))), the mean over pairs i better than j.
 
+    0 if there is no pair.
     With r the rank by the scores, 1/D(r) = 1/log2(1 + r) and G_i = (2^label_i - 1) / DCG of the best order:
     rho_ij = |1/D(r_i) - 1/D(r_j)| is what exchanging the two would change, delta_ij = |1/D(g) - 1/D(g + 1)| with
     g = |r_i - r_j| bounds NDCG more tightly, and mu = 10. Ranks have no gradient.

@@ -146,7 +146,7 @@ class Batcher:
     """One thread that owns the model, and the jobs that wait for it.
 
     Args:
-        score: scores per batch; only the batcher's thread calls it.
+        score: scores one batch; only the batcher's thread calls it.
         budget: tokens of a batch.
         max_pairs: pairs that may be admitted and unanswered at once.
         observe: hears of every batch that was scored.
