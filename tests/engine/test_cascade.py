@@ -54,7 +54,7 @@ def test_every_list_is_ordered_by_how_far_its_documents_were_read(data):
         whole = [p for p in own if last[p] is None or lengths[p] <= last[p]]
         assert len(whole) >= min(len(own), TWICE.at_least)
         np.testing.assert_array_equal(found[whole], by[None][whole])
-        if len(own) <= TWICE.at_least:
+        if len(own) <= TWICE.at_least or sum(lengths[place] for place in own) < 2 * 2 * len(own):
             assert all(last[place] is None for place in own)
         full = [found[place] for place in own if last[place] is None]
         for tokens in (2, 4):

@@ -19,6 +19,7 @@ from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.truncation import Truncation
 from prorank.util.errors import CheckpointError
 
+LONGER = 2  # so many times an excerpt's length a list's documents must have, or excerpts cost more than they save
 Pass = tuple[list[int], "int | None"]  # places of pairs, and tokens of each document that are read (None: all)
 Passes = Generator[Pass, np.ndarray, np.ndarray]
 Read = Callable[[list[int], "int | None"], np.ndarray]  # a pass -> its scores
@@ -47,7 +48,8 @@ def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
     """A generator that yields, pass after pass, which pairs to read and how much; it is sent their scores.
 
     A document that is read whole has the score that it has without a cascade. One that is not keeps the score of its
-    excerpt, moved below those that were read further. Lists of up to `at_least` documents are read whole at once.
+    excerpt, moved below those that were read further. Lists of up to `at_least` documents are read whole at once, and
+    so are lists whose documents are on average less than `LONGER` times as long as the first excerpt.
 
     Args:
         cascade: how much is read of how many.
@@ -64,7 +66,12 @@ def cascade_passes(cascade: Cascade, groups: Sequence[int], lengths: Sequence[in
     for place, group in enumerate(groups):
         lists.setdefault(group, []).append(place)
     scores, whole = np.zeros(len(groups), dtype=np.float32), np.zeros(len(groups), dtype=bool)
-    going = {group: places for group, places in lists.items() if len(places) > cascade.at_least}
+    going = {
+        group: places
+        for group, places in lists.items()
+        if len(places) > cascade.at_least
+        and sum(lengths[place] for place in places) >= LONGER * cascade.tokens[0] * len(places)
+    }
     steps: list[tuple[list[int], list[int]]] = []  # of a list: places that went on, places that did not
     for tokens, share in zip(cascade.tokens, cascade.shares):
         due = [place for places in going.values() for place in places if not whole[place]]
