@@ -147,7 +147,7 @@ def collection_sections(entries: Sequence[Entry], collection: Collection, qrels:
     }
     parts = [
         f"<p class=verdict>{escape(verdict(rows, key))}</p>",
-        *(section(title, figure, note) for (title, figure), note in zip(plots.items(), NOTES)),
+        *(section(title, figure, note) for (title, figure), note in zip(plots.items(), NOTES, strict=True)),
     ]
     for entry in entries[1:]:
         parts.append(changes(entries[0], entry, collection, qrels))

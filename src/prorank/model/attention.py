@@ -80,9 +80,7 @@ def packed_attention(
     pieces = []
     for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
         tokens, prefix = stop - start, prefix_stop - prefix_start
-        if prefix:
-            keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
-            values = torch.cat([value[:, :, prefix_start:prefix_stop], values], 2)
+        keys, values = _behind(prefix_start, prefix_stop, (key, keys), (value, values))
         windowed = sliding_window is not None and prefix + tokens > sliding_window
         masked = (prefix and pack.causal and tokens > 1) or windowed
         block = QUERY_BLOCK if masked and pack.causal else tokens  # what lies behind a block is not even looked at
@@ -110,6 +108,13 @@ def packed_attention(
     return torch.cat(pieces, 2).transpose(1, 2).contiguous(), None
 
 
+def _behind(start: int, stop: int, *states: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """A span's own states behind those of its prefix, for each (of the whole row, of the span)."""
+    if start == stop:
+        return tuple(own for _, own in states)
+    return tuple(torch.cat([whole[:, :, start:stop], own], 2) for whole, own in states)
+
+
 def _attention_at(
     slots: torch.Tensor,
     own: Iterable[tuple[torch.Tensor, ...]],
@@ -124,9 +129,7 @@ def _attention_at(
     places: list[int] = rising.tolist()
     pieces: list[torch.Tensor] = []
     for (start, stop, prefix_start, prefix_stop), (queries, keys, values) in zip(pack.spans, own):
-        if prefix_stop > prefix_start:
-            keys = torch.cat([key[:, :, prefix_start:prefix_stop], keys], 2)
-            values = torch.cat([value[:, :, prefix_start:prefix_stop], values], 2)
+        keys, values = _behind(prefix_start, prefix_stop, (key, keys), (value, values))
         while len(pieces) < len(places) and places[len(pieces)] < stop:
             place = places[len(pieces)] - start
             seen = prefix_stop - prefix_start + place + 1 if pack.causal else keys.shape[2]
