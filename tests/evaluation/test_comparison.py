@@ -168,6 +168,19 @@ def test_queries_that_a_run_lacks_are_told_and_a_run_of_others_is_refused(runs, 
     assert code == 2 and "other.run holds none of the 5 judged queries (--split names" in err
 
 
+def test_every_command_that_reads_a_run_tells_queries_that_it_lacks(runs, call, bert_folder):
+    lines = (runs / "good.run").read_text().splitlines(keepends=True)
+    (runs / "part.run").write_text("".join(line for line in lines if not line.startswith("q4 ")))
+    (runs / "other.run").write_text("".join(f"other-{line}" for line in lines))
+    evaluate, mine = ["evaluate", bert_folder, runs / "c", "--depth", 2], ["data", "mine", runs / "c", "--split", "test"]
+    for command, lost in ((evaluate, "they score 0"), (mine, "they get random negatives alone")):
+        places = ["--output", runs / command[0], "--force"] if command is mine else ["--prompt", "prorank-short"]
+        code, _, err = call(*command, *places, "--run", runs / "part.run")
+        assert code == 0 and f"part.run lacks 1 of 5 judged queries; {lost}" in " ".join(err.split())
+        code, _, err = call(*command, *places, "--run", runs / "other.run")
+        assert code == 2 and "other.run holds none of the 5 judged queries" in err
+
+
 @pytest.mark.parametrize("metric", ["RR@10", "P@3", "AP@100"])
 def test_a_page_is_made_for_any_metric(runs, call, metric):
     page = runs / "report.html"

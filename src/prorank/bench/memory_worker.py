@@ -33,6 +33,7 @@ from prorank.warmup.pairs import PairItem
 from prorank.warmup.trainer import WarmupTrainer
 
 LIST = 8  # documents of a query in score learning
+RATE = 1e-6  # learning rate; small, so that no step leads to another kind of numbers
 
 
 def random_pairs(backbone: Backbone, pairs: int, length: int) -> list[list[int]]:
@@ -79,18 +80,23 @@ def trainer_of(spec: dict[str, Any], folder: Path) -> SlotTrainer:
     return WarmupTrainer(context(WarmupSection(pairs_per_step=len(rows), **common), pairs), [])
 
 
-def main(spec_file: str, result_file: str) -> None:
-    """Measure one point."""
-    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(spec, Path(folder))
+def whole_in_memory(model: torch.nn.Module) -> None:
+    """Bring weights that are mapped from a file into memory."""
+    for parameter in model.parameters():
+        parameter.detach().sum()
+
+
+def timed_steps(trainer: SlotTrainer, steps: int) -> dict[str, Any]:
+    """Seconds of each step over all of the trainer's items, and bytes at the highest point beyond the weights.
+
+    The first step is left out of the median.
+    """
     backbone, items = trainer.backbone, Items(list(trainer.context.items))
-    for parameter in backbone.parameters():
-        parameter.detach().sum()  # weights that are mapped from a file come into memory
+    whole_in_memory(backbone)
     trained = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
-    memory, seconds = Memory(spec["device"]), []
-    for _ in range(spec["steps"] + 1):
+    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    memory, seconds = Memory(str(backbone.device)), []
+    for _ in range(steps + 1):
         start = time.perf_counter()
         loss = trainer.training_step(backbone, {"items": items})
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -98,10 +104,16 @@ def main(spec_file: str, result_file: str) -> None:
         optimizer.zero_grad()
         loss.item()
         seconds.append(time.perf_counter() - start)
-    result = {
-        "seconds": statistics.median(seconds[1:]),
-        "all_seconds": seconds,
-        "extra_bytes": memory.peak(),
+    return {"seconds": statistics.median(seconds[1:]), "all_seconds": seconds, "extra_bytes": memory.peak()}
+
+
+def main(spec_file: str, result_file: str) -> None:
+    """Measure one point."""
+    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(spec, Path(folder))
+    backbone = trainer.backbone
+    result = timed_steps(trainer, spec["steps"]) | {
         "shape": shape_of(backbone.config, lora=spec["lora"], compute=backbone.compute_dtype)._asdict(),
     }
     Path(result_file).write_text(json.dumps(result), encoding="utf-8")

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from prorank.cli.bench_shared import Output, Replace, finish, numbers, parts
-from prorank.cli.bench_speed import bench_inference, bench_memory, bench_profile, bench_serving, bench_warmup
+from prorank.cli.bench_speed import (
+    bench_inference,
+    bench_memory,
+    bench_profile,
+    bench_serving,
+    bench_step,
+    bench_warmup,
+)
 from prorank.cli.shared import (
     AsJson,
     CollectionArgument,
@@ -27,6 +34,7 @@ bench = typer.Typer(help="Measure prorank beside other libraries.", no_args_is_h
 bench.command("inference")(bench_inference)
 bench.command("warmup")(bench_warmup)
 bench.command("memory")(bench_memory)
+bench.command("step")(bench_step)
 bench.command("profile")(bench_profile)
 bench.command("serving")(bench_serving)
 

@@ -144,6 +144,44 @@ def bench_memory(
         )
 
 
+def bench_step(
+    model: Annotated[str, typer.Argument(help="Folder or name of a model.")] = "embedded",
+    collection: CollectionOption = "cosqa",
+    queries: Annotated[int, typer.Option(help="Lists of a step.", min=1)] = 4,
+    documents: Annotated[int, typer.Option(help="Documents of a list.", min=2)] = 8,
+    length: Annotated[int, typer.Option(help="Most tokens of a pair.", min=32)] = 256,
+    lora: Annotated[str, typer.Option(help="Ranks with commas between; 0 trains every weight.")] = "0",
+    steps: Annotated[int, typer.Option(help="Timed steps; the median counts.", min=1)] = 5,
+    device: Device = "auto",
+    output: Output = None,
+    as_json: AsJson = False,
+    force: Force = False,
+) -> None:
+    """Time a score-learning step and its memory beside sentence-transformers, on the same lists of texts."""
+    from prorank.bench.step import run_step_bench
+    from prorank.data.collection import load_collection
+
+    refuse_taken(force, output)
+    results = run_step_bench(
+        model,
+        load_collection(collection),
+        queries=queries,
+        documents=documents,
+        length=length,
+        lora=numbers(lora),
+        steps=steps,
+        device=device,
+        console=err,
+    )
+    if finish(results, output, as_json):
+        return
+    for rank, speed in results["speed_ratio"].items():
+        memory = results["memory_ratio"][rank]
+        kind = "all weights" if rank == "0" else f"LoRA {rank}"
+        beside = "" if memory is None else f", {memory:.2f} of its memory beyond the weights"
+        out.print(f"{kind}: {speed:.2f} times as fast as sentence-transformers{beside}")
+
+
 def bench_profile(
     models: Annotated[list[str], typer.Argument(help="Folders or names of models.")],
     stages: Annotated[str, typer.Option(help="inference, warmup, score-learning; with commas between.")] = "inference",

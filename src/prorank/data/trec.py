@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prorank.data.runs import Qrels, Run, ranked
 from prorank.util.errors import DataError
 from prorank.util.files import atomic_writer, text_lines
 from prorank.util.texts import id_flaw
+
+logger = logging.getLogger(__name__)
 
 _BLANKS = re.compile(r"[ \t\r\f\v]+")  # what trec_eval takes for one
 _QUERY_COLUMN = ("query-id", "query_id", "qid")  # the first cell of a header
@@ -67,6 +70,27 @@ def read_run(path: str | Path) -> Run:
     for place, query, document, score in run_rows(path):
         refuse_twice(run.setdefault(query, {}), query, document, place)
         run[query][document] = score
+    return run
+
+
+def read_run_of(path: str | Path, judged: Collection[str], lost: str, hint: str = "") -> Run:
+    """Read a run that is used with judged queries; those that it lacks are told, since a sample's run looks like any.
+
+    Args:
+        path: of the TREC run.
+        judged: ids of the queries.
+        lost: what becomes of a query without a list, for the warning: `they score 0`.
+        hint: how to mend a run that holds none of them.
+
+    Raises:
+        DataError: what `read_run` refuses, or a run that holds none of the queries.
+    """
+    run = read_run(path)
+    lacking = sum(query not in run for query in judged)
+    if lacking and lacking == len(judged):
+        raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
+    if lacking:
+        logger.warning("%s lacks %d of %d judged queries; %s", path, lacking, len(judged), lost)
     return run
 
 

@@ -5,7 +5,6 @@ Reads metrics per query, or runs together with judgments. Knows no models.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from prorank.data.runs import Qrels, Run
-from prorank.data.trec import read_run
+from prorank.data.trec import read_run, read_run_of
 from prorank.evaluation.metrics import DECIMALS, Evaluation, evaluate_run, metric_key, read_per_query
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.evaluation.tables import markdown_lines, p_value_cell
 from prorank.util.errors import DataError, require
 
-logger = logging.getLogger(__name__)
 PER_QUERY = "per_query.tsv"
 NAMED = 4  # deeper folders that an error names
 DEEPEST, LOOKED_AT = 3, 500  # levels of folders, and folders, that are searched for them: more are no results' folder
@@ -94,15 +92,9 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def _measured(path: Path, qrels: Qrels, metric: str) -> Evaluation:
-    """A run's metrics; the judged queries that it lacks are named, since they score 0."""
-    run = read_run(path)
+    """A run's metrics; the judged queries that it lacks are told."""
     judged = [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
-    lacking = [query for query in judged if query not in run]
-    if lacking and len(lacking) == len(judged):
-        hint = "--split names the split that the runs are of"
-        raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
-    if lacking:
-        logger.warning("%s lacks %d of %d judged queries; they score 0", path, len(lacking), len(judged))
+    run = read_run_of(path, judged, "they score 0", "--split names the split that the runs are of")
     return evaluate_run(run, qrels, (metric,))
 
 

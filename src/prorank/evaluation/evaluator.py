@@ -13,7 +13,7 @@ from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
 from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document
 from prorank.data.splits import load_with_split, require_relevant
-from prorank.data.trec import check_ids, read_run
+from prorank.data.trec import check_ids, read_run_of
 from prorank.engine.load import RerankerOptions
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
@@ -188,9 +188,7 @@ def first_stage_lists(
         queries = {query: collection.queries[query] for query in qrels}
         run = bm25_run(BM25Index.build(collection.documents), collection, queries, max(100, depth))
         return lists_of(run, qrels), "BM25"
-    run = read_run(run_file)
-    if not run.keys() & qrels.keys():
-        raise DataError(f"{run_file} holds none of the {len(qrels)} queries of this split")
+    run = read_run_of(run_file, qrels, "they score 0", "--split names the split that the run is of")
     if (unknown := unknown_document(run, qrels, collection.documents)) is not None:
         raise DataError(f"{run_file}: document '{unknown}' is not in the collection")
     return lists_of(without_excluded(run, collection), qrels), run_file.name

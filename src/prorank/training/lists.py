@@ -15,7 +15,7 @@ from prorank.data.collection import Collection
 from prorank.data.overlap import no_negatives, without_query_documents
 from prorank.data.runs import Qrels, Run
 from prorank.data.splits import load_with_split, require_relevant
-from prorank.data.trec import read_run
+from prorank.data.trec import read_run_of
 from prorank.first_stage.bm25 import BM25Index, bm25_run
 from prorank.first_stage.dense import biencoder_scores
 from prorank.first_stage.mining import Mined, mine_negatives
@@ -160,7 +160,7 @@ def mine_to_file(
     require_relevant(qrels, f"split '{split}' of {loaded.name}")
     queries = {query: loaded.queries[query] for query in qrels}
     if run_file is not None:
-        run = read_run(run_file)
+        run = read_run_of(run_file, qrels, "they get random negatives alone")
     else:
         run = bm25_run(BM25Index.build(loaded.documents), loaded, queries, top_k=1000)
     teacher = None
