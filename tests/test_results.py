@@ -27,6 +27,7 @@ from pages import ROOT
 from prorank.bench.memory import memory_table
 from prorank.bench.peers import peers_markdown
 from prorank.bench.profile import profile_markdown
+from prorank.bench.step import step_markdown
 from prorank.bench.tables import erank_markdown, quality_markdown, serving_markdown, ties_markdown
 from prorank.evaluation.analysis_report import analysis_markdown
 from prorank.evaluation.calibrate import calibration_markdown
@@ -35,7 +36,7 @@ from prorank.evaluation.tables import markdown_lines, markdown_report, markdown_
 
 PAGES = [
     ROOT / "README.md",
-    ROOT / "src" / "prorank" / "shipped" / "prorank-mini" / "README.md",
+    *sorted((ROOT / "src" / "prorank" / "shipped").rglob("README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 TABLE = re.compile(r"(?:^<!--(?P<note>(?:(?!-->).)*)-->\n\n?)?(?P<lines>(?:^\|[^\n]*\n)+)", re.DOTALL | re.MULTILINE)
@@ -71,6 +72,7 @@ PRINTERS = {
     "quality": quality_markdown,
     "report": lambda *found: markdown_report(found),
     "serving": serving_markdown,
+    "step": step_markdown,
     "run": lambda found: markdown_table(found["rows"]),
     "ties": lambda found: ties_markdown(found["rows"]),
 }

@@ -40,6 +40,8 @@ SYNTHESIZE = ["data", "synthesize", "{data}", "--output", "o.jsonl", "--teacher"
         (["bench", "quality", "{data}", "--markdown", "--json"], "--markdown"),
         (["export", "m", "--to", "int8-rowwise", "--output", "o", "--int8"], "--int8"),
         (["export", "m", "--to", "sentence-transformers", "--output", "o", "--int8"], "--int8"),
+        (["export", "m", "--to", "onnx", "--output", "o", "--rank", "8"], "--rank"),
+        (["export", "m", "--to", "onnx", "--output", "o", "--base", "embedded"], "--base"),
         (["train", "quickstart", "--resume", "--force"], "--resume"),
         (["quickstart", "--resume", "--force"], "--resume"),
         (["recipes", "--json", "show", "quickstart"], "--json"),

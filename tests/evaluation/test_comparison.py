@@ -172,7 +172,10 @@ def test_every_command_that_reads_a_run_tells_queries_that_it_lacks(runs, call, 
     lines = (runs / "good.run").read_text().splitlines(keepends=True)
     (runs / "part.run").write_text("".join(line for line in lines if not line.startswith("q4 ")))
     (runs / "other.run").write_text("".join(f"other-{line}" for line in lines))
-    evaluate, mine = ["evaluate", bert_folder, runs / "c", "--depth", 2], ["data", "mine", runs / "c", "--split", "test"]
+    evaluate, mine = (
+        ["evaluate", bert_folder, runs / "c", "--depth", 2],
+        ["data", "mine", runs / "c", "--split", "test"],
+    )
     for command, lost in ((evaluate, "they score 0"), (mine, "they get random negatives alone")):
         places = ["--output", runs / command[0], "--force"] if command is mine else ["--prompt", "prorank-short"]
         code, _, err = call(*command, *places, "--run", runs / "part.run")

@@ -213,9 +213,9 @@ def test_settings_that_are_gone_are_missed(copied, kind):
 
 
 def test_the_model_that_ships_misses_its_settings_too(tmp_path):
-    from prorank.shipped import FOLDER
+    from prorank.shipped import FOLDERS, MINI
 
-    folder = shutil.copytree(FOLDER, tmp_path / "mini")
+    folder = shutil.copytree(FOLDERS[MINI], tmp_path / "mini")
     (folder / SETTINGS).unlink()
     with pytest.raises(CheckpointError, match=r"without its prorank\.json"):
         Reranker(folder)

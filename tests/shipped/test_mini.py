@@ -6,7 +6,9 @@ import pytest
 
 from prorank import Reranker
 from prorank.recipe.loading import load_recipe, validate_recipe
-from prorank.shipped import FOLDER, MINI
+from prorank.shipped import FOLDERS, MINI
+
+FOLDER = FOLDERS[MINI]
 
 CLEAR = [  # query, a document that answers it, one that does not although it shares words or subject
     (

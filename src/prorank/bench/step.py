@@ -22,6 +22,7 @@ from prorank.bench.memory import GIGABYTE
 from prorank.bench.models import first_stage_pairs
 from prorank.bench.worker import places_by_query
 from prorank.data.collection import Collection
+from prorank.evaluation.tables import markdown_lines
 from prorank.export.export import export
 from prorank.model.checkpoint import read_settings
 from prorank.model.device import resolve_device
@@ -122,6 +123,24 @@ def run_step_bench(
         "hardware": hardware(),
         "versions": versions(),
     }
+
+
+def step_markdown(*found: dict[str, Any]) -> str:
+    """Results of several models as one table: seconds and GB of a step, and what they are of sentence-transformers'."""
+    lines = []
+    for one in found:
+        for ours, theirs in zip(one["rows"][::2], one["rows"][1::2]):
+            rank = str(ours["lora"])
+            sizes = [
+                row["extra_bytes"] / GIGABYTE if row["extra_bytes"] is not None else None for row in (ours, theirs)
+            ]
+            cells = [ours["seconds"], theirs["seconds"], one["speed_ratio"][rank], *sizes, one["memory_ratio"][rank]]
+            trained = "every weight" if rank == "0" else f"LoRA {rank}"
+            shown = ["" if cell is None else f"{cell:.2f}" for cell in cells]
+            lines.append([one["setting"]["model"], trained, *shown])
+    names = ["prorank", "sentence-transformers"]
+    head = [*(f"{name}, s" for name in names), "speed", *(f"{name}, GB" for name in names), "memory"]
+    return markdown_lines(["model", "trained", *head], lines)
 
 
 def held(found: dict[str, Any]) -> str:

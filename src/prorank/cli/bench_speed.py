@@ -158,7 +158,7 @@ def bench_step(
     force: Force = False,
 ) -> None:
     """Time a score-learning step and its memory beside sentence-transformers, on the same lists of texts."""
-    from prorank.bench.step import run_step_bench
+    from prorank.bench.step import run_step_bench, step_markdown
     from prorank.data.collection import load_collection
 
     refuse_taken(force, output)
@@ -175,11 +175,7 @@ def bench_step(
     )
     if finish(results, output, as_json):
         return
-    for rank, speed in results["speed_ratio"].items():
-        memory = results["memory_ratio"][rank]
-        kind = "all weights" if rank == "0" else f"LoRA {rank}"
-        beside = "" if memory is None else f", {memory:.2f} of its memory beyond the weights"
-        out.print(f"{kind}: {speed:.2f} times as fast as sentence-transformers{beside}")
+    print(step_markdown(results))
 
 
 def bench_profile(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
-from prorank.cli.shared import MODEL_HELP, AsJson, Force, err, out, print_json
+from prorank.cli.shared import MODEL_HELP, AsJson, Force, err, out, print_json, refuse
 from prorank.shipped import MINI
 from prorank.util.errors import InputError
 
@@ -58,13 +58,18 @@ def _tokens(tokens: int | list[int]) -> str:
 
 
 def export(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     to: Annotated[
-        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise"],
+        Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise", "low-rank"],
         typer.Option("--to", help="What shall read the folder."),
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx, openvino).")] = False,
+    base: Annotated[
+        str | None, typer.Option(help="The model that the training began with (low-rank); it is loaded by this name.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of each matrix's difference (low-rank).", min=1)] = 32,
     prompt: Annotated[str | None, typer.Option(help="Prompt of a model that is no checkpoint.")] = None,
     force: Force = False,
 ) -> None:
@@ -76,9 +81,13 @@ def export(
     if int8 and to not in INT8_TARGETS:
         why = "its weights have 8 bits anyway" if to == "int8-rowwise" else f"it is for {' and '.join(INT8_TARGETS)}"
         raise InputError(f"--int8 with --to {to}: {why}", hint="leave out --int8")
+    if to != "low-rank":
+        refuse(context, "only with --to low-rank", "base", "rank")
+    elif base is None:
+        raise InputError("--to low-rank: the base model is not named", hint="give --base, e.g. smollm2-135m")
     refuse_overwrite(output, force)
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
     with err.status(f"exporting to {to}"):
-        exporting.export(reranker, to, output, int8=int8, force=force)
+        exporting.export(reranker, to, output, int8=int8, base=base, rank=rank, force=force)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
     out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB", soft_wrap=True)

@@ -11,7 +11,7 @@ from prorank.util.errors import CheckpointError
 from prorank.util.files import atomic_writer
 
 TOLERANCE = 1e-3  # largest difference of scores that an fp32 export may show
-INT8_ROWWISE_TOLERANCE = 0.1  # for 8-bit rows, as a share of the scores' spread (or of 1, if larger)
+LOSSY_TOLERANCE = 0.1  # where weights lose digits, as a share of the scores' spread (or of 1, if larger)
 PROBES = [
     ("what is a stone?", "A stone is a piece of rock.\n\nIt is hard."),
     ("river", ""),
@@ -31,6 +31,15 @@ def compare_scores(found: np.ndarray, expected: np.ndarray, runtime: str) -> Non
     difference = float(np.abs(found - expected).max())
     if not difference <= TOLERANCE:  # also when it is not a number
         raise CheckpointError(f"{runtime} gives scores that differ by {difference:.2g}", hint="the export is not kept")
+
+
+def as_it_was(reranker: Reranker, folder: Path, what: str, hint: str) -> None:
+    """Refuse a folder that lost digits where its scores are further off than `LOSSY_TOLERANCE` (CheckpointError)."""
+    again = Reranker.from_pretrained(folder, precision="fp32", device="cpu")
+    found, expected = expected_scores(again), expected_scores(reranker)
+    largest, spread = float(np.abs(found - expected).max()), max(float(np.ptp(expected)), 1.0)
+    if not largest <= LOSSY_TOLERANCE * spread:  # also when it is not a number
+        raise CheckpointError(f"{what} gives scores that differ by {largest:.2g} of {spread:.2g}", hint=hint)
 
 
 def causal_only(reranker: Reranker, what: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prorank.model import gguf_files
+from prorank.model import gguf_files, low_rank
 from prorank.model.backbone import Backbone
 from prorank.model.cascade import Cascade
 from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
@@ -30,7 +30,7 @@ from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.prompt import Prompt
 from prorank.prompts.published import recognise
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.shipped import FOLDER, MINI
+from prorank.shipped import FOLDERS
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
 from prorank.util.files import atomic_writer, read_json, read_text, write_json
@@ -273,7 +273,7 @@ def public_base(name: str | Path) -> str:
         seen.add(name)
         if name in PUBLIC_NAMES:
             return PUBLIC_NAMES[name]
-        settings = (FOLDER if name == MINI else expanded(name)) / SETTINGS_FILE
+        settings = (FOLDERS.get(name) or expanded(name)) / SETTINGS_FILE
         if settings.is_file():
             name = read_json(settings).get("base_model") or name
     return name
@@ -321,6 +321,7 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
         "size on disk": sum(file.stat().st_size for file in files) or None,
         **_card_facts(described),
         **gguf_files.facts(source),
+        **low_rank.described(source),
         "prorank checkpoint": settings is not None,
     }
     if str(path_or_name) in PUBLIC_NAMES:

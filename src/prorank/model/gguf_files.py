@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,20 @@ def arguments(source: str) -> tuple[str, dict[str, str]]:
 
 
 @contextmanager
-def _own_bar_off() -> Iterator[None]:
-    """Switch off the bar that transformers draws while it decodes; its settings do not reach this one."""
+def _mended() -> Iterator[None]:
+    """While transformers decodes: no bar of its own, which its settings do not reach, and the names' table made once.
+
+    It asks for the same table anew at every module, which takes as long as everything else.
+    """
+    import gguf
     from transformers import modeling_gguf_pytorch_utils as decoder
 
-    bar = decoder.tqdm
-    decoder.tqdm = partial(bar, disable=True)
+    bar, table = decoder.tqdm, gguf.get_tensor_name_map
+    decoder.tqdm, gguf.get_tensor_name_map = partial(bar, disable=True), cache(table)
     try:
         yield
     finally:
-        decoder.tqdm = bar
+        decoder.tqdm, gguf.get_tensor_name_map = bar, table
 
 
 def decode(auto: Any, config: Any, source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -64,7 +68,7 @@ def decode(auto: Any, config: Any, source: str, options: dict[str, Any]) -> tupl
     whole = getattr(transformers, "GgufConfig", None)
     unpack = {} if whole is None else {"quantization_config": whole(dequantize=True)}
     words = f"decoding {named['gguf_file']}, half a minute or so; a saved checkpoint loads at once"
-    with Console(stderr=True).status(words), _own_bar_off():
+    with Console(stderr=True).status(words), _mended():
         model, report = auto.from_pretrained(
             folder,
             config=config,

@@ -30,15 +30,15 @@ def to_int8_rowwise(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return whole.to(torch.int8), scale
 
 
-def save_int8_rowwise(weights: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Write weights: matrices by rows in 8 bits, everything else in float16."""
+def save_int8_rowwise(weights: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write weights: matrices by rows in 8 bits, everything else in float16; and words about them."""
     packed: dict[str, torch.Tensor] = {}
     for name, tensor in weights.items():
         if tensor.ndim == 2 and tensor.is_floating_point():
             packed[name], packed[name + SCALE] = to_int8_rowwise(tensor.cpu())
         else:
             packed[name] = tensor.cpu().half() if tensor.is_floating_point() else tensor.cpu()
-    save_file({name: tensor.contiguous() for name, tensor in packed.items()}, file)
+    save_file({name: tensor.contiguous() for name, tensor in packed.items()}, file, metadata)
 
 
 def load_int8_rowwise(file: Path) -> dict[str, torch.Tensor]:

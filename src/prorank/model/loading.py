@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from prorank.model import gguf_files
+from prorank.model import gguf_files, low_rank
 from prorank.model.backbone import Backbone
 from prorank.model.classifier import ClassifierBackbone
 from prorank.model.device import resolve_device, resolve_precision
 from prorank.model.weights import AGAIN, MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
-from prorank.shipped import FOLDER, MINI
+from prorank.shipped import FOLDERS
 from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
 from prorank.util.sources import find_model
@@ -30,7 +30,7 @@ POOLED = ("bert", "roberta", "xlm-roberta")  # encoders whose unused pooler is l
 
 
 def resolve_source(name_or_path: str | Path) -> str:
-    """The folder or GGUF file of a model: `prorank-mini`, `embedded`, `smollm2-135m`, or any other.
+    """The folder or GGUF file of a model: one that ships, `embedded`, `smollm2-135m`, or any other.
 
     A hub name stays a name.
 
@@ -38,8 +38,8 @@ def resolve_source(name_or_path: str | Path) -> str:
         CheckpointError: nothing of the name here, and nothing that the hub has.
         MissingExtraError: the package of `embedded` is not installed.
     """
-    if str(name_or_path) == MINI:
-        return str(FOLDER)
+    if str(name_or_path) in FOLDERS:
+        return str(FOLDERS[str(name_or_path)])
     if str(name_or_path) == SMOLLM2:
         return str(_smollm2())
     if str(name_or_path) != EMBEDDED:
@@ -126,6 +126,17 @@ def _has_masked_head(config: Any) -> bool:
     return any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names)
 
 
+def _with_weights(auto: Any, config: Any, source: str, name: str | Path, options: dict[str, Any]) -> Any:
+    """The model of a folder, file or hub name; where the folder holds a low-rank difference, of its base and that."""
+    facts = low_rank.read_facts(source)
+    if facts is None:
+        return load_weights(auto, config, source, name, options)
+    wanted = options["dtype"]
+    model = load_weights(auto, config, resolve_source(facts.base), facts.base, options | {"dtype": torch.float32})
+    low_rank.add_low_rank(model, source)
+    return model.to(wanted)
+
+
 def load_backbone(
     name_or_path: str | Path,
     *,
@@ -177,7 +188,7 @@ def load_backbone(
             "masked": transformers.AutoModel if tied else transformers.AutoModelForMaskedLM,
         }[kind]
         extra = {"add_pooling_layer": False} if tied and config.model_type in POOLED else {}
-        model = load_weights(auto, config, source, name_or_path, {"dtype": weights, **shared, **extra})
+        model = _with_weights(auto, config, source, name_or_path, {"dtype": weights, **shared, **extra})
         tokenizer = load_tokenizer(source, **shared)
     finally:
         transformers.utils.logging.set_verbosity(verbosity)

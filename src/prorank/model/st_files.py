@@ -13,6 +13,7 @@ as such, where prorank takes them as plain characters. Scores of texts that cont
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ def write_sentence_transformers_files(
     (folder / "1_LogitScore").mkdir(exist_ok=True)
     score = {"true_token_id": best, "false_token_id": worst, "module_input_name": "causal_logits"}
     write_json(folder / "1_LogitScore" / "config.json", score)
+
+
+def remove_sentence_transformers_files(folder: Path) -> None:
+    """Take away what `write_sentence_transformers_files` wrote, where that library could not read the weights."""
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "1_LogitScore", ignore_errors=True)
 
 
 def _check(theirs: Any, tokenizer: PairTokenizer) -> None:

@@ -17,7 +17,7 @@ from prorank.model.checkpoint import read_settings
 from prorank.model.loading import OFFLINE, family_of, resolve_source
 from prorank.recipe.families import for_family
 from prorank.recipe.sections import Recipe
-from prorank.shipped import MINI
+from prorank.shipped import FOLDERS
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded
 from prorank.util.study import Inputs, file_fingerprint, flat, model_fingerprint
@@ -70,7 +70,7 @@ def data_files(collections: Sequence[Collection]) -> dict[str, str]:
 
 def model_files_fingerprint(model: str) -> str | None:
     """Fingerprint of a model that lies on this machine; None for a name of the hub, which is not asked here."""
-    return model_fingerprint(resolve_source(model) if model in (MINI, *OFFLINE) else expanded(model))
+    return model_fingerprint(resolve_source(model) if model in (*FOLDERS, *OFFLINE) else expanded(model))
 
 
 def model_files(models: Mapping[str, str | None]) -> dict[str, str]:
