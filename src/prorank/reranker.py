@@ -132,8 +132,8 @@ class Reranker:
         """Load a reranker by name or from a folder.
 
         Args:
-            path_or_name: checkpoint folder, model folder, GGUF file, hub name, `embedded`, `smollm2-135m`, or
-                `prorank-mini`, which ships.
+            path_or_name: checkpoint folder, model folder, GGUF file, hub name, `embedded`, `smollm2-135m`, or one
+                that ships: `prorank-mini`, `prorank-smol`.
             options: `passages`, `cascade`, `max_new_tokens`, and those of `prorank.engine.load.load_parts`: `prompt`,
                 `max_length`, `instruction`, `score`, `family`, `device`, `precision`, `token_budget`, `compile_layers`,
                 `for_training`, `trust_remote_code`.

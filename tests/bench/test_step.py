@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+import transformers
+from conftest import SIZE, bert_tokenizer, save
 
 from prorank.bench import step, step_worker
 from prorank.data.collection import load_collection
@@ -42,6 +45,16 @@ def test_both_libraries_train_on_the_same_lists(kind, here, request, word_collec
     assert all(one["lists"] == here[0]["lists"] for one in here)
     assert [len(documents) for _, documents, _ in here[0]["lists"]] == [3, 3]
     assert f"every weight | {ours['seconds']:.2f} | {theirs['seconds']:.2f} |" in out and "| LoRA 4 |" in out
+
+
+def test_what_cannot_be_measured_is_refused(word_collection, tmp_path, call):
+    code, _, err = call("bench", "step", "embedded", "--lora=-1")
+    assert code == 2 and "1 or more, or 0" in err
+    torch.manual_seed(1)
+    config = transformers.BertConfig(vocab_size=len(bert_tokenizer()), num_labels=1, **SIZE)
+    folder = save(transformers.BertForSequenceClassification(config), bert_tokenizer(), tmp_path / "classifier")
+    code, _, err = call("bench", "step", folder, "--collection", word_collection, "--queries", 2, "--documents", 3)
+    assert code == 2 and "is a classifier" in err
 
 
 def test_too_few_queries_are_told(word_collection):

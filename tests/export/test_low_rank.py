@@ -5,15 +5,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_LAYER, random_qwen
+import transformers
+from conftest import ONE_LAYER, SIZE, bert_tokenizer, random_qwen, save
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prorank import Reranker
 from prorank.export.export import export
-from prorank.model.low_rank import LOW_RANK_FILE, factors
+from prorank.model.low_rank import LOW_RANK_FILE, factors, read_facts
 from prorank.util.errors import CheckpointError
+from prorank.util.files import read_json, write_json
 
 PAIRS = [("stone", "a stone is a rock"), ("river", "a stone is a rock"), ("river", "the river flows to the sea")] * 2
 RANK = 3
@@ -85,19 +87,81 @@ def small(qwen_folder, tmp_path):
     return export(trained(base), "low-rank", tmp_path / "small", base=str(base), rank=RANK)
 
 
-def test_another_base_is_refused(small, tmp_path):
+@pytest.mark.parametrize("name", ["q_proj.weight", "embed_tokens.weight", "model.norm.weight"])
+def test_a_base_with_any_other_number_is_refused(name, small, tmp_path):
     weights = load_file(tmp_path / "base" / "model.safetensors")
-    first = next(name for name in weights if "q_proj.weight" in name)
-    weights[first] = weights[first] * 1.001
+    changed = next(key for key in weights if name in key)
+    weights[changed].view(-1)[-1] += 0.5  # the last number of a weight, which training may have left alone
     save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=r"base' is not the model that .* was made from"):
         Reranker(small)
+
+
+def test_a_base_that_cannot_be_loaded_is_named_beside_what_is_added_to_it(small, tmp_path):
     shutil.rmtree(tmp_path / "base")
-    with pytest.raises(CheckpointError, match="base"):
+    with pytest.raises(CheckpointError, match=r"small' is added to '.*base': "):
         Reranker(small)
 
 
-@pytest.mark.parametrize("what", ["cut", "no words", "a factor", "a shape"])
+def test_the_folders_own_description_counts_not_the_bases(small, tmp_path):
+    before = Reranker(small, precision="fp32").score(PAIRS)
+    config = tmp_path / "base" / "config.json"
+    write_json(config, read_json(config) | {"rms_norm_eps": 10.0})
+    assert Reranker(small, precision="fp32").score(PAIRS) == before
+
+
+@pytest.mark.parametrize("kind", ["low-rank", "int8-rowwise"])
+def test_a_model_saved_over_weights_of_another_kind_replaces_them(kind, small, tmp_path):
+    reranker = Reranker(small, precision="fp32", device="cpu")
+    folder = small if kind == "low-rank" else export(reranker, kind, tmp_path / "int8")
+    stale = (tmp_path / "stale", next(folder.glob("model.*.safetensors")))
+    shutil.copy(stale[1], stale[0])
+    with torch.no_grad():
+        for weight in reranker.backbone.parameters():
+            weight *= 1.3
+    reranker.save_pretrained(folder)
+    assert Reranker(folder, precision="fp32").score(PAIRS) == pytest.approx(reranker.score(PAIRS), abs=1e-5)
+    shutil.copy(stale[0], stale[1])
+    with pytest.raises(CheckpointError, match=r"holds model\..*safetensors and model\.safetensors"):
+        Reranker(folder)
+
+
+def test_a_base_may_bring_weights_that_are_not_needed(tmp_path):
+    torch.manual_seed(1)
+    tokenizer = bert_tokenizer()
+    config = transformers.BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **SIZE)
+    base = save(transformers.BertModel(config), tokenizer, tmp_path / "base")  # with a pooler
+    reranker = trained(base)
+    again = Reranker(export(reranker, "low-rank", tmp_path / "small", base=base, rank=RANK), precision="fp32")
+    assert again.score(PAIRS) == pytest.approx(reranker.score(PAIRS), abs=0.02)
+
+
+def test_the_base_and_the_folder_itself_are_never_replaced(small, tmp_path):
+    reranker = trained(tmp_path / "base")
+    with pytest.raises(CheckpointError, match="would be replaced"):
+        export(reranker, "low-rank", tmp_path, base=str(tmp_path / "base"), rank=RANK, force=True)
+    loaded = Reranker(small, precision="fp32", device="cpu")
+    with pytest.raises(CheckpointError, match="the model's own folder"):
+        export(loaded, "low-rank", small, base=str(tmp_path / "base"), rank=RANK, force=True)
+
+
+def test_a_base_in_a_folder_is_found_from_everywhere(qwen_folder, tmp_path, monkeypatch, caplog):
+    shutil.copytree(qwen_folder, tmp_path / "here" / "base")
+    monkeypatch.chdir(tmp_path / "here")
+    export(trained("base"), "low-rank", "small", base="base", rank=RANK)
+    assert "whoever gets it needs the base there too" in caplog.text
+    monkeypatch.chdir(tmp_path)
+    assert len(Reranker("here/small").score(PAIRS)) == len(PAIRS)
+
+
+def test_such_a_model_of_the_hub_is_found_by_its_name(small, tmp_path, monkeypatch):
+    """What `cached_file` finds for a hub name, a folder here stands in for."""
+    monkeypatch.setattr(transformers.utils, "cached_file", lambda _, name, **__: str(small / name))
+    file, facts = read_facts("owner/small")
+    assert file == small / LOW_RANK_FILE and facts.rank == RANK
+
+
+@pytest.mark.parametrize("what", ["cut", "no words", "a factor", "a shape", "a short vector", "two forms"])
 def test_a_damaged_file_is_named(what, small):
     file = small / LOW_RANK_FILE
     if what == "cut":
@@ -111,8 +175,13 @@ def test_a_damaged_file_is_named(what, small):
             words = tensors.metadata()
         weights = load_file(file)
         name = next(name for name in weights if name.endswith("::a"))
+        vector = next(name for name in weights if weights[name].ndim == 1 and "::" not in name)
         if what == "a factor":
             del weights[name], weights[name + "::scale"]
+        elif what == "a short vector":
+            weights[vector] = weights[vector][:1].contiguous()
+        elif what == "two forms":
+            weights[name.removesuffix("::a")] = torch.ones(1)
         else:
             weights[name] = weights[name][:, :-1].contiguous()
         save_file(weights, file, words)
@@ -129,6 +198,13 @@ def test_what_is_no_difference_is_refused(small, qwen_folder, tmp_path):
     other = random_qwen(tmp_path / "other", ONE_LAYER | {"num_hidden_layers": 1})
     with pytest.raises(CheckpointError, match="was not made from"):
         export(trained(qwen_folder), "low-rank", tmp_path / "odd", base=str(other))
+    with pytest.raises(CheckpointError, match="1 or more, not 0"):
+        export(trained(qwen_folder), "low-rank", tmp_path / "odd", base=str(qwen_folder), rank=0)
+    broken = trained(qwen_folder)
+    with torch.no_grad():
+        broken.backbone.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"norm\.weight holds numbers that are not finite"):
+        export(broken, "low-rank", tmp_path / "odd", base=str(qwen_folder))
     for target, base in (("low-rank", None), ("onnx", "x")):
         with pytest.raises(CheckpointError, match="low-rank needs the base model"):
             export(same, target, tmp_path / "odd", base=base)
@@ -142,5 +218,5 @@ def test_the_command_writes_it_and_tells_what_it_is(qwen_folder, tmp_path, call)
     code, out, err = call(*command, "--base", qwen_folder, "--rank", RANK)
     assert code == 0 and "low-rank in" in out, err
     _, out, _ = call("info", tmp_path / "small")
-    assert f"added to  {qwen_folder}" in out and f"rank  {RANK}" in out
+    assert f"added to  {qwen_folder}" in out and f"rank  {RANK}" in out and "parameters  -" in out
     assert file_size(tmp_path / "small") < 0.5 * (tmp_path / "whole" / "model.safetensors").stat().st_size

@@ -27,8 +27,8 @@ CLEAR = [  # query, a document that answers it, one that does not although it sh
 
 
 def test_it_is_an_adapter_with_a_card():
-    facts = read_facts(FOLDER)
-    assert facts is not None and facts.base == SMOLLM2
+    found = read_facts(str(FOLDER))
+    assert found is not None and found[1].base == SMOLLM2
     assert (FOLDER / LOW_RANK_FILE).stat().st_size <= 20 * 10**6
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card and "CC BY-SA 4.0" in card and "## Limits" in card

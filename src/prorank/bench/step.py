@@ -26,9 +26,9 @@ from prorank.evaluation.tables import markdown_lines
 from prorank.export.export import export
 from prorank.model.checkpoint import read_settings
 from prorank.model.device import resolve_device
-from prorank.model.loading import resolve_source
+from prorank.model.loading import family_of, resolve_source
 from prorank.reranker import Reranker
-from prorank.util.errors import DataError
+from prorank.util.errors import CheckpointError, DataError
 from prorank.util.provenance import hardware, versions
 
 CONTENDERS = ("prorank", "sentence-transformers")
@@ -51,13 +51,15 @@ def lists_of_texts(collection: Collection, queries: int, documents: int) -> List
 
 def folders(model: str, length: int, place: Path) -> dict[str, tuple[str, bool]]:
     """Each contender's model, and whether it gets a new head; prorank's is a checkpoint."""
+    if family_of(model) == "classifier":
+        raise CheckpointError(f"'{model}' is a classifier", hint="a step is one of a language model, or of an encoder")
     own = read_settings(resolve_source(model))
     reranker = Reranker.from_pretrained(
         model, prompt=None if own else "prorank-short", max_length=length, precision="fp32", device="cpu"
     )
     reranker.save_pretrained(place / "prorank")
     if reranker.backbone.family == "masked":
-        return {"prorank": (str(place / "prorank"), False), "sentence-transformers": (resolve_source(model), True)}
+        return {"prorank": (str(place / "prorank"), False), "sentence-transformers": (str(place / "prorank"), True)}
     theirs = export(reranker, "sentence-transformers", place / "sentence-transformers")
     return {"prorank": (str(place / "prorank"), False), "sentence-transformers": (str(theirs), False)}
 
@@ -90,6 +92,7 @@ def run_step_bench(
         `rows`, and by rank `speed_ratio` (theirs over ours) and `memory_ratio` (ours over theirs, beyond the weights).
 
     Raises:
+        CheckpointError: the model is a classifier.
         DataError: not enough queries find so many documents.
         ProrankError: a contender failed.
     """
@@ -100,7 +103,7 @@ def run_step_bench(
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         places = folders(model, length, Path(folder))
-        for rank in lora:
+        for rank in dict.fromkeys(lora):
             for contender in CONTENDERS:
                 source, new_head = places[contender]
                 spec = {"contender": contender, "folder": source, "new_head": new_head, "lora": rank, "lists": lists}

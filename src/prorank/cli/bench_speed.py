@@ -162,6 +162,8 @@ def bench_step(
     from prorank.data.collection import load_collection
 
     refuse_taken(force, output)
+    if min(numbers(lora)) < 0:
+        raise typer.BadParameter("a rank is 1 or more, or 0", param_hint="--lora")
     results = run_step_bench(
         model,
         load_collection(collection),

@@ -73,14 +73,13 @@ def read_run(path: str | Path) -> Run:
     return run
 
 
-def read_run_of(path: str | Path, judged: Collection[str], lost: str, hint: str = "") -> Run:
+def read_run_of(path: str | Path, judged: Collection[str], lost: str) -> Run:
     """Read a run that is used with judged queries; those that it lacks are told, since a sample's run looks like any.
 
     Args:
         path: of the TREC run.
         judged: ids of the queries.
         lost: what becomes of a query without a list, for the warning: `they score 0`.
-        hint: how to mend a run that holds none of them.
 
     Raises:
         DataError: what `read_run` refuses, or a run that holds none of the queries.
@@ -88,6 +87,7 @@ def read_run_of(path: str | Path, judged: Collection[str], lost: str, hint: str 
     run = read_run(path)
     lacking = sum(query not in run for query in judged)
     if lacking and lacking == len(judged):
+        hint = "--split names the split that the run is of"
         raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
     if lacking:
         logger.warning("%s lacks %d of %d judged queries; %s", path, lacking, len(judged), lost)

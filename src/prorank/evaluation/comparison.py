@@ -94,7 +94,7 @@ def _folders_in(folder: Path) -> list[Path]:
 def _measured(path: Path, qrels: Qrels, metric: str) -> Evaluation:
     """A run's metrics; the judged queries that it lacks are told."""
     judged = [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
-    run = read_run_of(path, judged, "they score 0", "--split names the split that the runs are of")
+    run = read_run_of(path, judged, "they score 0")
     return evaluate_run(run, qrels, (metric,))
 
 

@@ -188,7 +188,7 @@ def first_stage_lists(
         queries = {query: collection.queries[query] for query in qrels}
         run = bm25_run(BM25Index.build(collection.documents), collection, queries, max(100, depth))
         return lists_of(run, qrels), "BM25"
-    run = read_run_of(run_file, qrels, "they score 0", "--split names the split that the run is of")
+    run = read_run_of(run_file, qrels, "they score 0")
     if (unknown := unknown_document(run, qrels, collection.documents)) is not None:
         raise DataError(f"{run_file}: document '{unknown}' is not in the collection")
     return lists_of(without_excluded(run, collection), qrels), run_file.name

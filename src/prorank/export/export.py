@@ -11,7 +11,7 @@ import torch
 from prorank.export.check import as_it_was
 from prorank.export.classifier import to_sequence_classification
 from prorank.export.graph import to_graph
-from prorank.export.low_rank import to_low_rank
+from prorank.export.low_rank import named_base, to_low_rank
 from prorank.export.sentence_transformers import to_sentence_transformers
 from prorank.model.backbone import Backbone
 from prorank.model.int8_rowwise import INT8_ROWWISE_FILE, save_int8_rowwise
@@ -28,7 +28,7 @@ def export(
     folder: str | Path,
     *,
     int8: bool = False,
-    base: str | None = None,
+    base: str | Path | None = None,
     rank: int = 32,
     force: bool = False,
 ) -> Path:
@@ -67,6 +67,7 @@ def export(
         raise CheckpointError("the model has LoRA adapters attached", hint="save the checkpoint and export that")
     if Path(str(backbone.config._name_or_path)).resolve() == folder.resolve():
         raise CheckpointError(f"{folder} is the model's own folder", hint="export to another one")
+    name = None if base is None else named_base(str(base), folder, reranker.settings.family, rank)
     refuse_overwrite(folder, force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
@@ -77,8 +78,8 @@ def export(
             to_sequence_classification(reranker, backbone, fresh)
         elif target == "int8-rowwise":
             _to_int8_rowwise(reranker, backbone, fresh)
-        elif base is not None:
-            to_low_rank(reranker, backbone, fresh, base, rank)
+        elif name is not None:
+            to_low_rank(reranker, backbone, fresh, name, rank)
         else:
             to_graph(reranker, backbone, tokenizer, target, fresh, int8)
         if folder.exists():  # only now, with the new one whole and verified

@@ -24,7 +24,9 @@ from torch.nn import functional as F
 
 from prorank.model.attention import packed_layers, stay_uncompiled
 from prorank.model.heads import masked_transform
+from prorank.model.int8_rowwise import INT8_ROWWISE_FILE
 from prorank.model.last_layer import checkpointed_layers, layers_of
+from prorank.model.low_rank import LOW_RANK_FILE
 from prorank.model.packing import Pack, plan_packs
 from prorank.model.sharing import ModelLock
 from prorank.model.weights import reason
@@ -350,6 +352,8 @@ class Backbone(nn.Module):
         with self.lock:
             core = merged(copy.deepcopy(self.model)) if self.has_lora else self.model
             core.save_pretrained(folder)
+        for other in (INT8_ROWWISE_FILE, LOW_RANK_FILE):  # of a model that was here before
+            (Path(folder) / other).unlink(missing_ok=True)
         self.tokenizer.save_pretrained(folder)
         spell_out_rope(Path(folder) / "config.json")
 

