@@ -38,7 +38,8 @@ GROUPS = ("data", "bench", "recipes")
 LONG = re.compile(
     r"^prorank (bench|quickstart|ablate|serve|mcp|analyze|cascade|data (convert|synthesize)|"
     r"train (?!tune|minilm (?!warmup))|"
-    r"export prorank-mini|evaluate prorank-smol|export .* --to (openvino|onnx)|.* --ray )"  # graphs are exported in tests/export
+    r"export prorank-mini|evaluate prorank-smol|"
+    r"export .* --to (openvino|onnx)|.* --ray )"  # graphs are exported in tests/export
 )
 HUB = re.compile(r"(?<![\w./])(BeIR|Qwen|mixedbread-ai|Alibaba-NLP)/")
 SHORT = [
