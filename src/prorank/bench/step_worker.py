@@ -17,10 +17,9 @@ import torch
 from rich.console import Console
 
 from prorank.bench.memory_worker import RATE, timed_steps, whole_in_memory
-from prorank.bench.peer_trainer import in_order
+from prorank.bench.peer_trainer import quietly
 from prorank.bench.warmup_worker import Clock
 from prorank.bench.worker import Memory
-from prorank.model.device import fast_bf16
 from prorank.pipeline.stages import without_dropout
 from prorank.recipe.sections import ScoreLearningSection
 from prorank.reranker import Reranker
@@ -69,20 +68,14 @@ def sentence_transformers(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     whole_in_memory(model)
     queries, documents, labels = zip(*spec["lists"] * (spec["steps"] + 1))
     rows = {"query": queries, "docs": documents, "labels": [[float(grade) for grade in own] for own in labels]}
-    device, clock = torch.device(spec["device"]), Clock()
+    clock = Clock()
     arguments = library.CrossEncoderTrainingArguments(
         output_dir=str(folder),
         max_steps=spec["steps"] + 1,
         per_device_train_batch_size=len(spec["lists"]),
         learning_rate=RATE,
-        bf16=fast_bf16(device),
-        use_cpu=device.type == "cpu",
-        batch_sampler=in_order,
-        save_strategy="no",
         logging_strategy="no",
-        disable_tqdm=True,
-        report_to="none",
-        dataloader_pin_memory=False,
+        **quietly(torch.device(spec["device"])),
     )
     trainer = library.CrossEncoderTrainer(
         model=model,
@@ -93,10 +86,11 @@ def sentence_transformers(spec: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     memory = Memory(spec["device"])
     trainer.train()
-    timed = clock.seconds[1:]
-    if len(timed) != spec["steps"]:
-        raise SystemExit(f"{len(timed)} steps were timed, {spec['steps']} wanted")
-    return {"seconds": statistics.median(timed), "all_seconds": clock.seconds, "extra_bytes": memory.peak()}
+    return {
+        "seconds": statistics.median(clock.timed(spec["steps"])),
+        "all_seconds": clock.seconds,
+        "extra_bytes": memory.peak(),
+    }
 
 
 def main(spec_file: str, result_file: str) -> None:

@@ -78,6 +78,13 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.start)
 
+    def timed(self, steps: int) -> list[float]:
+        """Seconds of the steps after the first; ends the process where there were not so many."""
+        seconds = self.seconds[1:]
+        if len(seconds) != steps:
+            raise SystemExit(f"{len(seconds)} steps were timed, {steps} wanted")
+        return seconds
+
 
 class Supervised(WarmupTrainer):
     """Plain supervised training on the same prompts: the answer and the end of the turn."""
@@ -172,9 +179,7 @@ def main(spec_file: str, result_file: str) -> None:
         memory = Memory(spec["device"])
         trainer.train()
         peak = memory.peak()
-    seconds = clock.seconds[1:]
-    if len(seconds) != spec["steps"]:
-        raise SystemExit(f"{len(seconds)} steps were timed, {spec['steps']} wanted")
+    seconds = clock.timed(spec["steps"])
     result = {"seconds": statistics.median(seconds), "all_seconds": seconds, "extra_bytes": peak}
     Path(result_file).write_text(json.dumps(result), encoding="utf-8")
 

@@ -162,7 +162,8 @@ def bench_step(
     from prorank.data.collection import load_collection
 
     refuse_taken(force, output)
-    if min(numbers(lora)) < 0:
+    ranks = numbers(lora)
+    if min(ranks) < 0:
         raise typer.BadParameter("a rank is 1 or more, or 0", param_hint="--lora")
     results = run_step_bench(
         model,
@@ -170,7 +171,7 @@ def bench_step(
         queries=queries,
         documents=documents,
         length=length,
-        lora=numbers(lora),
+        lora=ranks,
         steps=steps,
         device=device,
         console=err,

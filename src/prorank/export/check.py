@@ -33,6 +33,13 @@ def compare_scores(found: np.ndarray, expected: np.ndarray, runtime: str) -> Non
         raise CheckpointError(f"{runtime} gives scores that differ by {difference:.2g}", hint="the export is not kept")
 
 
+def save_without_weights(reranker: Reranker, folder: Path) -> None:
+    """A checkpoint's folder, whose weights another file will hold."""
+    reranker.save_pretrained(folder)
+    for file in folder.glob("model*.safetensors*"):
+        file.unlink()
+
+
 def as_it_was(reranker: Reranker, folder: Path, what: str, hint: str) -> None:
     """Refuse a folder that lost digits where its scores are further off than `LOSSY_TOLERANCE` (CheckpointError)."""
     again = Reranker.from_pretrained(folder, precision="fp32", device="cpu")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from prorank.export.check import as_it_was
+from prorank.export.check import as_it_was, save_without_weights
 from prorank.export.classifier import to_sequence_classification
 from prorank.export.graph import to_graph
 from prorank.export.low_rank import named_base, to_low_rank
@@ -90,8 +90,6 @@ def export(
 
 def _to_int8_rowwise(reranker: Reranker, backbone: Backbone, folder: Path) -> None:
     """A checkpoint whose matrices are stored in 8 bits by rows; read back it gives nearly the same scores."""
-    reranker.save_pretrained(folder)
-    for file in folder.glob("model*.safetensors*"):
-        file.unlink()
+    save_without_weights(reranker, folder)
     save_int8_rowwise(dict(backbone.model.named_parameters()), folder / INT8_ROWWISE_FILE)
     as_it_was(reranker, folder, "a checkpoint of 8-bit rows", "keep the checkpoint as it is")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from prorank.export.check import as_it_was, export_card
+from prorank.export.check import as_it_was, export_card, save_without_weights
 from prorank.model.backbone import Backbone
 from prorank.model.loading import load_backbone, resolve_source
 from prorank.model.low_rank import LOW_RANK_FILE, read_facts, save_low_rank
@@ -57,9 +57,7 @@ def to_low_rank(reranker: Reranker, backbone: Backbone, folder: Path, base: str,
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     matrices = {id(end.weight) for end in ends if end is not None}
     weights = dict(model.named_parameters())
-    reranker.save_pretrained(folder)
-    for file in folder.glob("model*.safetensors*"):
-        file.unlink()
+    save_without_weights(reranker, folder)
     remove_sentence_transformers_files(folder)
     export_card(reranker, folder, f"What training changed of `{base}`, on top of which it loads: rank {rank}, 8 bits")
     share = save_low_rank(

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prorank.model import gguf_files, low_rank
 from prorank.model.backbone import Backbone
 from prorank.model.cascade import Cascade
 from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
 from prorank.model.st_files import write_sentence_transformers_files
-from prorank.model.weights import MARK, file_of, reading
+from prorank.model.weights import MARK, file_of, reading, validated
 from prorank.prompts.builtin import load_prompt
 from prorank.prompts.chat import chat_frame
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
@@ -107,12 +107,7 @@ def read_settings(source: str) -> CheckpointSettings | None:
         return None
     with reading(path, f"copy {SETTINGS_FILE} again from where the checkpoint came from"):
         found = json.loads(path.read_bytes())
-    try:
-        settings = CheckpointSettings.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
-        raise CheckpointError(f"{path}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+    settings = validated(CheckpointSettings, found, path)
     config = file_of(source, "config.json")
     if settings.config_fingerprint is not None and config is not None:
         with reading(config):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 
 from prorank.model.int8_rowwise import load_int8_rowwise, save_int8_rowwise
-from prorank.model.weights import file_of, reading, refuse_other_weights
+from prorank.model.weights import file_of, reading, refuse_other_weights, validated
 from prorank.util.errors import CheckpointError
 
 LOW_RANK_FILE = "model.low-rank.safetensors"
@@ -136,12 +136,7 @@ def read_facts(source: str) -> tuple[Path, Facts] | None:
     refuse_other_weights(file)
     with reading(file), safe_open(file, framework="pt") as tensors:
         said = json.loads((tensors.metadata() or {})[FACTS])
-    try:
-        return file, Facts.model_validate(said)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        message = f"{file}: {where}: {error.errors()[0]['msg']}"
-        raise CheckpointError(message, hint="was it made by a newer prorank?") from error
+    return file, validated(Facts, said, file)
 
 
 def described(source: str) -> dict[str, Any]:

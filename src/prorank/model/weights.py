@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from prorank.model import gguf_files
@@ -19,6 +20,8 @@ from prorank.util.sources import is_gguf
 MARK = "prorank_checkpoint"  # in config.json: without prorank.json these weights mean something else
 WHOLE = "give a folder with config.json, model.safetensors and tokenizer, or a hub name when online"
 AGAIN = "copy or download the folder again"
+
+Described = TypeVar("Described", bound=BaseModel)
 
 
 @contextmanager
@@ -44,6 +47,20 @@ def reason(error: BaseException) -> str:
     if not text or not isinstance(error, (OSError, ValueError)):  # others speak to programmers: a bare key, a bare fact
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def validated(kind: type[Described], found: Any, file: Path) -> Described:
+    """What a file says, checked.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or not valid; the message names the first.
+    """
+    try:
+        return kind.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "as a whole"
+        raise CheckpointError(f"{file}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
 
 
 def file_of(source: str, name: str) -> Path | None:
