@@ -46,6 +46,7 @@ NO_FILE = {  # page, or page and first cells -> why no file is named
     "docs/analyze.md | column | key": "what columns mean, no figures of a run",
     "docs/warmup.md | key | what it does": "values of settings, no figures of a run",
     "src/prorank/shipped/prorank-mini/README.md | collection | licence": "versions of licences",
+    "src/prorank/shipped/prorank-mini-multilingual/README.md | collection | licence": "versions of licences",
     "docs/training-memory.md | model | trained | budget": "measured before the command wrote a file",
 }
 

@@ -24,14 +24,11 @@ from prorank.engine.scorer import ScoredPairs, answer_logits, log_flaws, query_n
 from prorank.engine.scores import SCORES, probabilities
 from prorank.model.backbone import Backbone
 from prorank.model.cascade import Cascade
-from prorank.model.checkpoint import (
-    CheckpointSettings,
-    save_checkpoint,
-)
+from prorank.model.checkpoint import CheckpointSettings, save_checkpoint
 from prorank.model.loading import resolve_source
 from prorank.prompts.cross_encoder import CrossEncoderTokenizer
 from prorank.prompts.tokenization import PairTokenizer
-from prorank.shipped import MINI
+from prorank.shipped import AUTO, MINI
 from prorank.types import Passages, ScoreKind
 from prorank.util.errors import CheckpointError, InputError, InputTypeError
 from prorank.util.inputs import (
@@ -90,6 +87,12 @@ class Reranker:
     [1, 0]
     """
 
+    def __new__(cls, model: str | Path | ScorerBackend = MINI, *_: Any, **__: Any) -> Reranker:
+        """A reranker; for the name `auto` one that chooses by the query's script, see `prorank.by_script`."""
+        from prorank.by_script import ByScript
+
+        return super().__new__(ByScript if cls is Reranker and model == AUTO else cls)
+
     def __init__(
         self,
         model: str | Path | ScorerBackend = MINI,
@@ -132,8 +135,8 @@ class Reranker:
         """Load a reranker by name or from a folder.
 
         Args:
-            path_or_name: checkpoint folder, model folder, GGUF file, hub name, `embedded`, `smollm2-135m`, or one
-                that ships: `prorank-mini`, `prorank-smol`.
+            path_or_name: as for `prorank.engine.load.load_parts`; or `auto`, which takes prorank-mini or
+                prorank-mini-multilingual for each query (`prorank.by_script`).
             options: `passages`, `cascade`, `max_new_tokens`, and those of `prorank.engine.load.load_parts`: `prompt`,
                 `max_length`, `instruction`, `score`, `family`, `device`, `precision`, `token_budget`, `compile_layers`,
                 `for_training`, `trust_remote_code`.
@@ -174,9 +177,11 @@ class Reranker:
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = self._scored(texts, owners, progress)
-        if self.passages is None:
-            return result
-        return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
+        return (
+            result
+            if self.passages is None
+            else result._replace(scores=aggregate(result.scores, owners, count, self.passages))
+        )
 
     def _scored(self, texts: Sequence[tuple[str, str]], owners: Sequence[int], progress: str | None) -> ScoredPairs:
         """Scores of texts as they are; `owners` are the pairs that they are parts of, for the error of a bad score."""
@@ -186,11 +191,7 @@ class Reranker:
         return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
 
     def warn(self, found: ScoredPairs) -> None:
-        """Log a warning of what was cut to fit, and one of generated answers without a grade.
-
-        Args:
-            found: of `score_detailed`, which itself says nothing.
-        """
+        """Log a warning of what `score_detailed` cut to fit, and one of generated answers without a grade."""
         log_flaws(found, self.settings.max_length, self.passages is not None)
 
     def score_sequences(
@@ -359,8 +360,7 @@ class Reranker:
             folder: where; made if absent, files of the same name are replaced.
             card: text of README.md; None writes a plain one.
 
-        Causal checkpoints also get the files that sentence-transformers reads: `CrossEncoder(folder)` gives the
-        same scores.
+        Causal checkpoints also get the files of sentence-transformers: `CrossEncoder(folder)` gives the same scores.
         """
         save_checkpoint(Path(folder), self.backbone, self.tokenizer, self.settings, card)
 
@@ -380,9 +380,9 @@ class Reranker:
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder)  # refuses an export before anything is made there
+            api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload reranker"))
 
 

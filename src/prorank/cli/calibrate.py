@@ -29,12 +29,14 @@ def calibrate(
     """Fit calibrations on dev lists, measure them on test lists; find a threshold for a precision."""
     from prorank.data.splits import load_with_splits
     from prorank.evaluation.calibrate import calibrate_model, calibration_markdown
+    from prorank.model.loading import resolve_source
     from prorank.reranker import Reranker
 
     if output is None:
         refuse(context, "only with --output", "force")
     refuse_taken(force, output)
     loaded = [load_with_splits(one, seed) for one in collections]  # a mistyped name is told at once
+    resolve_source(model)  # refuses `auto`, whose scores are calibrated already
     reranker = Reranker.from_pretrained(model, max_length=max_length, device=device)
     found = [
         calibrate_model(reranker, one, depth=depth, wanted=precision, max_queries=max_queries, seed=seed)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prorank.cli.shared import (
+    MODEL_HELP,
     AsJson,
     ByCascade,
     Device,
     Force,
     MaxLength,
-    Model,
     Passages,
     PrecisionOption,
     check_argument,
@@ -30,11 +30,12 @@ from prorank.cli.shared import (
     written,
 )
 from prorank.shipped import MINI
-from prorank.util.errors import InputError, ProrankError
+from prorank.util.errors import CheckpointError, InputError, ProrankError
 from prorank.util.terminal import one_line
 
 if TYPE_CHECKING:
     from prorank.evaluation.rerank_file import Reranked
+AUTO_HELP = "`auto` takes the first of these for a query in letters a to z, else the second (not with --run)."
 PIPED_TEXT = 160  # columns of a document's line where there is no terminal
 
 
@@ -44,7 +45,7 @@ def rerank(
     documents: Annotated[
         list[str] | None, typer.Argument(help="Documents; none reads --file or standard input.")
     ] = None,
-    model: Model = MINI,
+    model: Annotated[str, typer.Option("--model", "-m", help=f"{MODEL_HELP} {AUTO_HELP}")] = MINI,
     file: Annotated[
         Path | None, typer.Option(help="Documents: one text per line, or JSON (Lines) with `text`.")
     ] = None,
@@ -128,10 +129,10 @@ def _report_run(done: Reranked, output: Path, as_json: bool) -> None:
 
 def _probabilities(reranker: Any, results: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """The results' probabilities of relevance, or None where the model's scores stand for none."""
-    if reranker.settings.calibration is None and reranker.settings.score != "logit_difference":
+    try:
+        return [float(chance) for chance in reranker.probability([result["score"] for result in results])]
+    except CheckpointError:
         return None
-    found: list[float] = reranker.probability([result["score"] for result in results])
-    return found
 
 
 def _say_if_none(results: Sequence[Mapping[str, Any]], shown: Sequence[Any], threshold: float | None) -> None:

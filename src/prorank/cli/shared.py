@@ -39,7 +39,10 @@ ByCascade = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps ...")]
 PrecisionOption = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="auto is bf16 where it is fast.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair.", min=32)]
-MODEL_HELP = "Folder, GGUF file, hub name, `embedded`, `smollm2-135m`; `prorank-mini`, `prorank-smol` (ship)."
+MODEL_HELP = (
+    "Folder, GGUF file, hub name, `embedded`, `smollm2-135m`; "
+    "`prorank-mini`, `prorank-mini-multilingual`, `prorank-smol` (ship)."
+)
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
 
 

@@ -97,7 +97,7 @@ def load_parts(
 
     Args:
         path_or_name: checkpoint folder, model folder, GGUF file or a folder with one, hub name, `embedded`,
-            `smollm2-135m`, or one that ships: `prorank-mini`, `prorank-smol`.
+            `smollm2-135m`, or one that ships: `prorank-mini`, `prorank-mini-multilingual`, `prorank-smol`.
         prompt: built-in name, YAML file or `Prompt`; only for models that are no prorank checkpoint
             (default: the published checkpoint's, else `prorank`).
         max_length: tokens of a pair, template included; default the checkpoint's, else 512.

@@ -17,7 +17,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.classifier import ClassifierBackbone
 from prorank.model.device import resolve_device, resolve_precision
 from prorank.model.weights import AGAIN, MARK, WHOLE, check_vocabulary, load_tokenizer, load_weights, reading
-from prorank.shipped import FOLDERS
+from prorank.shipped import AUTO, FOLDERS, two_models
 from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, ProrankError, require
 from prorank.util.sources import find_model
@@ -36,9 +36,11 @@ def resolve_source(name_or_path: str | Path) -> str:
     A hub name stays a name.
 
     Raises:
-        CheckpointError: nothing of the name here, and nothing that the hub has.
+        CheckpointError: nothing of the name here, and nothing that the hub has; or `auto`, which is two models.
         MissingExtraError: the package of `embedded` is not installed.
     """
+    if str(name_or_path) == AUTO:
+        raise two_models()
     if str(name_or_path) in FOLDERS:
         return str(FOLDERS[str(name_or_path)])
     if str(name_or_path) == SMOLLM2:
