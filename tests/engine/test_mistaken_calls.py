@@ -143,19 +143,18 @@ def test_a_device_that_is_not_here_is_named(bert_folder, device):
         Reranker(bert_folder, prompt="prorank-short", device=device)
 
 
-def broken(checkpoint, folder):
-    """The checkpoint with one weight that is not a number."""
-    shutil.copytree(checkpoint, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights[next(name for name in weights if name.endswith("layer.1.output.dense.bias"))][0] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+def broken(checkpoint, **options):
+    """The checkpoint, one of its weights not a number any more since it was loaded."""
+    reranker = Reranker(checkpoint, precision="fp32", **options)
+    weights = dict(reranker.backbone.model.named_parameters())
+    name = next(name for name in weights if name.endswith("layer.1.output.dense.bias"))
+    weights[name].data[0] = float("nan")
+    return reranker
 
 
 @pytest.mark.parametrize("passages", [None, "max"])
-def test_scores_that_are_not_numbers_are_an_error(checkpoint, tmp_path, passages, call):
-    folder = broken(checkpoint, tmp_path / "nan")
-    reranker = Reranker(folder, precision="fp32", passages=passages)
+def test_scores_that_are_not_numbers_are_an_error(checkpoint, passages):
+    reranker = broken(checkpoint, passages=passages)
     pairs = [("apple", "river"), ("apple", "stone")]
     for attempt in (
         lambda: reranker.score(pairs),
@@ -166,8 +165,19 @@ def test_scores_that_are_not_numbers_are_an_error(checkpoint, tmp_path, passages
     ):
         with pytest.raises(InputError, match=r"1 is nan, and 1 more"):
             attempt()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("part", ["query.weight", "layer.1.output.dense.bias"])
+def test_weights_that_are_not_numbers_are_refused_at_load(checkpoint, tmp_path, call, part, value):
+    folder = shutil.copytree(checkpoint, tmp_path / "damaged")
+    weights = load_file(folder / "model.safetensors")
+    weights[next(name for name in weights if name.endswith(part))][..., 0] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"{part} holds numbers that are not finite"):
+        Reranker(folder, precision="fp32")
     code, out, err = call("rerank", "apple", "river", "-m", folder, "--json")
-    assert code == 2 and not out and "the score of pair 1 is nan" in err
+    assert code == 2 and not out and "not finite" in err
 
 
 def test_the_pair_is_numbered_also_when_its_passages_are_scored(bert_folder, monkeypatch):
@@ -240,12 +250,7 @@ def test_parts_in_the_wrong_places_are_named(reranker):
         Reranker(backbone, tokenizer, {})
 
 
-def test_a_damaged_weight_is_not_taken_for_a_model_that_cannot_be_packed(checkpoint, tmp_path, caplog):
-    folder = shutil.copytree(checkpoint, tmp_path / "nan")
-    weights = load_file(folder / "model.safetensors")
-    name = next(name for name in weights if name.endswith("query.weight"))
-    weights[name][:] = torch.nan
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+def test_a_damaged_weight_is_not_taken_for_a_model_that_cannot_be_packed(checkpoint, caplog):
     with pytest.raises(InputError, match="nan"):
-        Reranker(folder, precision="fp32").score([("apple", "river")])
+        broken(checkpoint).score([("apple", "river")])
     assert "packed" not in caplog.text

@@ -193,7 +193,7 @@ def tuned():
     documents = [document.content for document in collection.documents.values()]
     right = [(collection.queries[q], collection.documents[d].content) for q, j in train(collection) for d in j]
     optimizer = torch.optim.AdamW(layers.parameters(), lr=5e-4)
-    for _ in range(25):
+    for _ in range(60):
         chosen = chance.sample(right, 8)
         pairs = [*chosen, *((query, chance.choice(documents)) for query, _ in chosen)]
         batch = reranker.tokenizer.collate(reranker.tokenizer.encode(pairs)[0])
@@ -238,7 +238,8 @@ def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
     sizes = [parameter.numel() for parameter in reranker.backbone.parameters()]
     assert size < 4 * max(sizes) + 2 * (sum(sizes) - max(sizes))  # ONNX keeps the embeddings in 32 bits
     exact = np.array(reranker.score(pairs)).reshape(10, 20)
-    rough = np.array(Reranker.from_pretrained(small).score(pairs)).reshape(10, 20)
+    # fp32: where bf16 is fast, OpenVINO would compute in it and lose some ranks by that, not by the 8 bits
+    rough = np.array(Reranker.from_pretrained(small, precision="fp32").score(pairs)).reshape(10, 20)
     assert np.mean([kendalltau(a, b).statistic for a, b in zip(exact, rough)]) >= 0.95
 
 

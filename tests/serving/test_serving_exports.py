@@ -14,7 +14,7 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install '
 
 
 def test_an_openvino_export_is_served_with_its_own_scores(exported):
-    graph = Reranker(exported / "openvino")
+    graph = Reranker(exported / "openvino", precision="fp32")
     lists = [DOCUMENTS, DOCUMENTS[::-1], ["stone " * 60, "red"], DOCUMENTS[:1] * 40]
     expected = [graph.score([(QUERY, text) for text in texts]) for texts in lists]
 
@@ -23,7 +23,7 @@ def test_an_openvino_export_is_served_with_its_own_scores(exported):
         found = httpx.post(f"{address}/score", json=body, timeout=60).json()
         return [item["score"] for item in found["data"]]
 
-    service = Service(Reranker(exported / "openvino"), "export", Limits(), 96)
+    service = Service(Reranker(exported / "openvino", precision="fp32"), "export", Limits(), 96)
     with serving(service) as address, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda i: scores(address, lists[i % len(lists)]), range(24)))
         card = httpx.get(f"{address}/v1/models").json()["data"][0]

@@ -150,6 +150,22 @@ def _with_weights(auto: Any, config: Any, source: str, name: str | Path, options
     return model.to(options["dtype"])
 
 
+def check_finite(model: Any, name: str | Path) -> None:
+    """Refuse weights that hold NaN or infinity: scores need not show it.
+
+    On processors with AVX-512, torch's attention turns queries that are not numbers into zeros (2.13, short texts).
+
+    Raises:
+        CheckpointError: with the first such weight.
+    """
+    for weight, values in model.named_parameters():
+        if not torch.isfinite(values.sum(dtype=torch.float32)):  # one pass without a copy
+            raise CheckpointError(
+                f"'{name}': {weight} holds numbers that are not finite",
+                hint="copy the checkpoint again from where it came from",
+            )
+
+
 def load_backbone(
     name_or_path: str | Path,
     *,
@@ -205,6 +221,7 @@ def load_backbone(
         tokenizer = load_tokenizer(source, **shared)
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
+    check_finite(model, name_or_path)
     check_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], name_or_path)
     if kind == "classifier" and config.num_labels > 2:
         raise CheckpointError(f"'{name_or_path}' has {config.num_labels} labels", hint="a reranker has one, or two")
