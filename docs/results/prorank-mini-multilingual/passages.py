@@ -1,0 +1,45 @@
+"""Seconds that ranking 100 passages of 200 tokens takes, in torch and as an OpenVINO export.
+
+prorank export prorank-mini-multilingual --to openvino --int8 --output runs/ov
+python docs/results/prorank-mini-multilingual/passages.py prorank-mini-multilingual runs/ov
+"""
+
+import json
+import random
+import sys
+import time
+
+import torch
+
+from prorank import Reranker
+from prorank.util.provenance import hardware, versions
+
+WORDS = "the owl hunts mice at night in the wood near a river and sleeps by day on a high branch of an old tree".split()
+QUERY = "which owl hunts"
+
+
+def passages(tokenizer, draw: random.Random, count: int = 100, tokens: int = 200) -> list[str]:
+    """Texts of so many tokens each."""
+    texts = (" ".join(draw.choice(WORDS) for _ in range(2 * tokens)) for _ in range(count))
+    return [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]) for text in texts]
+
+
+def seconds(model: str, precision: str) -> dict[str, object]:
+    """Three timed rankings after one that does not count."""
+    reranker = Reranker(model, precision=precision)
+    texts = passages(reranker.tokenizer.tokenizer, random.Random(1))
+    sequences, _ = reranker.tokenizer.encode([(QUERY, text) for text in texts])
+    taken = []
+    for _ in range(4):
+        start = time.perf_counter()
+        reranker.rank(QUERY, texts)
+        taken.append(time.perf_counter() - start)
+    tokens = sum(map(len, sequences)) / len(sequences)
+    return {"model": model, "precision": precision, "tokens_of_a_pair": tokens, "seconds": sorted(taken[1:])}
+
+
+if __name__ == "__main__":
+    whole, exported = sys.argv[1:]
+    rows = [seconds(whole, precision) for precision in ("auto", "fp32", "bf16")] + [seconds(exported, "auto")]
+    about = {"threads": torch.get_num_threads(), "hardware": hardware(), "versions": versions()}
+    print(json.dumps(about | {"rows": rows}, indent=1))
