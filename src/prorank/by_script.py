@@ -69,7 +69,8 @@ class ByScript(Reranker):
         for name, model in self.models.items():
             rows = [i for i, (query, _) in enumerate(given) if self.model_of(query) == name]
             found = model.score_detailed([given[i] for i in rows], progress)
-            scale = model.settings.calibration or {"slope": 1.0, "intercept": 0.0}
+            scale = model.settings.calibration
+            assert scale is not None, "both models ship with a calibration"
             scores[rows] = scale["slope"] * found.scores + scale["intercept"]
             cuts.append(found.truncation)
             malformed, read = malformed + found.malformed, read + found.read

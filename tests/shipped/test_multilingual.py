@@ -69,6 +69,9 @@ def test_plain_latin_letters_are_taken_for_english(text):
 @given(st.text(), st.characters(categories=["Lu", "Ll", "Lo", "Lm", "Mn"], min_codepoint=128))
 def test_any_other_letter_or_mark_is_not(text, letter):
     assert beyond_english(text + letter)
+
+
+def test_a_letter_in_two_parts_is_not_either():
     assert beyond_english(unicodedata.normalize("NFD", "où est la gare"))
 
 

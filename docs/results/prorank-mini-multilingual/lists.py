@@ -21,6 +21,7 @@ from sources import collections, held_out
 from prorank.data.collection import Collection, Document
 from prorank.first_stage.bm25 import BM25Index, bm25_run
 from prorank.first_stage.dense import encode_texts
+from prorank.first_stage.fusion import z_score
 from prorank.score_learning.lists import pseudo_query
 from prorank.util.texts import plain
 
@@ -83,11 +84,6 @@ def own_queries(found: Collection, held: set[str], queries: set[str]) -> dict[st
     return made
 
 
-def standard(values: np.ndarray) -> np.ndarray:
-    """z-scores."""
-    return (values - values.mean()) / max(values.std(), 1e-6)
-
-
 def gain(scores: np.ndarray, relevant: np.ndarray) -> float:
     """NDCG@10 of one list with grades 0 and 1."""
     discount = 1 / np.log2(np.arange(2, 12))
@@ -125,8 +121,8 @@ def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) 
         chosen |= dict.fromkeys(ids[i] for i in draw.choice(free, RANDOM))
         names = list(chosen)[:WIDTH]
         least = min(lexical.values(), default=0.0)
-        scores = [standard(np.array([lexical.get(d, least) for d in names]))]
-        scores.append(standard(similar[[number[d] for d in names]]))
+        scores = [z_score([lexical.get(d, least) for d in names])]
+        scores.append(z_score(similar[[number[d] for d in names]]))
         rows.append((kind, text, [number[d] for d in relevant], np.array([number[d] for d in names]), np.stack(scores)))
     dev = [row for row in rows if row[0] == "dev"][:300]
     relevant = [np.isin(row[3], row[2]).astype(float) for row in dev]
@@ -134,7 +130,7 @@ def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) 
     means = [np.mean([gain(w * r[4][0] + (1 - w) * r[4][1], g) for r, g in zip(dev, relevant)]) for w in shares]
     share = float(shares[int(np.argmax(means))])
     print(f"{found.name}: BM25's share {share}, dev NDCG@10 {max(means):.3f}")
-    lists = [(*row[:4], standard(share * row[4][0] + (1 - share) * row[4][1])) for row in rows]
+    lists = [(*row[:4], np.array(z_score(share * row[4][0] + (1 - share) * row[4][1]))) for row in rows]
     return {"documents": [d.content for d in found.documents.values()], "lists": lists}
 
 

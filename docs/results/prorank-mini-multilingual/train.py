@@ -22,6 +22,7 @@ from sources import TRAIN
 from prorank import Reranker
 from prorank.engine.scores import SCORES
 from prorank.model.packing import one_pack
+from prorank.pipeline.stages import without_dropout
 from prorank.recipe.sections import WarmupSection
 from prorank.score_learning.losses import listwise_kl, listwise_softmax
 from prorank.training.trainer import TrainContext
@@ -168,9 +169,7 @@ def main(e5: str, lists: str, output: str) -> None:
     """Train, and save the checkpoint."""
     torch.manual_seed(SEED)
     reranker = Reranker(e5, prompt="prorank-short", max_length=LENGTH, for_training=True, precision="bf16")
-    for module in reranker.backbone.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    without_dropout(reranker.backbone)
     reranker.backbone.core.get_input_embeddings().weight.requires_grad_(False)
     sources = {name: Source(Path(lists) / f"{name}.pkl", reranker.pair_tokenizer) for name in TRAIN}
     log = {"warmup": warm_up(reranker, sources, Path(output) / "warmup")} | learn_scores(reranker, sources)
