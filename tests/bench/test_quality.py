@@ -4,14 +4,16 @@ import json
 import shutil
 
 import pytest
+from transformers import AutoTokenizer
 
 from prorank import Reranker
-from prorank.bench.quality import adjusted, passage_seconds
+from prorank.bench.quality import adjusted, passage_seconds, passage_texts
 from prorank.bench.tables import quality_rows
 from prorank.cli.main import app
 from prorank.data.collection import load_collection
 from prorank.data.trec import read_run
 from prorank.evaluation.evaluator import evaluate_model
+from prorank.shipped import FOLDERS
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,16 @@ def test_bench_measures_each_collection_once(
         call(*other, "--hybrid", 0.5, "--force")
 
 
-def test_passages_are_as_long_as_said(bert_folder):
+@pytest.mark.parametrize("folder", ["bert_folder", "qwen_folder", "prorank-mini-multilingual"])
+def test_passages_are_as_long_as_said_in_every_vocabulary(folder, request):
+    path = FOLDERS[folder] if folder in FOLDERS else request.getfixturevalue(folder)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    texts = passage_texts(tokenizer, 4, 50)
+    for text in texts:
+        assert 50 <= len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= 53
+
+
+def test_passages_are_timed_with_their_length(bert_folder):
     found = passage_seconds(Reranker(bert_folder, prompt="prorank-short", max_length=64), 3, 20, repeats=3)
     assert found["passages"] == 3 and 20 < found["tokens_of_a_pair"] <= 64
     assert 0 < found["least_seconds"] <= found["median_seconds"]

@@ -115,6 +115,20 @@ def adjusted(summaries: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
+def passage_texts(tokenizer: Any, passages: int, tokens: int) -> list[str]:
+    """Texts that a model's own tokenizer cuts into `tokens` tokens each (a word that the cut divides may add one).
+
+    Args:
+        tokenizer: of transformers.
+        passages: how many texts.
+        tokens: of each, without special tokens.
+    """
+    words = "the owl hunts mice at night in the wood near a river and sleeps by day on a high branch of an old tree"
+    texts = [f"{i} {f'{words} ' * (tokens // 20 + 1)}" for i in range(passages)]
+    ids = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:tokens] for text in texts]
+    return [tokenizer.decode(row) for row in ids]
+
+
 def passage_seconds(reranker: Reranker, passages: int = 100, tokens: int = 200, repeats: int = 5) -> dict[str, Any]:
     """Seconds that ranking passages takes, the least and the median of some repeats after one that does not count.
 
@@ -124,7 +138,7 @@ def passage_seconds(reranker: Reranker, passages: int = 100, tokens: int = 200, 
         tokens: of each document alone; query and prompt come on top.
         repeats: timed rankings.
     """
-    texts = [f"{i} " + "stone " * (tokens - 1) for i in range(passages)]
+    texts = passage_texts(reranker.tokenizer.tokenizer, passages, tokens)
     taken = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
