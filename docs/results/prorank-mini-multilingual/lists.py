@@ -91,13 +91,10 @@ def gain(scores: np.ndarray, relevant: np.ndarray) -> float:
     return float((relevant[np.argsort(-scores, kind="stable")][:10] * discount[: len(relevant[:10])]).sum() / best)
 
 
-def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) -> dict[str, object]:
-    """What `train` reads of a collection."""
-    ids = list(found.documents)
-    number = {document: i for i, document in enumerate(ids)}
-    barred = {d for d, one in found.documents.items() if {plain(one.content), plain(one.text)} & held}
-    free = np.array([number[d] for d in ids if d not in barred])
-    asked: dict[str, tuple[str, str, list[str]]] = {}  # id -> kind, text, relevant documents
+def all_queries(found: Collection, held: set[str], queries: set[str]) -> dict[str, tuple[str, str, list[str]]]:
+    """Query id -> kind (judged, own, dev), text and relevant documents."""
+    asked: dict[str, tuple[str, str, list[str]]] = {}
+    barred = held_documents(found, held)
     for query, judged in found.judgments("train").items():
         relevant = [d for d, grade in judged.items() if grade > 0 and d not in barred]
         if relevant and plain(found.queries[query]) not in queries:
@@ -106,6 +103,21 @@ def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) 
         asked[query] = ("own", text, [document])
     for query, judged in found.judgments("dev").items():
         asked[query] = ("dev", found.queries[query], [d for d, grade in judged.items() if grade > 0])
+    return asked
+
+
+def held_documents(found: Collection, held: set[str]) -> set[str]:
+    """Ids of documents that are never trained on."""
+    return {d for d, one in found.documents.items() if {plain(one.content), plain(one.text)} & held}
+
+
+def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) -> dict[str, object]:
+    """What `train` reads of a collection."""
+    ids = list(found.documents)
+    number = {document: i for i, document in enumerate(ids)}
+    barred = held_documents(found, held)
+    free = np.array([number[d] for d in ids if d not in barred])
+    asked = all_queries(found, held, queries)
     run = bm25_run(BM25Index.build(found.documents), found, {q: text for q, (_, text, _) in asked.items()}, 60)
     documents = encode_texts(encoder, [d.content for d in found.documents.values()], "document")
     vectors = encode_texts(encoder, [text for _, text, _ in asked.values()], "query")
