@@ -1,5 +1,6 @@
 """Candidates of training queries, and what BM25 and two bi-encoders say of them.
 
+export PYTHONPATH=docs/results/prorank-mini-multilingual
 python docs/results/english-transfer/candidates.py E5 COLLECTIONS SHARE OUT
 
 E5 is multilingual-e5-small, COLLECTIONS the folders in BEIR layout, SHARE where the packages of `texts.py` lie
@@ -14,17 +15,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from texts import (
-    Asked,
-    all_queries,
-    collections,
-    computing_terms,
-    definitions,
-    functions,
-    gain,
-    held_documents,
-    held_out,
-)
+from lists import all_queries, gain, held_documents
+from sources import collections, held_out
+from texts import Asked, computing_terms, definitions, functions
 
 from prorank.data.collection import Collection
 from prorank.first_stage.bm25 import BM25Index, bm25_run
@@ -47,7 +40,7 @@ Row = tuple[str, str, list[str]]  # kind, text, relevant documents
 
 
 def chosen(asked: dict[str, Row], name: str, draw: random.Random) -> dict[str, Row]:
-    """A sample of the queries, and the first dev queries."""
+    """A sample of the queries of each kind."""
     most = dict(zip(("judged", "own", "dev"), (*MOST[name], DEV)))
     ids = list(asked)
     draw.shuffle(ids)
@@ -82,10 +75,9 @@ def mixed(scores: np.ndarray, lexical: float, second: float) -> np.ndarray:
     return lexical * scores[0] + (1 - lexical) * ((1 - second) * scores[1] + second * scores[2])
 
 
-def prepare(found: Collection, asked: dict[str, Row], held: set[str], encoders: tuple[str, str]) -> dict[str, object]:
+def prepare(found: Collection, asked: dict[str, Row], barred: set[str], encoders: tuple[str, str]) -> dict[str, object]:
     """What `train` reads of a source."""
     ids = np.array(list(found.documents))
-    barred = held_documents(found, held)
     shut = np.isin(ids, list(barred))
     run = bm25_run(BM25Index.build(found.documents), found, {q: row[1] for q, row in asked.items()}, 2 * LEXICAL)
     similar = []
@@ -122,7 +114,10 @@ def main(e5: str, folder: str, share: str, output: str) -> None:
     trained, others = collections(Path(folder))
     held, queries = held_out(trained, others)
     draw = random.Random(13)
-    sources = {n: (trained[n], chosen(all_queries(trained[n], held, queries), n, draw)) for n in MOST}
+    sources: dict[str, tuple[Collection, dict[str, Row], set[str]]] = {}
+    for name in MOST:
+        barred = held_documents(trained[name], held)
+        sources[name] = trained[name], chosen(all_queries(trained[name], barred, queries), name, draw), barred
     code = {plain(text) for text in trained["cosqa"].queries.values()}
     code |= {plain(document.text) for document in trained["cosqa"].documents.values()}
     terms = computing_terms(Path(share) / "dictd" / "foldoc.dict.dz", draw)
@@ -131,11 +126,12 @@ def main(e5: str, folder: str, share: str, output: str) -> None:
         ("foldoc", terms._replace(queries=[one for one in terms.queries if plain(one[0]) not in queries])),
         ("python", functions(code, draw)),
     ):
-        sources[name] = as_collection(name, found)
+        collection, asked = as_collection(name, found)
+        sources[name] = collection, asked, held_documents(collection, held)
     Path(output).mkdir(parents=True)
-    for name, (collection, asked) in sources.items():
+    for name, (collection, asked, barred) in sources.items():
         with (Path(output) / f"{name}.pkl").open("wb") as file:
-            pickle.dump(prepare(collection, asked, held, ("embedded", e5)), file)
+            pickle.dump(prepare(collection, asked, barred, ("embedded", e5)), file)
 
 
 if __name__ == "__main__":

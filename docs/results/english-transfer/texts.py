@@ -9,20 +9,17 @@ import ast
 import gzip
 import random
 import re
-import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lists import keywords, longer, middle
+
 from prorank.data.collection import Document
 from prorank.score_learning.lists import pseudo_query
 from prorank.util.texts import plain
-
-sys.path.append(str(Path(__file__).parents[1] / "prorank-mini-multilingual"))
-from lists import all_queries, gain, held_documents, keywords, longer, middle  # noqa: F401
-from sources import collections, held_out  # noqa: F401
 
 LIBRARIES = (
     "numpy scipy sklearn transformers sympy networkx rich pandas fsspec aiohttp jinja2 onnx torch datasets matplotlib"

@@ -62,11 +62,11 @@ def keywords(draw: random.Random, document: Document, frequency: Counter[str], c
     return " ".join(words[i] for i in sorted(chosen))
 
 
-def own_queries(found: Collection, held: set[str], queries: set[str]) -> dict[str, tuple[str, str]]:
-    """Query id -> (text, document), cut from documents that are not held out."""
+def own_queries(found: Collection, barred: set[str], queries: set[str]) -> dict[str, tuple[str, str]]:
+    """Query id -> (text, document), cut from documents that are not barred."""
     frequency = Counter(w for d in found.documents.values() for w in set(WORD.findall(d.content.lower())))
     titles, draw = Counter(d.title for d in found.documents.values()), random.Random(13)
-    free = [d for d in found.documents.values() if not {plain(d.content), plain(d.text)} & held]
+    free = [d for d in found.documents.values() if d.id not in barred]
     draw.shuffle(free)
     made: dict[str, tuple[str, str]] = {}
     english = found.name not in ("cmrc2018", "jaquad")
@@ -91,15 +91,14 @@ def gain(scores: np.ndarray, relevant: np.ndarray) -> float:
     return float((relevant[np.argsort(-scores, kind="stable")][:10] * discount[: len(relevant[:10])]).sum() / best)
 
 
-def all_queries(found: Collection, held: set[str], queries: set[str]) -> dict[str, tuple[str, str, list[str]]]:
+def all_queries(found: Collection, barred: set[str], queries: set[str]) -> dict[str, tuple[str, str, list[str]]]:
     """Query id -> kind (judged, own, dev), text and relevant documents."""
     asked: dict[str, tuple[str, str, list[str]]] = {}
-    barred = held_documents(found, held)
     for query, judged in found.judgments("train").items():
         relevant = [d for d, grade in judged.items() if grade > 0 and d not in barred]
         if relevant and plain(found.queries[query]) not in queries:
             asked[query] = ("judged", found.queries[query], relevant)
-    for query, (text, document) in own_queries(found, held, queries).items():
+    for query, (text, document) in own_queries(found, barred, queries).items():
         asked[query] = ("own", text, [document])
     for query, judged in found.judgments("dev").items():
         asked[query] = ("dev", found.queries[query], [d for d, grade in judged.items() if grade > 0])
@@ -117,7 +116,7 @@ def prepare(found: Collection, encoder: str, held: set[str], queries: set[str]) 
     number = {document: i for i, document in enumerate(ids)}
     barred = held_documents(found, held)
     free = np.array([number[d] for d in ids if d not in barred])
-    asked = all_queries(found, held, queries)
+    asked = all_queries(found, barred, queries)
     run = bm25_run(BM25Index.build(found.documents), found, {q: text for q, (_, text, _) in asked.items()}, 60)
     documents = encode_texts(encoder, [d.content for d in found.documents.values()], "document")
     vectors = encode_texts(encoder, [text for _, text, _ in asked.values()], "query")

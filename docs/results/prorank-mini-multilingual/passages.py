@@ -5,29 +5,22 @@ python docs/results/prorank-mini-multilingual/passages.py prorank-mini-multiling
 """
 
 import json
-import random
 import sys
 import time
 
 import torch
 
 from prorank import Reranker
+from prorank.bench.quality import passage_texts
 from prorank.util.provenance import hardware, versions
 
-WORDS = "the owl hunts mice at night in the wood near a river and sleeps by day on a high branch of an old tree".split()
 QUERY = "which owl hunts"
-
-
-def passages(tokenizer, draw: random.Random, count: int = 100, tokens: int = 200) -> list[str]:
-    """Texts of so many tokens each."""
-    texts = (" ".join(draw.choice(WORDS) for _ in range(2 * tokens)) for _ in range(count))
-    return [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:tokens]) for text in texts]
 
 
 def seconds(model: str, precision: str) -> dict[str, object]:
     """Three timed rankings after one that does not count."""
     reranker = Reranker(model, precision=precision)
-    texts = passages(reranker.tokenizer.tokenizer, random.Random(1))
+    texts = passage_texts(reranker.tokenizer.tokenizer, 100, 200)
     sequences, _ = reranker.tokenizer.encode([(QUERY, text) for text in texts])
     taken = []
     for _ in range(4):
