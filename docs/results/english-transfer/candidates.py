@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from lists import all_queries, gain, held_documents
 from sources import collections, held_out
-from texts import Asked, computing_terms, definitions, functions
+from texts import Asked, computing_terms, definitions, functions, manuals
 
 from prorank.data.collection import Collection
 from prorank.first_stage.bm25 import BM25Index, bm25_run
@@ -26,16 +26,16 @@ from prorank.first_stage.fusion import z_score
 from prorank.util.texts import plain
 
 MOST = {  # collection -> judged queries, and queries cut from its documents
-    "squad11-dev": (3_500, 1_200),
-    "medquad": (2_500, 2_000),
-    "covidqa-200423": (884, 3_000),
-    "nl2bash": (3_000, 144),
-    "cosqa": (380, 4_500),
-    "scifact": (443, 4_500),
-    "selqa-sections": (1_040, 900),
-    "pubmedqa": (439, 500),
+    "squad11-dev": (3_500, 3_000),
+    "medquad": (4_000, 4_000),
+    "covidqa-200423": (884, 4_000),
+    "nl2bash": (5_000, 144),
+    "cosqa": (380, 6_000),
+    "scifact": (443, 7_000),
+    "selqa-sections": (1_040, 2_000),
+    "pubmedqa": (439, 1_000),
 }
-LEXICAL, DENSE, RANDOM, DEV = 30, 15, 6, 60
+LEXICAL, DENSE, RANDOM, DEV = 30, 15, 6, 150
 Row = tuple[str, str, list[str]]  # kind, text, relevant documents
 
 
@@ -120,13 +120,14 @@ def main(e5: str, folder: str, share: str, output: str) -> None:
         sources[name] = trained[name], chosen(all_queries(trained[name], barred, queries), name, draw), barred
     code = {plain(text) for text in trained["cosqa"].queries.values()}
     code |= {plain(document.text) for document in trained["cosqa"].documents.values()}
-    terms = computing_terms(Path(share) / "dictd" / "foldoc.dict.dz", draw)
     for name, found in (
         ("wordnet", definitions(Path(share) / "wordnet", draw)),
-        ("foldoc", terms._replace(queries=[one for one in terms.queries if plain(one[0]) not in queries])),
+        ("foldoc", computing_terms(Path(share) / "dictd" / "foldoc.dict.dz", draw)),
         ("python", functions(code, draw)),
+        ("manuals", manuals(Path(share), draw)),
     ):
         collection, asked = as_collection(name, found)
+        asked = {q: row for q, row in asked.items() if plain(row[1]) not in queries}
         sources[name] = collection, asked, held_documents(collection, held)
     Path(output).mkdir(parents=True)
     for name, (collection, asked, barred) in sources.items():

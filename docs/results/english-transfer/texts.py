@@ -1,8 +1,8 @@
-"""Texts without judgments beside the training collections: definitions, computing terms, Python functions.
+"""Texts without judgments beside the training collections: definitions, computing terms, Python functions, manuals.
 
 They come from packages: WordNet's files (`wordnet-base`), the Free On-line Dictionary of Computing (`dict-foldoc`),
-and functions with a docstring in Python's standard library and libraries under free licences. Each gives documents
-and queries, a query belonging to one document.
+functions with a docstring in Python's standard library and libraries under free licences, and the manuals of `MANUALS`
+(packages named like `python-sklearn-doc`). Each gives documents and queries, a query belonging to one document.
 """
 
 import ast
@@ -12,6 +12,7 @@ import re
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,10 @@ from prorank.util.texts import plain
 
 LIBRARIES = (
     "numpy scipy sklearn transformers sympy networkx rich pandas fsspec aiohttp jinja2 onnx torch datasets matplotlib"
+)
+MANUALS = (
+    "doc/python-sklearn-doc doc/python-scipy-doc doc/python-statsmodels-doc doc/python3.11 doc/postgresql-doc-15 "
+    "doc/octave doc/linux-doc-6.1 doc/anarchism doc/debian-handbook/html/en-US debian-reference R"
 )
 SMALL_WORDS = set("a an the of is this that and or to if be for with by as return returns".split())
 
@@ -59,7 +64,7 @@ def definitions(folder: Path, draw: random.Random) -> Asked:
             queries.append((draw.choice(asked), i))
     draw.shuffle(queries)
     documents = [Document(str(i), "", f"{', '.join(w)}: {meaning}") for i, (w, meaning, _) in enumerate(found)]
-    return Asked(documents, queries[:3_000])
+    return Asked(documents, queries[:5_000])
 
 
 def computing_terms(file: Path, draw: random.Random) -> Asked:
@@ -81,7 +86,7 @@ def computing_terms(file: Path, draw: random.Random) -> Asked:
         if len(text.split()) >= 15:
             documents.append(Document("", head, text))
     draw.shuffle(documents)
-    documents = [one._replace(id=str(i)) for i, one in enumerate(documents[:5_000])]
+    documents = [one._replace(id=str(i)) for i, one in enumerate(documents[:6_000])]
     frequency = Counter(w for d in documents for w in set(re.findall(r"\w+", d.content.lower())))
     queries = []
     for i, one in enumerate(documents):
@@ -89,7 +94,7 @@ def computing_terms(file: Path, draw: random.Random) -> Asked:
         made = (short, middle(draw, one), keywords(draw, one, frequency, len(documents)), longer(draw, one))
         queries += [(text, i) for text in made if text]
     draw.shuffle(queries)
-    return Asked(documents, queries[:4_000])
+    return Asked(documents, queries[:6_000])
 
 
 def documented(file: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -144,8 +149,74 @@ def functions(barred: set[str], draw: random.Random) -> Asked:
                 found.append((first, source, bare, name))
     draw.shuffle(found)
     documents, queries = [], []
-    for i, (first, source, bare, name) in enumerate(found[:6_000]):
+    for i, (first, source, bare, name) in enumerate(found[:8_000]):
         documents.append(Document(str(i), "", bare if draw.random() < 0.5 else source))
         queries.append((as_asked(draw, first, name), i))
     draw.shuffle(queries)
-    return Asked(documents, [one for one in queries if plain(one[0]) not in barred and " " in one[0]][:4_000])
+    return Asked(documents, [one for one in queries if plain(one[0]) not in barred and " " in one[0]][:6_000])
+
+
+class Passages(HTMLParser):
+    """A page's paragraphs of 100 to 200 words, each with the heading above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.heading, self.words, self.inside, self.hidden = "", "", "", 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Begin a heading or a paragraph, or something that is left out."""
+        if tag in ("pre", "script", "style", "table", "nav", "footer", "dl"):
+            self.hidden += 1
+        elif tag in ("p", "h1", "h2", "h3", "h4") and not self.hidden:
+            if tag != "p":
+                self.keep(20)
+            self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        """End it."""
+        if tag in ("pre", "script", "style", "table", "nav", "footer", "dl"):
+            self.hidden = max(0, self.hidden - 1)
+        elif tag == self.inside == "p":
+            self.keep(100)
+            self.inside = ""
+        elif tag == self.inside:
+            self.heading, self.words, self.inside = re.sub(r"^[\d.\s]+|[\u00b6#\uf0c1]", "", self.words).strip(), "", ""
+
+    def handle_data(self, data: str) -> None:
+        """Its words."""
+        if self.inside and not self.hidden:
+            self.words = f"{self.words} {data}" if self.words.endswith((".", ":")) else self.words + data
+
+    def keep(self, least: int) -> None:
+        """End a passage that has enough words."""
+        words = self.words.split()
+        if len(words) >= least:
+            self.found.append((self.heading, " ".join(words[:200])))
+        if len(words) >= least or least == 20:
+            self.words = ""
+
+
+def manuals(share: Path, draw: random.Random) -> Asked:
+    """Passages of manuals, at most 1,500 of each, asked by their heading, sentences and rare words."""
+    documents = []
+    for name in MANUALS.split():
+        found, files = {}, sorted((share / name).rglob("*.html"))
+        draw.shuffle(files)
+        for file in [one for one in files if one.is_file()][:1_500]:
+            page = Passages()
+            page.feed(file.read_text(errors="replace"))
+            page.keep(20)
+            found |= {text: heading for heading, text in page.found[:12]}
+        passages = list(found.items())
+        draw.shuffle(passages)
+        documents += [Document("", " ".join(heading.split()[:15]), text) for text, heading in passages[:1_500]]
+    documents = [one._replace(id=str(i)) for i, one in enumerate(documents)]
+    frequency = Counter(w for d in documents for w in set(re.findall(r"\w+", d.content.lower())))
+    titles, queries = Counter(one.title for one in documents), []
+    for i, one in enumerate(documents):
+        head = one.title if titles[one.title] == 1 and " " in one.title else ""
+        made = (pseudo_query(head, one.text), middle(draw, one), keywords(draw, one, frequency, len(documents)))
+        queries += [(text, i) for text in (*made, longer(draw, one)) if text]
+    draw.shuffle(queries)
+    return Asked(documents, queries[:12_000])

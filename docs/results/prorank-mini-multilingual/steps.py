@@ -1,4 +1,4 @@
-"""Score learning on prepared lists: drawing them, packing them, one step. What the `train.py` of two rounds share.
+"""Both stages on prepared lists: drawing them, packing them, one step. What the `train.py` of two rounds share.
 
 A round says which sources there are and how often each comes, how long pairs are, and how the learning rate goes.
 """
@@ -9,13 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 
+from prorank import Reranker
 from prorank.engine.scores import SCORES
 from prorank.model.backbone import Backbone
 from prorank.model.packing import one_pack
+from prorank.recipe.sections import WarmupSection
 from prorank.score_learning.losses import listwise_kl, listwise_softmax
+from prorank.training.trainer import TrainContext
+from prorank.warmup.pairs import PairItem, exchanged_pairs
+from prorank.warmup.trainer import WarmupTrainer
 
 SIZE, TEACHER, TEMPERATURE = 10, 1.5, 0.5
+WARMED = ("squad11-dev", "medquad", "nl2bash")  # collections whose pairs stage 1 sees
 
 
 class Source:
@@ -115,6 +122,42 @@ class Steps:
         pairs, labels, teacher = zip(*lists)
         pack = one_pack([ids for own in pairs for ids in own], causal=False, slot_from_end=self.end)
         return pack, torch.tensor(labels), torch.tensor(teacher)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Endless steps, drawn by the workers of a DataLoader."""
+
+    def __init__(self, steps: Steps, seed: int) -> None:
+        self.steps, self.seed = steps, seed
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        random = np.random.default_rng([self.seed, worker.id if worker else 0])
+        torch.set_num_threads(1)
+        while True:
+            yield self.steps.draw(random)
+
+
+def warm_up(
+    reranker: Reranker, sources: Mapping[str, Source], steps: int, folder: Path, seed: int
+) -> dict[str, object]:
+    """Stage 1 on pairs of `WARMED`; held-out metrics before and after."""
+    settings = WarmupSection(steps=steps, learning_rate=2e-4, evaluate_every=steps // 3, pairs_per_step=16)
+
+    def pairs(kind: str, count: int, seed: int) -> list[PairItem]:
+        found = []
+        for source in (sources[name] for name in WARMED):
+            qrels = {str(i): {str(d): 1 for d in source.relevant[i]} for i in source.rows(kind)}
+            drawn = exchanged_pairs(qrels, count, seed)
+            found.append([PairItem(source.pair(int(p[0]), int(p[1])), int(p.relevant)) for p in drawn])
+        return [found[k % len(found)][2 * (k // len(found)) + half] for k in range(count // 2) for half in (0, 1)]
+
+    tokenizer, items = reranker.pair_tokenizer, pairs("judged", 16 * steps, seed)
+    context = TrainContext(reranker.backbone.train(), tokenizer, settings, items, folder, seed, Console())
+    trainer = WarmupTrainer(context, pairs("dev", 300, 1))
+    start = trainer.metrics(trainer.held_out_items)
+    trainer.run(resume=False)
+    return {"start": start._asdict(), "end": trainer.metrics(trainer.held_out_items)._asdict()}
 
 
 class Learner:

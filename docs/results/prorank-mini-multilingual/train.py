@@ -13,63 +13,22 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from rich.console import Console
 from sources import TRAIN
-from steps import Learner, Source, Steps
+from steps import Learner, Source, Steps, Stream, warm_up
 
 from prorank import Reranker
 from prorank.pipeline.stages import without_dropout
-from prorank.recipe.sections import WarmupSection
-from prorank.training.trainer import TrainContext
-from prorank.warmup.pairs import PairItem, exchanged_pairs
-from prorank.warmup.trainer import WarmupTrainer
 
 SECONDS, LENGTH, LISTS, RATE, SEED = 70.0, 320, 48, 1.5e-4, 13
 OWN, BUDGET = 0.35, 120_000
-WARMED = ("squad11-dev", "medquad", "nl2bash")  # collections whose pairs stage 1 sees
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """Endless steps."""
-
-    def __init__(self, steps: Steps) -> None:
-        self.steps = steps
-
-    def __iter__(self):
-        worker = torch.utils.data.get_worker_info()
-        random = np.random.default_rng([SEED, worker.id if worker else 0])
-        torch.set_num_threads(1)
-        while True:
-            yield self.steps.draw(random)
-
-
-def warm_up(reranker: Reranker, sources: dict[str, Source], folder: Path) -> dict[str, object]:
-    """Stage 1; held-out metrics before and after."""
-    settings = WarmupSection(steps=200, learning_rate=2e-4, evaluate_every=66, pairs_per_step=16)
-
-    def pairs(kind: str, count: int, seed: int) -> list[PairItem]:
-        found = []
-        for source in (sources[name] for name in WARMED):
-            qrels = {str(i): {str(d): 1 for d in source.relevant[i]} for i in source.rows(kind)}
-            drawn = exchanged_pairs(qrels, count, seed)
-            found.append([PairItem(source.pair(int(p[0]), int(p[1])), int(p.relevant)) for p in drawn])
-        return [found[k % len(found)][2 * (k // len(found)) + half] for k in range(count // 2) for half in (0, 1)]
-
-    tokenizer, items = reranker.pair_tokenizer, pairs("judged", 16 * settings.steps, SEED)
-    context = TrainContext(reranker.backbone.train(), tokenizer, settings, items, folder, SEED, Console())
-    trainer = WarmupTrainer(context, pairs("dev", 300, 1))
-    start = trainer.metrics(trainer.held_out_items)
-    trainer.run(resume=False)
-    return {"start": start._asdict(), "end": trainer.metrics(trainer.held_out_items)._asdict()}
 
 
 def learn_scores(reranker: Reranker, sources: dict[str, Source]) -> dict[str, int]:
     """Stage 2; steps, pairs and tokens."""
     tokenizer = reranker.pair_tokenizer
     steps = Steps(sources, TRAIN, own=OWN, lists=LISTS, budget=BUDGET, end=tokenizer.slot_from_end)
-    loader = torch.utils.data.DataLoader(Stream(steps), batch_size=None, num_workers=6, prefetch_factor=4)
+    loader = torch.utils.data.DataLoader(Stream(steps, SEED), batch_size=None, num_workers=6, prefetch_factor=4)
     learner = Learner(reranker.backbone, tokenizer.answer_ids, RATE)
     begun = time.monotonic()
     for parts in loader:
@@ -87,7 +46,7 @@ def main(e5: str, lists: str, output: str) -> None:
     without_dropout(reranker.backbone)
     reranker.backbone.core.get_input_embeddings().weight.requires_grad_(False)
     sources = {name: Source(Path(lists) / f"{name}.pkl", reranker.pair_tokenizer, LENGTH, LENGTH) for name in TRAIN}
-    log = {"warmup": warm_up(reranker, sources, Path(output) / "warmup")} | learn_scores(reranker, sources)
+    log = {"warmup": warm_up(reranker, sources, 200, Path(output) / "warmup", SEED)} | learn_scores(reranker, sources)
     reranker.backbone.eval()
     base = "multilingual-e5-small, from a 4-bit file"
     reranker.settings = reranker.settings.model_copy(update={"max_length": 384, "base_model": base})
