@@ -105,7 +105,8 @@ def prepare(found: Collection, asked: dict[str, Row], barred: set[str], encoders
     lists = []
     for (kind, text, relevant), names, scores in rows:
         teacher = np.array(z_score(mixed(scores, *shares)))
-        lists.append((kind, text, [place[d] for d in relevant[:8]], np.array([place[d] for d in names]), teacher))
+        at = np.array([place[d] for d in names], np.int32)
+        lists.append((kind, text, [place[d] for d in relevant[:8]], at, teacher.astype(np.float32)))
     return {"documents": [d.content for d in found.documents.values()], "lists": lists}
 
 
