@@ -22,7 +22,7 @@ from steps import SIZE, Learner, Source, Steps, Stream, warm_up
 from prorank import Reranker
 from prorank.pipeline.stages import without_dropout
 
-SECONDS, RATE, SEED = 240.0, 2e-4, 13
+SECONDS, RATE, SEED = 170.0, 2e-4, 13
 LISTS, OWN, BUDGET, WORKERS = 32, 0.55, 120_000, 3
 LENGTHS, ODDS, LONGEST_QUERY, LEAST = (96, 128, 192, 288, 384), (0.3, 0.3, 0.2, 0.12, 0.08), 96, 24
 SHARES = {  # how often a source's judged queries come, and those cut from its documents
