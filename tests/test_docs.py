@@ -204,7 +204,7 @@ def test_collected_figures_are_those_of_the_commands(monkeypatch, capsys):
     calls = re.findall(
         r"^python (\S+) (.+) > (\S+)$", "\n".join(blocks(ROOT / "docs" / "slm.md", "bash")), re.MULTILINE
     )
-    assert len(calls) == 9
+    assert len(calls) == 14
     for script, arguments, file in calls:
         monkeypatch.setattr("sys.argv", [script, *arguments.split()])
         runpy.run_path(script, run_name="__main__")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from scipy.stats import kendalltau
 from prorank import Reranker
 from prorank.cli.main import app
 from prorank.data.collection import load_collection
+from prorank.export.activations import calibration_pairs
 from prorank.export.export import export
-from prorank.util.errors import CheckpointError
+from prorank.util.errors import CheckpointError, DataError
 
 PAIRS = [
     ("what is a river?", "a stone.\n\n"),
@@ -145,6 +147,8 @@ def test_what_cannot_be_exported_is_refused(folders, tmp_path):
         export(graded, "sequence-classification", tmp_path / "export")
     with pytest.raises(CheckpointError, match="int8 is for onnx and openvino"):
         export(load(folders, "qwen2"), "sequence-classification", tmp_path / "export", int8=True)
+    with pytest.raises(CheckpointError, match="calibration pairs are for int8 in openvino"):
+        export(load(folders, "bert"), "onnx", tmp_path / "export", int8=True, calibration=PAIRS)
     with pytest.raises(CheckpointError, match="fp32 on the CPU"):
         export(load(folders, "qwen2", precision="bf16"), "onnx", tmp_path / "export")
     assert not (tmp_path / "export").exists()
@@ -229,11 +233,14 @@ def test_8_bit_rows_load_like_a_checkpoint(folders, qwen_folder, family, tmp_pat
         Reranker.from_pretrained(small)
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino", "int8-rowwise"])
-def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, tmp_path):
+@pytest.mark.parametrize(
+    ("target", "calibrated"), [("onnx", False), ("openvino", False), ("openvino", True), ("int8-rowwise", False)]
+)
+def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, calibrated, tmp_path):
     """Kendall's tau within a query, mean over ten queries of CoSQA."""
     reranker, pairs = tuned
-    small = export(reranker, target, tmp_path / "int8", int8=target != "int8-rowwise")
+    calibration = calibration_pairs(load_collection("cosqa"), 40) if calibrated else []
+    small = export(reranker, target, tmp_path / "int8", int8=target != "int8-rowwise", calibration=calibration)
     size = sum(file.stat().st_size for file in small.glob("*model.*"))
     sizes = [parameter.numel() for parameter in reranker.backbone.parameters()]
     assert size < 4 * max(sizes) + 2 * (sum(sizes) - max(sizes))  # ONNX keeps the embeddings in 32 bits
@@ -253,6 +260,30 @@ def test_the_command_exports(folders, tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "small" / "prorank.json").read_text())["prompt"]["name"] == "prorank-short"
     assert CliRunner().invoke(app, command).exit_code != 0  # not overwritten without --force
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+def test_calibration_pairs_are_relevant_and_random_in_turn_and_stay_the_same():
+    collection = load_collection("cosqa")
+    pairs, judged = calibration_pairs(collection, 20), dict(train(collection))
+    assert len(pairs) == 20 and pairs == calibration_pairs(collection, 20) != calibration_pairs(collection, 20, seed=1)
+    ids = {text: query for query, text in collection.queries.items()}
+    for query, document in pairs[::2]:
+        grades = collection.judgments("train")[ids[query]]
+        assert document in {collection.documents[d].content for d, grade in grades.items() if grade > 0}
+    with pytest.raises(DataError, match="no training query has a relevant document"):
+        calibration_pairs(replace(collection, qrels={"train": {query: {} for query in judged}}))
+
+
+def test_the_command_exports_8_bit_activations(tuned, tmp_path):
+    from typer.testing import CliRunner
+
+    tuned[0].save_pretrained(tmp_path / "checkpoint")
+    command = ["export", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "small"), "--int8"]
+    command += ["--calibration-data", "cosqa", "--to"]
+    assert CliRunner().invoke(app, [*command, "onnx"]).exit_code != 0
+    result = CliRunner().invoke(app, [*command, "openvino"])
+    assert result.exit_code == 0, result.output
+    assert "8-bit weights and activations" in (tmp_path / "small" / "README.md").read_text()
 
 
 def test_a_tokenizer_without_padding_token_cannot_be_a_classifier(tmp_path):

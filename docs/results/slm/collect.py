@@ -22,9 +22,11 @@ def over_seeds(folder: Path, variant: str, collection: str) -> Evaluation:
 
 
 def main(folder: Path, variant: str = "two", base: str = "none") -> None:
-    """Print one row per collection: means, intervals, and the paired difference with Holm's p over the collections."""
+    """Print one row per collection of both: means, intervals, and the paired difference with Holm's p over the collections."""
     rows = []
     for file in sorted((folder / f"{variant}-1").glob("*.tsv")):
+        if not (folder / f"{base}-1" / file.name).is_file():
+            continue
         ours, theirs = (over_seeds(folder, name, file.stem) for name in (variant, base))
         values = list(ours.values(METRIC).values())
         zero = folder / "zero-shot" / file.name

@@ -16,6 +16,8 @@ from rich.console import Console
 from prorank.bench import models
 from prorank.bench.gguf_file import write_gguf
 from prorank.data.collection import Collection
+from prorank.data.splits import with_splits
+from prorank.export.activations import calibration_pairs
 from prorank.export.export import export
 from prorank.model.device import fast_bf16
 from prorank.reranker import Reranker
@@ -134,12 +136,15 @@ def minilm_contenders(
     masked = models.checkpoint("embedded", place / "prorank", "prorank-short", MAX_LENGTH["minilm"])
     onnx = export(_load(masked), "onnx", place / "onnx", int8=True)
     openvino = export(_load(masked), "openvino", place / "openvino", int8=True)
+    ranges = calibration_pairs(with_splits(collection))
+    both = export(_load(masked), "openvino", place / "activations", int8=True, calibration=ranges)
     chosen = models.first_stage_pairs(collection, 100, pairs)
     timed = [
         Contender("prorank", "prorank", classifier, "float32", chosen),
         Contender("sentence-transformers", "sentence-transformers", classifier, "float32", chosen),
         Contender("prorank (defaults)", "prorank", classifier, "default", chosen),
         Contender("prorank (int8, OpenVINO)", "prorank", openvino, "default", chosen),
+        Contender("prorank (int8 with activations, OpenVINO)", "prorank", both, "default", chosen),
         Contender("prorank (int8, ONNX)", "prorank", onnx, "default", chosen),
     ]
     few = [*chosen[:16], *chosen[-16:]]

@@ -83,6 +83,10 @@ COMPARED = {
     "flashrank": ("flashrank (float32)", "prorank"),
     "flashrank-int8": ("flashrank (int8)", "prorank (int8, OpenVINO)"),
     "sentence-transformers-int8": ("sentence-transformers (defaults)", "prorank (int8, OpenVINO)"),
+    "sentence-transformers-int8-activations": (
+        "sentence-transformers (defaults)",
+        "prorank (int8 with activations, OpenVINO)",
+    ),
     "sentence-transformers-int8-onnx": ("sentence-transformers (defaults)", "prorank (int8, ONNX)"),
 }
 

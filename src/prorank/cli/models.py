@@ -66,6 +66,9 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx, openvino).")] = False,
+    calibration_data: Annotated[
+        str | None, typer.Option(help="Collection whose training pairs show activations' ranges: 8 bits (openvino).")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="The model that the training began with (low-rank); it is loaded by this name.")
     ] = None,
@@ -74,20 +77,25 @@ def export(
     force: Force = False,
 ) -> None:
     """Write a checkpoint for another runtime and check that it gives the same scores."""
+    from prorank.data.splits import load_with_split
     from prorank.export import export as exporting
+    from prorank.export.activations import calibration_pairs
     from prorank.reranker import Reranker
     from prorank.util.files import refuse_overwrite
 
     if int8 and to not in INT8_TARGETS:
         why = "its weights have 8 bits anyway" if to == "int8-rowwise" else f"it is for {' and '.join(INT8_TARGETS)}"
         raise InputError(f"--int8 with --to {to}: {why}", hint="leave out --int8")
+    if not (int8 and to == "openvino"):
+        refuse(context, "only with --to openvino --int8", "calibration_data")
     if to != "low-rank":
         refuse(context, "only with --to low-rank", "base", "rank")
     elif base is None:
         raise InputError("--to low-rank: the base model is not named", hint="give --base, e.g. smollm2-135m")
     refuse_overwrite(output, force)
+    pairs = calibration_pairs(load_with_split(calibration_data, "train")) if calibration_data else []
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
     with err.status(f"exporting to {to}"):
-        exporting.export(reranker, to, output, int8=int8, base=base, rank=rank, force=force)
+        exporting.export(reranker, to, output, int8=int8, calibration=pairs, base=base, rank=rank, force=force)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 2**20
     out.print(f"{to} in [bold]{escape(str(output))}[/bold], {size:,.1f} MiB", soft_wrap=True)

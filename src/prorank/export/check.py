@@ -43,7 +43,11 @@ def save_without_weights(reranker: Reranker, folder: Path) -> None:
 def as_it_was(reranker: Reranker, folder: Path, what: str, hint: str) -> None:
     """Refuse a folder that lost digits where its scores are further off than `LOSSY_TOLERANCE` (CheckpointError)."""
     again = Reranker.from_pretrained(folder, precision="fp32", device="cpu")
-    found, expected = expected_scores(again), expected_scores(reranker)
+    compare_spread(expected_scores(again), expected_scores(reranker), what, hint)
+
+
+def compare_spread(found: np.ndarray, expected: np.ndarray, what: str, hint: str) -> None:
+    """Refuse scores that are further off than `LOSSY_TOLERANCE` of their spread (CheckpointError)."""
     largest, spread = float(np.abs(found - expected).max()), max(float(np.ptp(expected)), 1.0)
     if not largest <= LOSSY_TOLERANCE * spread:  # also when it is not a number
         raise CheckpointError(f"{what} gives scores that differ by {largest:.2g} of {spread:.2g}", hint=hint)

@@ -15,7 +15,8 @@ import torch
 
 from prorank.engine.runtime import ONNX_FILE, OPENVINO_FILE, Graph, onnx_graph, openvino_graph
 from prorank.engine.scorer import length_batches
-from prorank.export.check import PROBES, compare_scores, expected_scores, export_card
+from prorank.export.activations import quantized
+from prorank.export.check import PROBES, compare_scores, compare_spread, expected_scores, export_card
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import mark_checkpoint, write_settings
 from prorank.model.last_layer import TokenWise, narrowed_feed_forward
@@ -77,7 +78,13 @@ def _quietly() -> Any:
 
 
 def to_graph(
-    reranker: Reranker, backbone: Backbone, tokenizer: PairTokenizer, target: str, folder: Path, int8: bool
+    reranker: Reranker,
+    backbone: Backbone,
+    tokenizer: PairTokenizer,
+    target: str,
+    folder: Path,
+    int8: bool,
+    calibration: Sequence[tuple[str, str]] = (),
 ) -> None:
     """`model.onnx` or `openvino_model.xml` with tokenizer, settings and card."""
     expected = expected_scores(reranker)  # a model that cannot run is found out here, with a plain message
@@ -87,19 +94,26 @@ def to_graph(
     if target == "onnx":
         file, write, compress, load = folder / ONNX_FILE, _to_onnx, _onnx_int8, onnx_graph
     else:
-        file, write, compress, load = folder / OPENVINO_FILE, _to_openvino, _openvino_int8, _openvino_fp32
+        sequences = tokenizer.encode(calibration)[0] if calibration else []
+        file, write, load = folder / OPENVINO_FILE, _to_openvino, _openvino_fp32
+        compress = partial(_openvino_int8, sequences=sequences)
     with backbone.inference(), _quietly(), torch.no_grad():
         write(module, example, file)
     compare_scores(_graph_scores(reranker, load(file), PROBES), expected, target)
     if int8:
+        exact = _graph_scores(reranker, load(file), calibration) if calibration else np.zeros(0)
         with _quietly():
             compress(file)
         if not np.isfinite(_graph_scores(reranker, load(file), PROBES)).all():
             raise CheckpointError(f"{target} int8 gives scores that are not numbers")
+        if calibration:
+            rough = _graph_scores(reranker, load(file), calibration)
+            compare_spread(rough, exact, "8-bit activations", "leave out the calibration data")
     backbone.config.save_pretrained(folder)
     mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
-    kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{', 8-bit weights' if int8 else ''}"
+    words = f", 8-bit weights{' and activations' if calibration else ''}" if int8 else ""
+    kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{words}"
     export_card(
         reranker, folder, f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K)"
     )
@@ -166,10 +180,14 @@ def _openvino_fp32(file: Path) -> Graph:
     return openvino_graph(file, "fp32")
 
 
-def _openvino_int8(file: Path) -> None:
-    """8-bit weights by rows; activations are quantised in groups when the graph runs (`prorank.engine.runtime`)."""
+def _openvino_int8(file: Path, sequences: Sequence[Sequence[int]]) -> None:
+    """8-bit weights by rows, and activations where sequences show their ranges; else those stay floats, or are
+    quantised in groups when the graph runs (`prorank.engine.runtime`)."""
     openvino, nncf = require("openvino", "export"), require("nncf", "export")
-    model = nncf.compress_weights(openvino.Core().read_model(str(file)), mode=nncf.CompressWeightsMode.INT8_SYM)
+    if sequences:
+        model = quantized(file, sequences)
+    else:
+        model = nncf.compress_weights(openvino.Core().read_model(str(file)), mode=nncf.CompressWeightsMode.INT8_SYM)
     openvino.save_model(model, str(file.with_stem("int8")), compress_to_fp16=False)
     del model  # it reads the old weights from disk
     for suffix in (".xml", ".bin"):

@@ -112,7 +112,9 @@ def diagnosis(metrics: VerdictMetrics) -> str:
     """
     if metrics.format_rate < 0.01 and metrics.answer_mass > 0.5:
         mass = metrics.answer_mass
-        return f"answers are not ended: {mass:.0%} of the probability is on the answer set, but the turn goes on behind it"
+        return (
+            f"answers are not ended: {mass:.0%} of the probability is on the answer set, but the turn goes on behind it"
+        )
     if metrics.format_rate < 0.01:
         return "no reward found: the model never answers from the answer set"
     if metrics.format_rate < 0.9:
