@@ -17,7 +17,7 @@ from prorank.cli.main import app
 from prorank.data.collection import load_collection
 from prorank.export.activations import calibration_pairs
 from prorank.export.export import export
-from prorank.util.errors import CheckpointError, DataError
+from prorank.util.errors import CheckpointError, DataError, InputError, InputTypeError
 
 PAIRS = [
     ("what is a river?", "a stone.\n\n"),
@@ -239,7 +239,7 @@ def test_8_bit_rows_load_like_a_checkpoint(folders, qwen_folder, family, tmp_pat
 def test_int8_keeps_the_ranks_on_a_real_collection(tuned, target, calibrated, tmp_path):
     """Kendall's tau within a query, mean over ten queries of CoSQA."""
     reranker, pairs = tuned
-    calibration = calibration_pairs(load_collection("cosqa"), 40) if calibrated else []
+    calibration = calibration_pairs(load_collection("cosqa")) if calibrated else None
     small = export(reranker, target, tmp_path / "int8", int8=target != "int8-rowwise", calibration=calibration)
     size = sum(file.stat().st_size for file in small.glob("*model.*"))
     sizes = [parameter.numel() for parameter in reranker.backbone.parameters()]
@@ -264,14 +264,38 @@ def test_the_command_exports(folders, tmp_path, capsys, monkeypatch):
 
 def test_calibration_pairs_are_relevant_and_random_in_turn_and_stay_the_same():
     collection = load_collection("cosqa")
-    pairs, judged = calibration_pairs(collection, 20), dict(train(collection))
-    assert len(pairs) == 20 and pairs == calibration_pairs(collection, 20) != calibration_pairs(collection, 20, seed=1)
+    pairs, judged = calibration_pairs(collection), dict(train(collection))
+    assert len(pairs) == 200 and pairs == calibration_pairs(collection) != calibration_pairs(collection, seed=1)
     ids = {text: query for query, text in collection.queries.items()}
     for query, document in pairs[::2]:
         grades = collection.judgments("train")[ids[query]]
         assert document in {collection.documents[d].content for d, grade in grades.items() if grade > 0}
     with pytest.raises(DataError, match="no training query has a relevant document"):
         calibration_pairs(replace(collection, qrels={"train": {query: {} for query in judged}}))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "told"),
+    [
+        ([("a", "b")] * 39, "39 calibration pairs are too few"),
+        ([], "0 calibration pairs are too few"),
+        ("ab", "pairs must be a list"),
+        (["ab"] * 50, "pair 1 must be .query, document."),
+        ([("a", None)] * 50, "pair 1"),
+    ],
+)
+def test_calibration_pairs_that_show_nothing_are_refused(folders, tmp_path, pairs, told):
+    with pytest.raises((InputError, InputTypeError), match=told):
+        export(load(folders, "bert"), "openvino", tmp_path / "export", int8=True, calibration=pairs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranges_of_other_texts_than_those_to_come_are_refused(tmp_path):
+    """prorank-mini by ranges of one short pair: its scores of whole sentences would be off by a third."""
+    reranker = Reranker(precision="fp32", device="cpu")
+    with pytest.raises(CheckpointError, match=r"8-bit activations gives scores .*more calibration pairs"):
+        export(reranker, "openvino", tmp_path / "export", int8=True, calibration=iter([("a", "b")] * 50))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_exports_8_bit_activations(tuned, tmp_path):

@@ -79,7 +79,7 @@ def export(
     """Write a checkpoint for another runtime and check that it gives the same scores."""
     from prorank.data.splits import load_with_split
     from prorank.export import export as exporting
-    from prorank.export.activations import calibration_pairs
+    from prorank.export.activations import calibration_pairs, checked_calibration
     from prorank.reranker import Reranker
     from prorank.util.files import refuse_overwrite
 
@@ -93,7 +93,10 @@ def export(
     elif base is None:
         raise InputError("--to low-rank: the base model is not named", hint="give --base, e.g. smollm2-135m")
     refuse_overwrite(output, force)
-    pairs = calibration_pairs(load_with_split(calibration_data, "train")) if calibration_data else []
+    pairs = None
+    if calibration_data is not None:
+        pairs = checked_calibration(calibration_pairs(load_with_split(calibration_data, "train")))
+        err.print(f"activations: ranges of {len(pairs)} pairs of {escape(calibration_data)}", soft_wrap=True)
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
     with err.status(f"exporting to {to}"):
         exporting.export(reranker, to, output, int8=int8, calibration=pairs, base=base, rank=rank, force=force)

@@ -7,24 +7,25 @@ much. A model that reads other texts than the pairs' may leave the ranges that t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prorank.data.collection import Collection
-from prorank.util.errors import DataError, require
+from prorank.util.errors import DataError, InputError, require
+from prorank.util.inputs import checked_pairs, pair_texts
 
-PAIRS = 200
+PAIRS, FEWEST = 200, 40  # wanted of a collection, and enough to show ranges and to compare on the rest
+HELD_OUT = 4  # one in so many pairs shows no range: scores are compared on it
 
 
-def calibration_pairs(found: Collection, count: int = PAIRS, seed: int = 13) -> list[tuple[str, str]]:
-    """Training queries with a relevant document and one at random, in turn.
+def calibration_pairs(found: Collection, seed: int = 13) -> list[tuple[str, str]]:
+    """At most `PAIRS` pairs: training queries with a relevant document and one at random, in turn.
 
     Args:
         found: a collection with a train split (`prorank.data.splits`).
-        count: pairs, at most.
         seed: of the queries and documents drawn.
 
     Raises:
@@ -39,10 +40,25 @@ def calibration_pairs(found: Collection, count: int = PAIRS, seed: int = 13) -> 
     if not asked:
         raise DataError(f"{found.name}: no training query has a relevant document", hint="name another collection")
     documents, pairs = list(found.documents), []
-    for query in draw.sample(sorted(asked), min(len(asked), count // 2)):
+    for query in draw.sample(sorted(asked), min(len(asked), PAIRS // 2)):
         for document in (draw.choice(asked[query]), draw.choice(documents)):
             pairs.append((found.queries[query], found.documents[document].content))
     return pairs
+
+
+def checked_calibration(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs that can show ranges.
+
+    Raises:
+        InputError, InputTypeError: fewer than `FEWEST`, or not (query, document) of texts.
+    """
+    texts = pair_texts(checked_pairs(pairs))
+    if len(texts) < FEWEST:
+        raise InputError(
+            f"{len(texts)} calibration pairs are too few to show how large activations get",
+            hint=f"give {FEWEST} or more, like those to come",
+        )
+    return texts
 
 
 def quantized(file: Path, sequences: Sequence[Sequence[int]]) -> Any:

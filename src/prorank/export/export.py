@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from prorank.export.activations import checked_calibration
 from prorank.export.check import as_it_was, save_without_weights
 from prorank.export.classifier import to_sequence_classification
 from prorank.export.graph import to_graph
@@ -29,7 +30,7 @@ def export(
     folder: str | Path,
     *,
     int8: bool = False,
-    calibration: Sequence[tuple[str, str]] = (),
+    calibration: Iterable[tuple[str, str]] | None = None,
     base: str | Path | None = None,
     rank: int = 32,
     force: bool = False,
@@ -44,8 +45,8 @@ def export(
             (what training changed, loaded on top of the base model) for both too.
         folder: where to write.
         int8: 8-bit weights; `onnx` and `openvino` only. Scores then differ a little; ranks hardly.
-        calibration: (query, document) pairs like those to come, some hundred; int8 for `openvino` then has 8-bit
-            activations too, a fifth faster where the processor has VNNI (`prorank.export.activations`).
+        calibration: (query, document) pairs like those to come, 40 or more; int8 for `openvino` then has 8-bit
+            activations too, which is faster where the processor has VNNI (`prorank.export.activations`).
         base: of `low-rank`: name or folder of the model that the training began with, as it will be there.
         rank: of `low-rank`; that of the adapters that were trained, or as high as the scores need.
         force: replace what is in the folder.
@@ -55,13 +56,15 @@ def export(
 
     Raises:
         CheckpointError: this model cannot be written so, or would score otherwise.
+        InputError, InputTypeError: too few calibration pairs, or what are no pairs.
         MissingExtraError: the runtime is not installed.
     """
     folder = Path(folder)
     if int8 and target not in ("onnx", "openvino"):
         raise CheckpointError(f"int8 is for onnx and openvino, not for {target}")
-    if calibration and not (int8 and target == "openvino"):
+    if calibration is not None and not (int8 and target == "openvino"):
         raise CheckpointError("calibration pairs are for int8 in openvino", hint="leave them out")
+    pairs = [] if calibration is None else checked_calibration(calibration)
     if (target == "low-rank") != (base is not None):
         raise CheckpointError("low-rank needs the base model, and nothing else takes one", hint='base="smollm2-135m"')
     if not isinstance(reranker.backend, Backbone):
@@ -87,7 +90,7 @@ def export(
         elif name is not None:
             to_low_rank(reranker, backbone, fresh, name, rank)
         else:
-            to_graph(reranker, backbone, tokenizer, target, fresh, int8, calibration)
+            to_graph(reranker, backbone, tokenizer, target, fresh, int8, pairs)
         if folder.exists():  # only now, with the new one whole and verified
             folder.rename(Path(place) / "old")
         fresh.rename(folder)

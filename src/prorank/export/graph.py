@@ -15,7 +15,7 @@ import torch
 
 from prorank.engine.runtime import ONNX_FILE, OPENVINO_FILE, Graph, onnx_graph, openvino_graph
 from prorank.engine.scorer import length_batches
-from prorank.export.activations import quantized
+from prorank.export.activations import HELD_OUT, quantized
 from prorank.export.check import PROBES, compare_scores, compare_spread, expected_scores, export_card
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import mark_checkpoint, write_settings
@@ -94,21 +94,24 @@ def to_graph(
     if target == "onnx":
         file, write, compress, load = folder / ONNX_FILE, _to_onnx, _onnx_int8, onnx_graph
     else:
-        sequences = tokenizer.encode(calibration)[0] if calibration else []
+        shown = [pair for number, pair in enumerate(calibration) if number % HELD_OUT]
+        sequences = tokenizer.encode(shown)[0] if shown else []
         file, write, load = folder / OPENVINO_FILE, _to_openvino, _openvino_fp32
         compress = partial(_openvino_int8, sequences=sequences)
     with backbone.inference(), _quietly(), torch.no_grad():
         write(module, example, file)
     compare_scores(_graph_scores(reranker, load(file), PROBES), expected, target)
     if int8:
-        exact = _graph_scores(reranker, load(file), calibration) if calibration else np.zeros(0)
+        compared = [*PROBES, *calibration[::HELD_OUT]]
+        exact = _graph_scores(reranker, load(file), compared)
         with _quietly():
             compress(file)
-        if not np.isfinite(_graph_scores(reranker, load(file), PROBES)).all():
+        rough = _graph_scores(reranker, load(file), compared)
+        if not np.isfinite(rough).all():
             raise CheckpointError(f"{target} int8 gives scores that are not numbers")
         if calibration:
-            rough = _graph_scores(reranker, load(file), calibration)
-            compare_spread(rough, exact, "8-bit activations", "leave out the calibration data")
+            hint = "give more calibration pairs, like those to come, or none"
+            compare_spread(rough, exact, "a graph with 8-bit activations", hint)
     backbone.config.save_pretrained(folder)
     mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
