@@ -21,6 +21,7 @@ from prorank.export.activations import calibration_pairs
 from prorank.export.export import export
 from prorank.model.device import fast_bf16
 from prorank.reranker import Reranker
+from prorank.shipped import MINI
 from prorank.util.errors import ProrankError
 
 Shape = Literal["minilm", "smollm2-135m", "qwen2.5-0.5b"]
@@ -137,7 +138,8 @@ def minilm_contenders(
     onnx = export(_load(masked), "onnx", place / "onnx", int8=True)
     openvino = export(_load(masked), "openvino", place / "openvino", int8=True)
     ranges = calibration_pairs(with_splits(collection))
-    both = export(_load(masked), "openvino", place / "activations", int8=True, calibration=ranges)
+    trained = Reranker(MINI, max_length=MAX_LENGTH["minilm"], precision="fp32", device="cpu")  # the same shape
+    both = export(trained, "openvino", place / "activations", int8=True, calibration=ranges)  # refuses untrained ones
     chosen = models.first_stage_pairs(collection, 100, pairs)
     timed = [
         Contender("prorank", "prorank", classifier, "float32", chosen),
