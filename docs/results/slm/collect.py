@@ -22,7 +22,7 @@ def over_seeds(folder: Path, variant: str, collection: str) -> Evaluation:
 
 
 def main(folder: Path, variant: str = "two", base: str = "none") -> None:
-    """Print one row per collection of both: means, intervals, and the paired difference with Holm's p over the collections."""
+    """Print one row per collection of both: means, intervals, paired difference, Holm's p over the collections."""
     rows = []
     for file in sorted((folder / f"{variant}-1").glob("*.tsv")):
         if not (folder / f"{base}-1" / file.name).is_file():
