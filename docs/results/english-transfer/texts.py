@@ -11,7 +11,7 @@ import random
 import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,8 @@ MANUALS = (
     "doc/python-sklearn-doc doc/python-scipy-doc doc/python-statsmodels-doc doc/python3.11 doc/postgresql-doc-15 "
     "doc/octave doc/linux-doc-6.1 doc/anarchism doc/debian-handbook/html/en-US debian-reference R"
 )
+LEFT_OUT = ("pre", "script", "style", "table", "nav", "footer", "dl")  # of a page
+LONG, LEAST = 100, 20  # words of a passage; behind the last paragraph of a heading fewer do
 SMALL_WORDS = set("a an the of is this that and or to if be for with by as return returns".split())
 
 
@@ -67,6 +69,17 @@ def definitions(folder: Path, draw: random.Random) -> Asked:
     return Asked(documents, queries[:5_000])
 
 
+def asked_each(documents: list[Document], short: Callable[[Document], str], draw: random.Random, most: int) -> Asked:
+    """Documents asked by something short, a sentence, rare words and three sentences; `most` of these queries."""
+    frequency = Counter(w for d in documents for w in set(re.findall(r"\w+", d.content.lower())))
+    queries = []
+    for i, one in enumerate(documents):
+        made = (short(one), middle(draw, one), keywords(draw, one, frequency, len(documents)), longer(draw, one))
+        queries += [(text, i) for text in made if text]
+    draw.shuffle(queries)
+    return Asked(documents, queries[:most])
+
+
 def computing_terms(file: Path, draw: random.Random) -> Asked:
     """The dictionary's entries, asked by their heads, sentences and rare words."""
     entries: list[tuple[str, list[str]]] = []
@@ -87,14 +100,9 @@ def computing_terms(file: Path, draw: random.Random) -> Asked:
             documents.append(Document("", head, text))
     draw.shuffle(documents)
     documents = [one._replace(id=str(i)) for i, one in enumerate(documents[:6_000])]
-    frequency = Counter(w for d in documents for w in set(re.findall(r"\w+", d.content.lower())))
-    queries = []
-    for i, one in enumerate(documents):
-        short = draw.choice([f"what is {one.title}", one.title, pseudo_query("", one.text)])
-        made = (short, middle(draw, one), keywords(draw, one, frequency, len(documents)), longer(draw, one))
-        queries += [(text, i) for text in made if text]
-    draw.shuffle(queries)
-    return Asked(documents, queries[:6_000])
+    return asked_each(
+        documents, lambda d: draw.choice([f"what is {d.title}", d.title, pseudo_query("", d.text)]), draw, 6_000
+    )
 
 
 def documented(file: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -166,19 +174,20 @@ class Passages(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         """Begin a heading or a paragraph, or something that is left out."""
-        if tag in ("pre", "script", "style", "table", "nav", "footer", "dl"):
+        if tag in LEFT_OUT:
             self.hidden += 1
         elif tag in ("p", "h1", "h2", "h3", "h4") and not self.hidden:
             if tag != "p":
-                self.keep(20)
+                self.keep()
             self.inside = tag
 
     def handle_endtag(self, tag: str) -> None:
         """End it."""
-        if tag in ("pre", "script", "style", "table", "nav", "footer", "dl"):
+        if tag in LEFT_OUT:
             self.hidden = max(0, self.hidden - 1)
         elif tag == self.inside == "p":
-            self.keep(100)
+            if len(self.words.split()) >= LONG:
+                self.keep()
             self.inside = ""
         elif tag == self.inside:
             self.heading, self.words, self.inside = re.sub(r"^[\d.\s]+|[\u00b6#\uf0c1]", "", self.words).strip(), "", ""
@@ -188,13 +197,11 @@ class Passages(HTMLParser):
         if self.inside and not self.hidden:
             self.words = f"{self.words} {data}" if self.words.endswith((".", ":")) else self.words + data
 
-    def keep(self, least: int) -> None:
-        """End a passage that has enough words."""
-        words = self.words.split()
-        if len(words) >= least:
-            self.found.append((self.heading, " ".join(words[:200])))
-        if len(words) >= least or least == 20:
-            self.words = ""
+    def keep(self) -> None:
+        """End a passage; one of too few words is dropped."""
+        words, self.words = self.words.split(), ""
+        if len(words) >= LEAST:
+            self.found.append((self.heading, " ".join(words[: 2 * LONG])))
 
 
 def manuals(share: Path, draw: random.Random) -> Asked:
@@ -206,17 +213,15 @@ def manuals(share: Path, draw: random.Random) -> Asked:
         for file in [one for one in files if one.is_file()][:1_500]:
             page = Passages()
             page.feed(file.read_text(errors="replace"))
-            page.keep(20)
+            page.keep()
             found |= {text: heading for heading, text in page.found[:12]}
         passages = list(found.items())
         draw.shuffle(passages)
         documents += [Document("", " ".join(heading.split()[:15]), text) for text, heading in passages[:1_500]]
     documents = [one._replace(id=str(i)) for i, one in enumerate(documents)]
-    frequency = Counter(w for d in documents for w in set(re.findall(r"\w+", d.content.lower())))
-    titles, queries = Counter(one.title for one in documents), []
-    for i, one in enumerate(documents):
-        head = one.title if titles[one.title] == 1 and " " in one.title else ""
-        made = (pseudo_query(head, one.text), middle(draw, one), keywords(draw, one, frequency, len(documents)))
-        queries += [(text, i) for text in (*made, longer(draw, one)) if text]
-    draw.shuffle(queries)
-    return Asked(documents, queries[:12_000])
+    titles = Counter(one.title for one in documents)
+
+    def short(one: Document) -> str:
+        return pseudo_query(one.title if titles[one.title] == 1 and " " in one.title else "", one.text)
+
+    return asked_each(documents, short, draw, 12_000)

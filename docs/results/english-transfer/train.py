@@ -12,12 +12,11 @@ the time and falls to nothing at the end.
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from steps import SIZE, Learner, Source, Steps, Stream, warm_up
+from steps import SIZE, Learner, Source, Steps, learn, warm_up
 
 from prorank import Reranker
 from prorank.pipeline.stages import without_dropout
@@ -55,19 +54,7 @@ def learn_scores(reranker: Reranker, sources: dict[str, Source]) -> dict[str, in
     """Stage 2; steps, pairs and tokens."""
     tokenizer = reranker.pair_tokenizer
     steps = Steps(sources, SHARES, own=OWN, lists=LISTS, budget=BUDGET, end=tokenizer.slot_from_end)
-    loader = torch.utils.data.DataLoader(
-        Stream(steps, SEED), batch_size=None, num_workers=WORKERS, prefetch_factor=8 if WORKERS else None
-    )
-    learner = Learner(reranker.backbone, tokenizer.answer_ids, RATE)
-    begun = time.monotonic()
-    for parts in loader:
-        done = (time.monotonic() - begun) / SECONDS
-        if done >= 1:
-            return learner.counts
-        loss = learner.step(parts, min(1, done / 0.04) * min(1, (1 - done) / 0.96))
-        if learner.counts["steps"] % 100 == 0:
-            print(learner.counts, f"{done:.2f} of the time, loss of the last part {float(loss):.3f}", flush=True)
-    raise AssertionError("unreachable: steps have no end")
+    return learn(steps, Learner(reranker.backbone, tokenizer.answer_ids, RATE), SECONDS, WORKERS, SEED)
 
 
 def main(lists: str, output: str, *left_out: str) -> None:

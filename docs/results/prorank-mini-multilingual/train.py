@@ -10,12 +10,11 @@ the teacher alone. Word embeddings stay as they are: languages that no list hold
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
 from sources import TRAIN
-from steps import Learner, Source, Steps, Stream, warm_up
+from steps import Learner, Source, Steps, learn, warm_up
 
 from prorank import Reranker
 from prorank.pipeline.stages import without_dropout
@@ -28,15 +27,7 @@ def learn_scores(reranker: Reranker, sources: dict[str, Source]) -> dict[str, in
     """Stage 2; steps, pairs and tokens."""
     tokenizer = reranker.pair_tokenizer
     steps = Steps(sources, TRAIN, own=OWN, lists=LISTS, budget=BUDGET, end=tokenizer.slot_from_end)
-    loader = torch.utils.data.DataLoader(Stream(steps, SEED), batch_size=None, num_workers=6, prefetch_factor=4)
-    learner = Learner(reranker.backbone, tokenizer.answer_ids, RATE)
-    begun = time.monotonic()
-    for parts in loader:
-        done = (time.monotonic() - begun) / SECONDS
-        if done >= 1:
-            return learner.counts
-        learner.step(parts, min(1, done / 0.04) * min(1, (1 - done) / 0.96))
-    raise AssertionError("unreachable: steps have no end")
+    return learn(steps, Learner(reranker.backbone, tokenizer.answer_ids, RATE), SECONDS, 6, SEED)
 
 
 def main(e5: str, lists: str, output: str) -> None:

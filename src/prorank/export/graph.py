@@ -84,7 +84,7 @@ def to_graph(
     target: str,
     folder: Path,
     int8: bool,
-    calibration: Sequence[tuple[str, str]] = (),
+    calibration: Sequence[tuple[str, str]],
 ) -> None:
     """`model.onnx` or `openvino_model.xml` with tokenizer, settings and card."""
     expected = expected_scores(reranker)  # a model that cannot run is found out here, with a plain message
@@ -100,10 +100,10 @@ def to_graph(
         compress = partial(_openvino_int8, sequences=sequences)
     with backbone.inference(), _quietly(), torch.no_grad():
         write(module, example, file)
-    compare_scores(_graph_scores(reranker, load(file), PROBES), expected, target)
+    compared = [*PROBES, *calibration[::HELD_OUT]]
+    exact = _graph_scores(reranker, load(file), compared)
+    compare_scores(exact[: len(PROBES)], expected, target)
     if int8:
-        compared = [*PROBES, *calibration[::HELD_OUT]]
-        exact = _graph_scores(reranker, load(file), compared)
         with _quietly():
             compress(file)
         rough = _graph_scores(reranker, load(file), compared)

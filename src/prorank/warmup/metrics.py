@@ -110,8 +110,8 @@ def diagnosis(metrics: VerdictMetrics) -> str:
     >>> diagnosis(VerdictMetrics(0.0, 0.0, 0.0, 0.0, 1.0, 0, 100))
     'answers are not ended: 100% of the probability is on the answer set, but the turn goes on behind it'
     """
-    if metrics.format_rate < 0.01 and metrics.answer_mass > 0.5:
-        mass = metrics.answer_mass
+    mass = metrics.answer_mass
+    if metrics.format_rate < 0.01 and mass > 0.5:
         return (
             f"answers are not ended: {mass:.0%} of the probability is on the answer set, but the turn goes on behind it"
         )
