@@ -12,6 +12,15 @@ from typing import Any
 from prorank.util.errors import ProrankError
 
 
+def memory_share(ours: int | None, theirs: int | None) -> float | None:
+    """Our bytes over theirs; None where the system does not tell them, or they took none beyond what was there.
+
+    >>> memory_share(3, 12), memory_share(3, 0), memory_share(None, 12)
+    (0.25, None, None)
+    """
+    return None if ours is None or not theirs else ours / theirs
+
+
 def measured_alone(worker: Sequence[str], spec: dict[str, Any], what: str) -> dict[str, Any]:
     """What a worker process found out.
 

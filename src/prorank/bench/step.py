@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from prorank.bench.alone import measured_alone
+from prorank.bench.alone import measured_alone, memory_share
 from prorank.bench.memory import GIGABYTE
 from prorank.bench.models import first_stage_pairs
 from prorank.bench.worker import places_by_query
@@ -89,7 +89,8 @@ def run_step_bench(
         console: where progress goes.
 
     Returns:
-        `rows`, and by rank `speed_ratio` (theirs over ours) and `memory_ratio` (ours over theirs, beyond the weights).
+        `rows`, and by rank `speed_ratio` (theirs over ours) and `memory_ratio` (ours over theirs, beyond the weights;
+        None where that cannot be told).
 
     Raises:
         CheckpointError: the model is a classifier.
@@ -117,8 +118,7 @@ def run_step_bench(
     return {
         "speed_ratio": {str(a["lora"]): b["seconds"] / a["seconds"] for a, b in zip(ours, theirs)},
         "memory_ratio": {
-            str(a["lora"]): None if a["extra_bytes"] is None else a["extra_bytes"] / b["extra_bytes"]
-            for a, b in zip(ours, theirs)
+            str(a["lora"]): memory_share(a["extra_bytes"], b["extra_bytes"]) for a, b in zip(ours, theirs)
         },
         "rows": rows,
         "setting": setting,

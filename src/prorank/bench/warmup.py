@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from prorank.bench.alone import measured_alone
+from prorank.bench.alone import measured_alone, memory_share
 from prorank.model.device import fast_bf16
 from prorank.util.errors import MissingExtraError
 from prorank.util.provenance import hardware, versions
@@ -46,8 +46,9 @@ def run_warmup_bench(
         console: where progress goes.
 
     Returns:
-        `speed_ratio` and `memory_ratio` by group size (TRL over prorank), `supervised_ratio` (our step over a plain
-        supervised one), `general_ratio` (TRL over our general path with long completions), and all rows.
+        By group size `speed_ratio` (TRL over prorank) and `memory_ratio` (prorank over TRL, beyond the weights; None
+        where that cannot be told), `supervised_ratio` (our step over a plain supervised one), `general_ratio` (TRL
+        over our general path with long completions), and all rows.
 
     Raises:
         MissingExtraError: TRL is not installed; it needs Python 3.11.
@@ -66,24 +67,25 @@ def run_warmup_bench(
     for contender in ("prorank-general", "trl"):
         rows.append(measure(base | {"contender": contender, "group": GROUP_SIZES[0], "tokens": LONG}, console))
 
-    def value(contender: str, group: int, tokens: int, key: str) -> float:
+    def value(contender: str, group: int, tokens: int, key: str) -> Any:
         return next(
-            float(row[key])
-            for row in rows
-            if (row["contender"], row["group"], row["tokens"]) == (contender, group, tokens)
+            row[key] for row in rows if (row["contender"], row["group"], row["tokens"]) == (contender, group, tokens)
         )
 
-    def over(key: str, ours: str, group: int, tokens: int = 2) -> float:
-        return value("trl", group, tokens, key) / value(ours, group, tokens, key)
+    def speed(ours: str, group: int, tokens: int = 2) -> float:
+        return value("trl", group, tokens, "seconds") / value(ours, group, tokens, "seconds")
+
+    def memory(ours: str, group: int) -> float | None:
+        return memory_share(value(ours, group, 2, "extra_bytes"), value("trl", group, 2, "extra_bytes"))
 
     first = GROUP_SIZES[0]
     return {
-        "speed_ratio": {str(g): over("seconds", "prorank-exact", g) for g in GROUP_SIZES},
-        "speed_ratio_sampled": {str(g): over("seconds", "prorank-sampled", g) for g in GROUP_SIZES},
-        "memory_ratio": {str(g): 1 / over("extra_bytes", "prorank-exact", g) for g in GROUP_SIZES},
-        "memory_ratio_sampled": {str(g): 1 / over("extra_bytes", "prorank-sampled", g) for g in GROUP_SIZES},
+        "speed_ratio": {str(g): speed("prorank-exact", g) for g in GROUP_SIZES},
+        "speed_ratio_sampled": {str(g): speed("prorank-sampled", g) for g in GROUP_SIZES},
+        "memory_ratio": {str(g): memory("prorank-exact", g) for g in GROUP_SIZES},
+        "memory_ratio_sampled": {str(g): memory("prorank-sampled", g) for g in GROUP_SIZES},
         "supervised_ratio": value("prorank-exact", first, 2, "seconds") / value("supervised", 1, 2, "seconds"),
-        "general_ratio": over("seconds", "prorank-general", first, LONG),
+        "general_ratio": speed("prorank-general", first, LONG),
         "rows": rows,
         "setting": base,
         "hardware": hardware(),

@@ -91,7 +91,8 @@ def bench_warmup(
     if finish(results, output, as_json):
         return
     for key in ("speed_ratio", "speed_ratio_sampled", "memory_ratio", "memory_ratio_sampled"):
-        out.print(f"{key}: " + ", ".join(f"G={group} {value:.2f}" for group, value in results[key].items()))
+        told = {group: "unknown" if value is None else f"{value:.2f}" for group, value in results[key].items()}
+        out.print(f"{key}: " + ", ".join(f"G={group} {value}" for group, value in told.items()))
     out.print(f"a step over a supervised one: {results['supervised_ratio']:.2f}")
     out.print(f"general path, TRL over ours: {results['general_ratio']:.2f}")
 
