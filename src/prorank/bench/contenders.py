@@ -96,12 +96,15 @@ def causal_contenders(
     first = models.checkpoint(base, place / "instruction-first", "instruction-first", length)
     theirs = export(_load(ours), "sentence-transformers", place / "st")
     theirs_first = export(_load(first), "sentence-transformers", place / "st-instruction-first")
+    eight_bits = export(_load(ours), "openvino", place / "ov-int8", int8=True)
     long = models.first_stage_pairs(collection, 100, pairs)
     brief = models.first_stage_pairs(short, 100, pairs)
     few, same = [*long[:4], *long[-4:]], fast_dtype()
     timed = [
         Contender("prorank", "prorank", ours, same, long),
         Contender("sentence-transformers", "sentence-transformers", theirs, same, long),
+        Contender("prorank (OpenVINO)", "prorank", export(_load(ours), "openvino", place / "ov"), "default", long),
+        Contender("prorank (int8, OpenVINO)", "prorank", eight_bits, "default", long),
         Contender("prorank (instruction-first, short)", "prorank", first, same, brief),
         Contender(
             "sentence-transformers (instruction-first, short)", "sentence-transformers", theirs_first, same, brief

@@ -80,6 +80,8 @@ COMPARED = {
         "prorank (instruction-first, short)",
     ),
     "llama.cpp": ("llama.cpp (Q8_0)", "prorank"),
+    "torch": ("prorank", "prorank (OpenVINO)"),
+    "torch-int8": ("prorank", "prorank (int8, OpenVINO)"),
     "flashrank": ("flashrank (float32)", "prorank"),
     "flashrank-int8": ("flashrank (int8)", "prorank (int8, OpenVINO)"),
     "sentence-transformers-int8": ("sentence-transformers (defaults)", "prorank (int8, OpenVINO)"),

@@ -6,6 +6,7 @@ An export holds one graph, (input_ids, attention_mask) -> answer logits (B, K), 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
 
 ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
-INT8_GROUP = 128  # activations that share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
+INT8_GROUP = 128  # most activations that share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
 Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # any number of threads may call it
 
 
@@ -43,13 +44,14 @@ def onnx_graph(file: Path) -> Graph:
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def openvino_graph(file: Path, precision: str = "auto") -> Graph:
+def openvino_graph(file: Path, config: Any, precision: str = "auto") -> Graph:
     """A graph run by OpenVINO on the CPU; `fp32` keeps it from computing in bf16 where that is fast."""
     openvino = require("openvino", "export")
+    width = config.get_text_config().hidden_size
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": INT8_GROUP,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(INT8_GROUP, width),  # groups of equal size
     }
     if precision == "fp32":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
@@ -109,11 +111,11 @@ class RuntimeBackend:
         self.tokenizer, self.family = load_tokenizer(folder), family
         self.token_budget: int | None = None
         self.lock = ModelLock()
-        file = folder / ONNX_FILE
-        with reading(file if file.is_file() else folder / OPENVINO_FILE):
-            self.graph = onnx_graph(file) if file.is_file() else openvino_graph(folder / OPENVINO_FILE, precision)
         with reading(folder / "config.json"):
             self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        file, other = folder / ONNX_FILE, folder / OPENVINO_FILE
+        with reading(file if file.is_file() else other):
+            self.graph = onnx_graph(file) if file.is_file() else openvino_graph(other, self.config, precision)
         self.opened_as = folder, family, precision
 
     def __reduce__(self) -> Any:

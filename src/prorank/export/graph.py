@@ -17,6 +17,7 @@ from prorank.engine.runtime import ONNX_FILE, OPENVINO_FILE, Graph, onnx_graph, 
 from prorank.engine.scorer import length_batches
 from prorank.export.activations import HELD_OUT, quantized
 from prorank.export.check import PROBES, compare_scores, compare_spread, expected_scores, export_card
+from prorank.export.start import cached, read_start
 from prorank.model.backbone import Backbone
 from prorank.model.checkpoint import mark_checkpoint, write_settings
 from prorank.model.last_layer import TokenWise, narrowed_feed_forward
@@ -48,15 +49,19 @@ class SlotLogits(torch.nn.Module):
         rows = torch.tensor(tokenizer.answer_ids)
         self.weight = weight[rows].detach().float()  # (K, H): the rest of the vocabulary stays out of the graph
         self.bias = None if bias is None else bias[rows].detach().float()
+        self.start = read_start(backbone, tokenizer.shared_start)
+        self.start_tokens = self.start[0][0].shape[-2] if self.start else 0
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Answer logits at the slot."""
         base = self.backbone.core.base_model
-        slot = attention_mask.sum(-1) - self.slot_from_end  # (B,)
+        slot = attention_mask.sum(-1) - self.slot_from_end - self.start_tokens  # (B,)
         with narrowed_feed_forward(base, partial(_only_at_slot, slot)):
             states = base(
-                input_ids=input_ids, attention_mask=attention_mask, **self.backbone.uncached
-            ).last_hidden_state  # (B, T, H)
+                input_ids=input_ids[:, self.start_tokens :],
+                attention_mask=attention_mask,
+                **(cached(self.start, input_ids.shape[0]) if self.start else self.backbone.uncached),
+            ).last_hidden_state  # (B, T - start, H)
         hidden = _at_slot(states, slot)[:, 0]
         logits = torch.nn.functional.linear(self.backbone.transformed(hidden.float()), self.weight, self.bias)
         return self.backbone.rescale(logits)
@@ -96,7 +101,8 @@ def to_graph(
     else:
         shown = [pair for number, pair in enumerate(calibration) if number % HELD_OUT]
         sequences = tokenizer.encode(shown)[0] if shown else []
-        file, write, load = folder / OPENVINO_FILE, _to_openvino, _openvino_fp32
+        file, write = folder / OPENVINO_FILE, _to_openvino
+        load = partial(openvino_graph, config=backbone.config, precision="fp32")
         compress = partial(_openvino_int8, sequences=sequences)
     with backbone.inference(), _quietly(), torch.no_grad():
         write(module, example, file)
@@ -115,11 +121,11 @@ def to_graph(
     backbone.config.save_pretrained(folder)
     mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
+    built_in = f"; the prompt's first {module.start_tokens} tokens are built in" if module.start_tokens else ""
     words = f", 8-bit weights{' and activations' if calibration else ''}" if int8 else ""
     kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{words}"
-    export_card(
-        reranker, folder, f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K)"
-    )
+    what = f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K){built_in}"
+    export_card(reranker, folder, what)
     write_settings(folder, reranker.settings)
 
 
@@ -143,7 +149,8 @@ Example = tuple[torch.Tensor, torch.Tensor]
 def _to_onnx(module: SlotLogits, example: Example, file: Path) -> None:
     require("onnx", "export")
     require("onnxscript", "export")
-    dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=2, max=65_536)}
+    least = module.start_tokens + 2
+    dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=least, max=65_536)}
     torch.onnx.export(
         module,
         example,
@@ -177,10 +184,6 @@ def _to_openvino(module: SlotLogits, example: Example, file: Path) -> None:
     any_size = dict.fromkeys((0, 1), torch.export.Dim.AUTO)
     program = torch.export.export(module, example, dynamic_shapes=(any_size, any_size))
     openvino.save_model(openvino.convert_model(program), str(file), compress_to_fp16=False)
-
-
-def _openvino_fp32(file: Path) -> Graph:
-    return openvino_graph(file, "fp32")
 
 
 def _openvino_int8(file: Path, sequences: Sequence[Sequence[int]]) -> None:

@@ -170,6 +170,16 @@ class PairTokenizer:
         return len(self.prefix_ids) + len(self.suffix_ids) + sum(map(len, self.fixed))
 
     @property
+    def shared_start(self) -> list[int]:
+        """The ids that every sequence begins with: what stands before the first segment with a query or document."""
+        start = list(self.prefix_ids)
+        for segment, fixed in zip(self.prompt.segments, self.fixed):
+            if self.prompt.joined or segment in (self.query_segment, self.document_segment):
+                break
+            start += fixed
+        return start
+
+    @property
     def room(self) -> int:
         """Tokens between prefix and suffix."""
         return self.max_length - len(self.prefix_ids) - len(self.suffix_ids)
