@@ -307,6 +307,7 @@ def test_the_command_exports_8_bit_activations(tuned, tmp_path):
     assert CliRunner().invoke(app, [*command, "onnx"]).exit_code != 0
     result = CliRunner().invoke(app, [*command, "openvino"])
     assert result.exit_code == 0, result.output
+    assert "pairs of cosqa, scores compared on" in result.output
     assert "8-bit weights and activations" in (tmp_path / "small" / "README.md").read_text()
 
 

@@ -79,7 +79,7 @@ def export(
     """Write a checkpoint for another runtime and check that it gives the same scores."""
     from prorank.data.splits import load_with_split
     from prorank.export import export as exporting
-    from prorank.export.activations import calibration_pairs
+    from prorank.export.activations import HELD_OUT, calibration_pairs
     from prorank.reranker import Reranker
     from prorank.util.files import refuse_overwrite
 
@@ -96,7 +96,9 @@ def export(
     pairs = None
     if calibration_data is not None:
         pairs = calibration_pairs(load_with_split(calibration_data, "train"))
-        err.print(f"activations: ranges of {len(pairs)} pairs of {escape(calibration_data)}", soft_wrap=True)
+        others = len(pairs[::HELD_OUT])
+        told = f"activations: ranges of {len(pairs) - others} pairs of {escape(calibration_data)}"
+        err.print(f"{told}, scores compared on {others} others", soft_wrap=True)
     reranker = Reranker.from_pretrained(model, prompt=prompt, precision="fp32", device="cpu")
     with err.status(f"exporting to {to}"):
         exporting.export(reranker, to, output, int8=int8, calibration=pairs, base=base, rank=rank, force=force)
