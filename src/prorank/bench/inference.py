@@ -22,6 +22,7 @@ from prorank.bench.alone import measured_alone
 from prorank.bench.contenders import PEERS, Contender, Shape, causal_contenders, minilm_contenders, peer_python
 from prorank.bench.profile import product_rate
 from prorank.data.collection import load_collection
+from prorank.engine.runtime import is_exported
 from prorank.engine.scorer import token_budget
 from prorank.model.device import fast_bf16
 from prorank.reranker import Reranker
@@ -69,6 +70,11 @@ def measure(contender: Contender, device: str, repeats: int, console: Console) -
     return row | {key: found[key] for key in ("extra_bytes", "scores", "versions")}
 
 
+def runs_on(contender: Contender, device: str) -> bool:
+    """Whether a contender can use the device: exported graphs and some peers know the CPU alone."""
+    return device == "cpu" or not (contender.library in ONLY_CPU or is_exported(contender.folder))
+
+
 # name of a ratio -> (the peer's row, our row it is compared with)
 COMPARED = {
     "mxbai-rerank": ("mxbai-rerank", "prorank"),
@@ -80,8 +86,8 @@ COMPARED = {
         "prorank (instruction-first, short)",
     ),
     "llama.cpp": ("llama.cpp (Q8_0)", "prorank"),
-    "torch": ("prorank", "prorank (OpenVINO)"),
-    "torch-int8": ("prorank", "prorank (int8, OpenVINO)"),
+    "torch": ("prorank (defaults)", "prorank (OpenVINO)"),
+    "torch-int8": ("prorank (defaults)", "prorank (int8, OpenVINO)"),
     "flashrank": ("flashrank (float32)", "prorank"),
     "flashrank-int8": ("flashrank (int8)", "prorank (int8, OpenVINO)"),
     "sentence-transformers-int8": ("sentence-transformers (defaults)", "prorank (int8, OpenVINO)"),
@@ -214,10 +220,9 @@ def run_inference_bench(
             timed, agreement = causal_contenders(shape, place, loaded, short, pairs, peers)
         results: dict[str, Any] = {"shape": shape, "collection": loaded.name, "pairs": pairs, "repeats": repeats}
         for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-            left_out = () if device == "cpu" else ONLY_CPU
-            rows = [measure(one, device, repeats, console) for one in timed if one.library not in left_out]
+            rows = [measure(one, device, repeats, console) for one in timed if runs_on(one, device)]
             rows += [row | {"name": f"{row['name']} (defaults)"} for row in rows if _is_default(row, rows, device)]
-            agreeing = [measure(one, device, 1, console) for one in agreement if one.library not in left_out]
+            agreeing = [measure(one, device, 1, console) for one in agreement if runs_on(one, device)]
             reranker = Reranker.from_pretrained(timed[0].folder, device=device, passages="max")
             found: dict[str, Any] = {
                 "ratios": ratios(rows),

@@ -67,16 +67,19 @@ def run_warmup_bench(
     for contender in ("prorank-general", "trl"):
         rows.append(measure(base | {"contender": contender, "group": GROUP_SIZES[0], "tokens": LONG}, console))
 
-    def value(contender: str, group: int, tokens: int, key: str) -> Any:
+    def row(contender: str, group: int, tokens: int = 2) -> dict[str, Any]:
         return next(
-            row[key] for row in rows if (row["contender"], row["group"], row["tokens"]) == (contender, group, tokens)
+            one for one in rows if (one["contender"], one["group"], one["tokens"]) == (contender, group, tokens)
         )
 
+    def seconds(contender: str, group: int, tokens: int = 2) -> float:
+        return float(row(contender, group, tokens)["seconds"])
+
     def speed(ours: str, group: int, tokens: int = 2) -> float:
-        return value("trl", group, tokens, "seconds") / value(ours, group, tokens, "seconds")
+        return seconds("trl", group, tokens) / seconds(ours, group, tokens)
 
     def memory(ours: str, group: int) -> float | None:
-        return memory_share(value(ours, group, 2, "extra_bytes"), value("trl", group, 2, "extra_bytes"))
+        return memory_share(row(ours, group)["extra_bytes"], row("trl", group)["extra_bytes"])
 
     first = GROUP_SIZES[0]
     return {
@@ -84,7 +87,7 @@ def run_warmup_bench(
         "speed_ratio_sampled": {str(g): speed("prorank-sampled", g) for g in GROUP_SIZES},
         "memory_ratio": {str(g): memory("prorank-exact", g) for g in GROUP_SIZES},
         "memory_ratio_sampled": {str(g): memory("prorank-sampled", g) for g in GROUP_SIZES},
-        "supervised_ratio": value("prorank-exact", first, 2, "seconds") / value("supervised", 1, 2, "seconds"),
+        "supervised_ratio": seconds("prorank-exact", first) / seconds("supervised", 1),
         "general_ratio": speed("prorank-general", first, LONG),
         "rows": rows,
         "setting": base,

@@ -135,7 +135,7 @@ def load_parts(
         brings_its_own(path_or_name, prompt=prompt, score=score, family=family)
     if saved is not None and is_exported(source):
         scores_only(path_or_name, device=device, compile_layers=compile_layers, for_training=for_training)
-        backend: ScorerBackend = RuntimeBackend(source, saved.family, precision)
+        backend: ScorerBackend = RuntimeBackend(source, saved.family, precision, saved.built_in)
     else:
         backend = backbone = load_backbone(
             source,

@@ -26,7 +26,8 @@ from prorank.types import Family, Precision
 from prorank.util.errors import CheckpointError, require
 
 ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
-INT8_GROUP = 128  # most activations that share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
+INT8_GROUP = 128  # at most so many activations share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
+LEAST_GROUP = 32  # of fewer OpenVINO makes no groups
 Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # any number of threads may call it
 
 
@@ -44,14 +45,24 @@ def onnx_graph(file: Path) -> Graph:
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
+def activation_group(config: Any) -> int:
+    """How many activations share a scale: a power of two that divides the model's width, where one is large enough.
+
+    >>> from types import SimpleNamespace as Config
+    >>> [activation_group(Config(hidden_size=width)) for width in (384, 576, 312)]
+    [128, 64, 128]
+    """
+    group = math.gcd(INT8_GROUP, getattr(config, "hidden_size", INT8_GROUP))
+    return group if group >= LEAST_GROUP else INT8_GROUP
+
+
 def openvino_graph(file: Path, config: Any, precision: str = "auto") -> Graph:
     """A graph run by OpenVINO on the CPU; `fp32` keeps it from computing in bf16 where that is fast."""
     openvino = require("openvino", "export")
-    width = config.get_text_config().hidden_size
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": math.gcd(INT8_GROUP, width),  # groups of equal size
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": activation_group(config),
     }
     if precision == "fp32":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
@@ -93,6 +104,7 @@ class RuntimeBackend:
         folder: what `prorank export --to onnx` or `openvino` wrote.
         family: of the model that was exported.
         precision: `auto` or `fp32`.
+        built_in: ids that every sequence must begin with, since the graph has their keys and values; None for none.
 
     Raises:
         CheckpointError: bf16 was asked for (a graph has the precision it was written with), or a damaged file.
@@ -102,7 +114,9 @@ class RuntimeBackend:
     compute_dtype = torch.float32
     device = torch.device("cpu")
 
-    def __init__(self, folder: str | Path, family: Family, precision: Precision = "auto") -> None:
+    def __init__(
+        self, folder: str | Path, family: Family, precision: Precision = "auto", built_in: list[int] | None = None
+    ) -> None:
         from transformers import AutoConfig
 
         folder = Path(folder).resolve()
@@ -113,10 +127,11 @@ class RuntimeBackend:
         self.lock = ModelLock()
         with reading(folder / "config.json"):
             self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        file, other = folder / ONNX_FILE, folder / OPENVINO_FILE
-        with reading(file if file.is_file() else other):
-            self.graph = onnx_graph(file) if file.is_file() else openvino_graph(other, self.config, precision)
-        self.opened_as = folder, family, precision
+        onnx, openvino = folder / ONNX_FILE, folder / OPENVINO_FILE
+        with reading(onnx if onnx.is_file() else openvino):
+            self.graph = onnx_graph(onnx) if onnx.is_file() else openvino_graph(openvino, self.config, precision)
+        self.built_in = torch.tensor(built_in or [], dtype=torch.long)
+        self.opened_as = folder, family, precision, built_in
 
     def __reduce__(self) -> Any:
         return _opened_again, (*self.opened_as, self.token_budget)
@@ -133,14 +148,26 @@ class RuntimeBackend:
         return first_position(self.config)
 
     def read(self, work: Pack | Batch, rows: Sequence[int] | None) -> torch.Tensor:
-        """Answer logits (B, K), float32; the graph knows slot and answers."""
+        """Answer logits (B, K), float32; the graph knows slot and answers.
+
+        Raises:
+            CheckpointError: a sequence does not begin with what is built in.
+        """
         assert isinstance(work, Batch)
+        begun = work.input_ids[:, : len(self.built_in)]
+        if begun.shape[1] < len(self.built_in) or bool((begun != self.built_in).any()):
+            raise CheckpointError(
+                f"{self.opened_as[0]} has another beginning of the prompt built in than the texts come with",
+                hint="export again from a checkpoint with this prompt, frame and tokenizer",
+            )
         self.lock.check_process()
         logits = self.graph(work.input_ids.numpy(), work.attention_mask.numpy())
         return torch.from_numpy(np.asarray(logits, dtype=np.float32))
 
 
-def _opened_again(folder: Path, family: Family, precision: Precision, token_budget: int | None) -> RuntimeBackend:
+def _opened_again(
+    folder: Path, family: Family, precision: Precision, built_in: list[int] | None, token_budget: int | None
+) -> RuntimeBackend:
     """What a copy or a pickle of a graph becomes.
 
     Raises:
@@ -151,6 +178,6 @@ def _opened_again(folder: Path, family: Family, precision: Precision, token_budg
             f"{folder} holds no exported graph any more; a pickled reranker reads it from there",
             hint="pickle the folder's path, and load a Reranker from it where it is used",
         )
-    backend = RuntimeBackend(folder, family, precision)
+    backend = RuntimeBackend(folder, family, precision, built_in)
     backend.token_budget = token_budget
     return backend

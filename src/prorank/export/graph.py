@@ -95,7 +95,8 @@ def to_graph(
     expected = expected_scores(reranker)  # a model that cannot run is found out here, with a plain message
     folder.mkdir(parents=True)
     batch = tokenizer.collate(tokenizer.encode(PROBES)[0])
-    module, example = SlotLogits(backbone, tokenizer).eval(), (batch.input_ids, batch.attention_mask)
+    with _quietly():
+        module, example = SlotLogits(backbone, tokenizer).eval(), (batch.input_ids, batch.attention_mask)
     if target == "onnx":
         file, write, compress, load = folder / ONNX_FILE, _to_onnx, _onnx_int8, onnx_graph
     else:
@@ -121,12 +122,13 @@ def to_graph(
     backbone.config.save_pretrained(folder)
     mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
-    built_in = f"; the prompt's first {module.start_tokens} tokens are built in" if module.start_tokens else ""
+    built_in = tokenizer.shared_start[: module.start_tokens]
+    unread = f"; the first {len(built_in)} ids, the prompt's, are to be given but not read" if built_in else ""
     words = f", 8-bit weights{' and activations' if calibration else ''}" if int8 else ""
     kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{words}"
-    what = f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K){built_in}"
+    what = f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K){unread}"
     export_card(reranker, folder, what)
-    write_settings(folder, reranker.settings)
+    write_settings(folder, reranker.settings.model_copy(update={"built_in": built_in or None}))
 
 
 def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -32,7 +32,8 @@ def read_start(backbone: Backbone, ids: Sequence[int]) -> list[KeysAndValues]:
     if backbone.family != "causal" or not ids:
         return []
     with backbone.inference(), torch.no_grad():
-        found = backbone.core.base_model(input_ids=torch.tensor([list(ids)]), use_cache=True).past_key_values
+        states = backbone.core.base_model(input_ids=torch.tensor([list(ids)]), use_cache=True)
+    found = getattr(states, "past_key_values", None)
     if not isinstance(found, DynamicCache) or any(type(layer) is not DynamicLayer for layer in found.layers):
         return []
     return [(layer.keys.detach(), layer.values.detach()) for layer in found.layers]

@@ -63,6 +63,7 @@ class CheckpointSettings(BaseModel):
     score: ScoreKind = "logit_difference"
     calibration: dict[str, float] | None = None
     cascade: Cascade | None = Field(None, description="chosen on dev lists, used where a caller asks for a cascade")
+    built_in: list[int] | None = Field(None, description="ids that begin every sequence; an exported graph knows them")
     base_model: str = ""
     recipe: dict[str, Any] | None = None
     data_fingerprint: str | None = None
