@@ -27,7 +27,7 @@ from prorank.util.errors import CheckpointError, require
 
 ONNX_FILE, OPENVINO_FILE = "model.onnx", "openvino_model.xml"
 INT8_GROUP = 128  # at most so many activations share a scale beside 8-bit weights (OpenVINO; docs/log.md compares)
-LEAST_GROUP = 32  # of fewer OpenVINO makes no groups
+LEAST_GROUP = 32  # the smallest that was tried; of fewer than 16 OpenVINO makes no groups
 Graph = Callable[[np.ndarray, np.ndarray], np.ndarray]  # any number of threads may call it
 
 
