@@ -27,15 +27,13 @@ class WithoutSource(CutSource):
     """Lists of queries cut from documents, without those documents."""
 
     def draw(self, random: np.random.Generator, query: int) -> tuple[list[list[int]], list[float], list[float]] | None:
-        """As `Source.draw`: five or six of the teacher's best ten, and others; None where there are too few."""
+        """As `Source.draw`: six of the teacher's best ten, and others; None where there are too few."""
         if self.kinds[query] != "own":
             return super().draw(random, query)
         sources, candidates, teacher = set(self.relevant[query]), self.candidates[query], self.teacher[query]
         order = [k for k in np.argsort(-teacher) if candidates[k] not in sources]
-        chosen = list(random.choice(order[:10], min(len(order), self.NEAR + 1), replace=False))
-        left = [k for k in order if k not in chosen]
-        chosen += list(random.choice(left, min(len(left), SIZE - len(chosen)), replace=False))
-        if len(chosen) < SIZE:
+        chosen = self.near_and_others(random, order, self.NEAR + 1, SIZE)
+        if chosen is None:
             return None
         room = self.room(random, query)
         pairs = [self.pair(query, int(candidates[k]), room) for k in chosen]

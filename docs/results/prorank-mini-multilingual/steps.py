@@ -51,17 +51,26 @@ class Source:
         """Tokens of each document that a list of the query holds; None takes all."""
         return None
 
+    @staticmethod
+    def near_and_others(random: np.random.Generator, order: list[int], near: int, count: int) -> list[int] | None:
+        """Places of `near` of the best ten and of others, `count` in all; None where there are too few.
+
+        `order` has places, best first.
+        """
+        best = order[:10]
+        chosen = list(random.choice(best, min(len(best), near), replace=False))
+        left = [k for k in order if k not in chosen]
+        chosen += list(random.choice(left, min(len(left), count - len(chosen)), replace=False))
+        return chosen if len(chosen) == count else None
+
     def draw(self, random: np.random.Generator, query: int) -> tuple[list[list[int]], list[float], list[float]] | None:
         """A list: a relevant document, `NEAR` of the teacher's best ten, others; None where there are too few."""
         own, judged = self.kinds[query] == "own", set(self.relevant[query])
         candidates, teacher = self.candidates[query], self.teacher[query]
         first = int(random.choice(self.relevant[query][:8]))
         order = [k for k in np.argsort(-teacher) if candidates[k] != first and (own or candidates[k] not in judged)]
-        best = order[:10]
-        chosen = list(random.choice(best, min(len(best), self.NEAR), replace=False))
-        left = [k for k in order if k not in chosen]
-        chosen += list(random.choice(left, min(len(left), SIZE - 1 - len(chosen)), replace=False))
-        if len(chosen) < SIZE - 1:
+        chosen = self.near_and_others(random, order, self.NEAR, SIZE - 1)
+        if chosen is None:
             return None
         places = (int(np.flatnonzero(candidates == first)[0]), *chosen)
         room = self.room(random, query)

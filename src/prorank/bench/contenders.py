@@ -94,16 +94,18 @@ def causal_contenders(
     length = MAX_LENGTH[shape]
     ours = models.checkpoint(base, place / "prorank", "prorank", length)
     first = models.checkpoint(base, place / "instruction-first", "instruction-first", length)
-    theirs = export(_load(ours), "sentence-transformers", place / "st")
+    reranker = _load(ours)
+    theirs = export(reranker, "sentence-transformers", place / "st")
     theirs_first = export(_load(first), "sentence-transformers", place / "st-instruction-first")
-    eight_bits = export(_load(ours), "openvino", place / "ov-int8", int8=True)
+    openvino = export(reranker, "openvino", place / "openvino")
+    eight_bits = export(reranker, "openvino", place / "openvino-int8", int8=True)
     long = models.first_stage_pairs(collection, 100, pairs)
     brief = models.first_stage_pairs(short, 100, pairs)
     few, same = [*long[:4], *long[-4:]], fast_dtype()
     timed = [
         Contender("prorank", "prorank", ours, same, long),
         Contender("sentence-transformers", "sentence-transformers", theirs, same, long),
-        Contender("prorank (OpenVINO)", "prorank", export(_load(ours), "openvino", place / "ov"), "default", long),
+        Contender("prorank (OpenVINO)", "prorank", openvino, "default", long),
         Contender("prorank (int8, OpenVINO)", "prorank", eight_bits, "default", long),
         Contender("prorank (instruction-first, short)", "prorank", first, same, brief),
         Contender(
@@ -121,7 +123,7 @@ def causal_contenders(
         ]
         agreement.append(Contender("mxbai-rerank, fp32", "mxbai-rerank", ours, "float32", few, python))
     if python := peers.get("llama.cpp"):
-        file, reranker = write_gguf(ours, place / "q8_0.gguf"), _load(ours)
+        file = write_gguf(ours, place / "q8_0.gguf")
         timed.append(Contender("llama.cpp (Q8_0)", "llama.cpp", file, "q8_0", long, python, _ids(reranker, long)))
         agreement.append(Contender("llama.cpp, Q8_0", "llama.cpp", file, "q8_0", few, python, _ids(reranker, few)))
     return timed, agreement

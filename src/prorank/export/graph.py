@@ -50,15 +50,15 @@ class SlotLogits(torch.nn.Module):
         self.weight = weight[rows].detach().float()  # (K, H): the rest of the vocabulary stays out of the graph
         self.bias = None if bias is None else bias[rows].detach().float()
         self.start = read_start(backbone, tokenizer.shared_start)
-        self.start_tokens = self.start[0][0].shape[-2] if self.start else 0
+        self.built_in = tokenizer.shared_start if self.start else []  # ids that are not read
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Answer logits at the slot."""
         base = self.backbone.core.base_model
-        slot = attention_mask.sum(-1) - self.slot_from_end - self.start_tokens  # (B,)
+        slot = attention_mask.sum(-1) - self.slot_from_end - len(self.built_in)  # (B,)
         with narrowed_feed_forward(base, partial(_only_at_slot, slot)):
             states = base(
-                input_ids=input_ids[:, self.start_tokens :],
+                input_ids=input_ids[:, len(self.built_in) :],
                 attention_mask=attention_mask,
                 **(cached(self.start, input_ids.shape[0]) if self.start else self.backbone.uncached),
             ).last_hidden_state  # (B, T - start, H)
@@ -122,13 +122,13 @@ def to_graph(
     backbone.config.save_pretrained(folder)
     mark_checkpoint(folder)
     backbone.tokenizer.save_pretrained(folder)
-    built_in = tokenizer.shared_start[: module.start_tokens]
-    unread = f"; the first {len(built_in)} ids, the prompt's, are to be given but not read" if built_in else ""
+    count = len(module.built_in)
+    unread = f"; the first {count} ids, the prompt's, are to be given but not read" if count else ""
     words = f", 8-bit weights{' and activations' if calibration else ''}" if int8 else ""
     kind = f"{'ONNX' if target == 'onnx' else 'OpenVINO'} graph{words}"
     what = f"{kind}: (input_ids, attention_mask), padded on the right, to the answers' logits (B, K){unread}"
     export_card(reranker, folder, what)
-    write_settings(folder, reranker.settings.model_copy(update={"built_in": built_in or None}))
+    write_settings(folder, reranker.settings.model_copy(update={"built_in": module.built_in or None}))
 
 
 def _graph_scores(reranker: Reranker, graph: Graph, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -151,7 +151,7 @@ Example = tuple[torch.Tensor, torch.Tensor]
 def _to_onnx(module: SlotLogits, example: Example, file: Path) -> None:
     require("onnx", "export")
     require("onnxscript", "export")
-    least = module.start_tokens + 2
+    least = len(module.built_in) + 2
     dynamic = {0: torch.export.Dim("batch", min=1, max=65_536), 1: torch.export.Dim("tokens", min=least, max=65_536)}
     torch.onnx.export(
         module,
