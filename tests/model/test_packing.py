@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from prorank.model import attention
-from prorank.model.attention import WrittenOut, _attention, packed_attention
+from prorank.model.attention import WrittenOut, _attention, _mask, packed_attention
 from prorank.model.backbone import Backbone
 from prorank.model.last_layer import layers_of
 from prorank.model.packing import MIN_SHARED, Pack, one_pack, plan_packs, shared_length
@@ -325,34 +325,56 @@ def test_the_gpu_call_means_the_same_as_the_loop(causal, window, kernel, monkeyp
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [128, 4])
 @pytest.mark.parametrize("heads", [4, 2])
-@pytest.mark.parametrize("kind", ["whole", "causal", "masked"])
-def test_written_out_attention_equals_torchs_in_values_and_gradients(heads, kind):
+@pytest.mark.parametrize("kind", ["whole", "causal", "masked", "behind a prefix", "window"])
+def test_written_out_attention_equals_torchs_in_values_and_gradients(heads, kind, rows, monkeypatch):
+    monkeypatch.setattr(attention, "WRITTEN_OUT", rows)  # nine queries at once, or three blocks of three
     torch.manual_seed(0)
-    shapes = [(1, 4, 9, 8), (1, heads, 13, 8), (1, heads, 13, 8)]
-    if kind == "causal":
-        shapes = [(1, h, 9, 8) for _, h, *_ in shapes]
-    mask = torch.rand(9, 13) < 0.7 if kind == "masked" else None
+    keys = 9 if kind == "causal" else 13
+    shapes = [(1, 4, 9, 8), (1, heads, keys, 8), (1, heads, keys, 8)]
+    mask = {
+        "masked": (torch.rand(9, 13) < 0.7) | (torch.arange(13) == 0),
+        "behind a prefix": _mask(9, 4, True, None, torch.device("cpu")),
+        "window": _mask(9, 4, True, 5, torch.device("cpu")),
+    }.get(kind)
+    causal = kind in ("causal", "behind a prefix", "window")
     found = []
     for dtype in (torch.float32, torch.bfloat16):  # torch's own kernel, the formula
         torch.manual_seed(1)
         states = [torch.randn(shape).bfloat16().to(dtype).requires_grad_() for shape in shapes]
-        out = _attention(*states, mask, 0.0, kind == "causal", 0.3)
+        out = _attention(*states, mask, 0.0, causal, 0.3)
         out.square().sum().backward()
         found.append([out.float(), *(s.grad.float() for s in states)])
     for exact, written in zip(*found):
         torch.testing.assert_close(written, exact, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_trains_in_bf16_with_written_out_attention(name, monkeypatch):
+    """Rotary embeddings leave queries and keys in float32 under autocast, values in bfloat16."""
+    backbone = backbone_of(name)
+    backbone.compute_dtype = torch.bfloat16
+    calls = []
+    monkeypatch.setattr(WrittenOut, "apply", lambda *inputs: calls.append(inputs[0].dtype) or inputs[0])
+    packed_hidden(backbone, [[*range(10, 22)]], [0], 99, 1)
+    assert torch.bfloat16 in calls
+
+
+@pytest.mark.parametrize("rows", [128, 2])
 @pytest.mark.parametrize("heads", [4, 2])
-@pytest.mark.parametrize("masked", [True, False])
-def test_the_gradient_of_written_out_attention_is_the_formulas(heads, masked):
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_gradient_of_written_out_attention_is_the_formulas(heads, causal, rows, monkeypatch):
+    monkeypatch.setattr(attention, "WRITTEN_OUT", rows)
     torch.manual_seed(0)
     query, key, value = (
         torch.randn(1, h, n, 3, dtype=torch.float64, requires_grad=True) for h, n in ((4, 3), (heads, 5), (heads, 5))
     )
-    mask = torch.ones(3, 5, dtype=torch.bool).tril(2) if masked else None
-    assert torch.autograd.gradcheck(lambda *states: WrittenOut.apply(*states, mask, 0.4), (query, key, value))
-    out = WrittenOut.apply(query, key, value, mask, 0.4)
+    mask = torch.ones(3, 5, dtype=torch.bool).tril(2) if causal else None
+    inputs = (query, key, value)
+    assert torch.autograd.gradcheck(lambda *states: WrittenOut.apply(*states, mask, causal, 0.4), inputs)
+    out = WrittenOut.apply(query, key, value, mask, causal, 0.4)
+    exact = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.4, enable_gqa=True)
+    torch.testing.assert_close(out, exact)
     kept = list(out.grad_fn.saved_tensors)
     assert [t.shape[-1] for t in kept] == [3, 3, 3]  # no weights among them

@@ -27,7 +27,7 @@ from prorank.model.cascade import Cascade
 from prorank.reranker import Reranker
 from prorank.util.errors import DataError, InputError
 
-TOKENS = (32, 64)  # of a document, that a pass may read
+TOKENS = (32, 48, 64)  # of a document, that a pass may read
 SHARES = (0.6, 0.5, 0.4, 0.33, 0.25, 0.2, 0.15, 0.12, 0.1)  # of a list, that may go on
 WHOLE, LONG, REPEATS = 100, (200, 400), 3  # of what is timed: documents, their tokens, and how often
 

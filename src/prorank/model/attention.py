@@ -22,7 +22,7 @@ from prorank.model.packing import Pack
 logger = logging.getLogger(__name__)
 ATTENTION = "prorank_packed"  # our name among transformers' attention functions
 QUERY_BLOCK = 512  # queries that share a mask
-WRITTEN_OUT = 256  # tokens of a span whose attention weights may exist whole
+WRITTEN_OUT = 128  # queries whose attention weights exist at once where attention is written out
 VARLEN_ARGUMENTS = {"scale", "window_size"}  # what packed attention on a GPU needs of torch
 
 
@@ -69,8 +69,9 @@ def packed_attention(
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("packed attention has no soft cap and no sinks")
+    query, key = query.to(value), key.to(value)  # rotary embeddings leave them in float32 under autocast
     if value.is_cuda and value.dtype in (torch.bfloat16, torch.float16) and not dropout and varlen_kernel() is not None:
-        return _varlen_attention(query.to(value), key.to(value), value, pack, scaling, sliding_window), None
+        return _varlen_attention(query, key, value, pack, scaling, sliding_window), None
     lengths = [span.stop - span.start for span in pack.spans]
     own = zip(*(states.split(lengths, 2) for states in (query, key, value)))  # one cut: slices cost N each backward
     reach = max(prefix + longest for prefix, longest in pack.longest_spans.items())
@@ -101,7 +102,7 @@ def packed_attention(
                     ),
                     mask,
                     dropout,
-                    pack.causal and mask is None and not prefix,
+                    pack.causal,
                     scaling,
                 )
             )
@@ -150,44 +151,58 @@ def _attention(
     causal: bool,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Attention of one span, (1, H, T, D).
+    """Attention of one span, (1, H, T, D); the T queries are the last of the S keys.
 
-    On CPUs the gradient of torch's bf16 kernel takes several times as long as that of the formula written out.
+    On CPUs the gradient of torch's bf16 kernel takes twice as long as that of the formula written out, and more.
     """
-    tokens, seen = query.shape[2], key.shape[2]
     slow = query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if not slow or dropout or tokens * seen > WRITTEN_OUT**2:
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-    if causal:
-        mask = _mask(tokens, 0, True, None, query.device)
-    found: torch.Tensor = WrittenOut.apply(query, key, value, mask, scaling or query.shape[-1] ** -0.5)
-    return found
+    if slow and not dropout:
+        if causal and mask is None and query.shape[2] > 1:
+            mask = _mask(query.shape[2], key.shape[2] - query.shape[2], True, None, query.device)
+        found: torch.Tensor = WrittenOut.apply(query, key, value, mask, causal, scaling or query.shape[-1] ** -0.5)
+        return found
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and mask is None and query.shape[2] == key.shape[2],
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 class WrittenOut(torch.autograd.Function):
-    """softmax(q k' scale) v for (1, H, T, D) with its gradient; the weights (T x S) are computed again, not kept."""
+    """softmax(q k' scale) v for (1, H, T, D) with its gradient, some queries at a time.
+
+    The weights are computed again for the gradient, not kept; keys that no query of a block sees are passed over.
+    """
 
     @staticmethod
-    def weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
-        """(1, Hkv, group, T, S) attention weights of grouped queries, at least in float32."""
-        logits = (query * scale) @ key.transpose(-1, -2)
+    def blocks(tokens: int, keys: int, causal: bool) -> Iterator[tuple[int, int, int]]:
+        """First and last query of each block, of nearly equal sizes, and how many keys it sees.
+
+        >>> list(WrittenOut.blocks(200, 210, causal=True))
+        [(0, 100, 110), (100, 200, 210)]
+        """
+        size = -(-tokens // -(-tokens // WRITTEN_OUT))
+        for first in range(0, tokens, size):
+            last = min(first + size, tokens)
+            yield first, last, keys - tokens + last if causal else keys
+
+    @staticmethod
+    def rows(states: torch.Tensor, first: int, last: int, groups: int) -> torch.Tensor:
+        """(Hkv, group x block, D): the block's queries of (1, Hq, T, D) beside the keys that they share."""
+        return states[0, :, first:last].reshape(groups, -1, states.shape[-1])
+
+    @staticmethod
+    def weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(Hkv, group x block, S) attention weights; query is (Hkv, group x block, D) and scaled, key (Hkv, S, D)."""
+        logits = query @ key.transpose(-1, -2)
         if mask is not None:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-
-    @staticmethod
-    def grouped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(1, Hkv, group, T, D) queries beside (1, Hkv, 1, S, D) keys and values."""
-        return query.unflatten(1, (key.shape[1], -1)), key.unsqueeze(2), value.unsqueeze(2)
+            logits.unflatten(1, (-1, len(mask))).masked_fill_(~mask, -torch.inf)
+        return logits.softmax(-1)
 
     @staticmethod
     def forward(
@@ -196,26 +211,39 @@ class WrittenOut(torch.autograd.Function):
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
+        causal: bool,
         scale: float,
     ) -> torch.Tensor:
         """(1, Hq, T, D)."""
         ctx.save_for_backward(query, key, value)
-        ctx.mask, ctx.scale = mask, scale
-        q, k, v = WrittenOut.grouped(query, key, value)
-        return (WrittenOut.weights(q, k, mask, scale).to(v.dtype) @ v).flatten(1, 2)
+        ctx.mask, ctx.causal, ctx.scale = mask, causal, scale
+        found = query.new_empty(*query.shape[:3], value.shape[-1])
+        for first, last, seen in WrittenOut.blocks(query.shape[2], key.shape[2], causal):
+            own = None if mask is None else mask[first:last, :seen]
+            q = WrittenOut.rows(query, first, last, key.shape[1]) * scale
+            out = WrittenOut.weights(q, key[0, :, :seen], own) @ value[0, :, :seen]
+            found[0, :, first:last] = out.view(-1, last - first, out.shape[-1])
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of queries, keys and values."""
-        q, k, v = WrittenOut.grouped(*ctx.saved_tensors)
-        (gradient,) = (one.unflatten(1, (k.shape[1], -1)) for one in gradients)
-        weights = WrittenOut.weights(q, k, ctx.mask, ctx.scale)
-        of_weights = (gradient @ v.transpose(-1, -2)).to(weights.dtype)
-        of_logits = weights * (of_weights - (of_weights * weights).sum(-1, keepdim=True))
-        of_logits = (of_logits * ctx.scale).to(q.dtype)
-        of_keys = (of_logits.transpose(-1, -2) @ q).sum(2)
-        of_values = (weights.to(gradient.dtype).transpose(-1, -2) @ gradient).sum(2)
-        return (of_logits @ k).flatten(1, 2), of_keys, of_values, None, None
+        query, key, value = ctx.saved_tensors
+        total = torch.promote_types(query.dtype, torch.float32)
+        of_query = torch.empty_like(query)
+        of_key, of_value = (torch.zeros_like(states[0], dtype=total) for states in (key, value))
+        for first, last, seen in WrittenOut.blocks(query.shape[2], key.shape[2], ctx.causal):
+            own = None if ctx.mask is None else ctx.mask[first:last, :seen]
+            q = WrittenOut.rows(query, first, last, key.shape[1]) * ctx.scale
+            gradient = WrittenOut.rows(gradients[0], first, last, key.shape[1])
+            k, v = key[0, :, :seen], value[0, :, :seen]
+            weights = WrittenOut.weights(q, k, own)
+            of_weights = gradient @ v.transpose(-1, -2)
+            of_logits = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_key[:, :seen] += of_logits.transpose(-1, -2) @ q
+            of_value[:, :seen] += weights.transpose(-1, -2) @ gradient
+            of_query[0, :, first:last] = (of_logits @ k * ctx.scale).view(-1, last - first, k.shape[-1])
+        return of_query, of_key.to(key.dtype)[None], of_value.to(value.dtype)[None], None, None, None
 
 
 @cache
