@@ -333,7 +333,10 @@ class Backbone(nn.Module):
         settings = peft.LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", bias="none"
         )
+        from prorank.model.adapters import in_one_pass
+
         self.model = peft.get_peft_model(self.model, settings)
+        in_one_pass(self.model)
         cast_frozen(self.model, self.compute_dtype)
 
     def merge_lora(self) -> None:
