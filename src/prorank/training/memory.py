@@ -88,16 +88,12 @@ def layer_bytes(shape: Shape) -> int:
     Two norms in float32: their input and output, and the normalised input where the norm's own weight is trained.
     Queries, keys, values and the attention's output, twice (as it was computed, and in the order of the next product).
     Gate, its activation, the other half, and their product. In bf16 each product keeps a cast copy of its input.
+    Adapters keep nothing of their own: their narrow products are computed again.
     """
     norms = (4 if shape.lora else 6) * shape.hidden * 4
     products = 3 * shape.queries + 2 * shape.keys + (4 if shape.gated else 3) * shape.feed_forward
     cast = 2 * shape.hidden * shape.compute if shape.compute < 4 else 0
-    return norms + products * shape.compute + cast + _adapter_bytes(shape)
-
-
-def _adapter_bytes(shape: Shape) -> int:
-    """What the adapters of one layer keep for a token: the narrow products."""
-    return (6 + shape.gated) * shape.lora * shape.compute
+    return norms + products * shape.compute + cast
 
 
 def token_bytes(shape: Shape) -> int:
