@@ -147,26 +147,22 @@ class Reranker:
         return cls(path_or_name, **options)
 
     def score_detailed(
-        self,
-        pairs: Iterable[tuple[str, Document]],
-        progress: str | None = None,
+        self, pairs: Iterable[tuple[str, Document]], progress: str | None = None, lists: Sequence[int] | None = None
     ) -> ScoredPairs:
         """Scores of pairs together with what was cut to fit; no warning is logged (see `warn`).
-
-        In a cascade the pairs of equal queries make a list.
 
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
             progress: text of a progress bar, or None.
+            lists: number of each pair's list, which a cascade goes by; None takes pairs of equal queries for one.
 
         Raises:
             InputTypeError: not pairs, or a query or document of another type.
-            InputError: an empty query, or a score that is not finite; with the pair's number.
+            InputError: an empty query, a score that is not finite (with the pair's number), or too few `lists`.
         """
         texts = pair_texts(checked_pairs(pairs))
         if self.cascade is not None:
-            scored = partial(self._scored, progress=progress)
-            return narrowed(self.cascade, self.tokenizer.plain, texts, scored)
+            return narrowed(self.cascade, self.tokenizer.plain, texts, partial(self._scored, progress=progress), lists)
         count = len(texts)
         owners = list(range(count))
         if self.passages == "excerpt":
@@ -177,17 +173,20 @@ class Reranker:
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = self._scored(texts, owners, progress)
-        return (
-            result
-            if self.passages is None
-            else result._replace(scores=aggregate(result.scores, owners, count, self.passages))
-        )
+        if self.passages is None:
+            return result
+        return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
+
+    @property
+    def whole_lists(self) -> bool:
+        """Whether a document's score depends on the others of its list: a cascade reads on with the best."""
+        return self.cascade is not None
 
     def _scored(self, texts: Sequence[tuple[str, str]], owners: Sequence[int], progress: str | None) -> ScoredPairs:
-        """Scores of texts as they are; `owners` are the pairs that they are parts of, for the error of a bad score."""
+        """Scores of texts as they are; `owners` are the places that an error of a bad score names."""
         sequences, truncation = self.tokenizer.encode(texts)
         scores, malformed = self._any_scores(sequences, self.settings.score, query_numbers(texts), progress)
-        finite(scores.numpy(), "the score of pair", NOT_FINITE, owners)
+        finite(scores.numpy(), "score", NOT_FINITE, owners)
         return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
 
     def warn(self, found: ScoredPairs) -> None:
@@ -263,8 +262,8 @@ class Reranker:
     def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.
 
-        The score is a logit difference unless the checkpoint says otherwise; its sigmoid is the model's
-        probability of "relevant". Over-long pairs are cut (document first) and reported by a warning.
+        The score is a logit difference unless the checkpoint says otherwise; its sigmoid is the model's probability
+        of "relevant". Over-long pairs are cut (document first), with a warning. Equal queries make a cascade's list.
 
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
