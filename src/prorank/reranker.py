@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from prorank.engine.backend import ScorerBackend
-from prorank.engine.cascade import cascade_of, narrowed
+from prorank.engine.cascade import cascade_of, check_cascade, narrowed
 from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
 from prorank.engine.passages import aggregate, excerpts_beside, passages_beside
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
@@ -109,7 +109,7 @@ class Reranker:
         of_type((PairTokenizer, CrossEncoderTokenizer), "a PairTokenizer or CrossEncoderTokenizer", tokenizer=tokenizer)
         of_type(CheckpointSettings, "CheckpointSettings", settings=settings)
         one_of("passages", passages, Passages)
-        of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
+        check_cascade(cascade)
         if passages is not None and cascade:
             raise InputError("passages and a cascade", hint="give one of them: a cascade reads excerpts of documents")
         if not isinstance(model, (str, Path)) and not hasattr(model, "read"):
@@ -326,7 +326,7 @@ class Reranker:
             the input order. Empty for no documents.
 
         Raises:
-            InputTypeError: a query, document or number of another type, or a single document as `documents`.
+            InputTypeError: a query, document, number or cascade of another type, or a single document as `documents`.
             InputError: an empty query, `top_k` below 1, a threshold outside 0..1, or a score that is not finite.
         """
         documents = listed(documents, "documents", "a list of documents")

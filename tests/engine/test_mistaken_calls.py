@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prorank import Reranker
+from prorank.by_script import ByScript
 from prorank.cli.shared import print_json
 from prorank.engine.scores import argmax_grade
 from prorank.util.errors import CheckpointError, InputError, InputTypeError, ProrankError
@@ -75,6 +76,22 @@ def test_an_empty_query_says_which_pair(reranker):
 def test_what_is_no_list_of_documents_is_refused(reranker, documents):
     with pytest.raises(InputTypeError, match="documents must be a list of documents"):
         reranker.rank("apple", documents)
+
+
+@pytest.mark.parametrize("wrong", ["yes", "no", "", 1, 0, {"tokens": [2]}])
+def test_a_cascade_of_another_type_is_refused_however_it_is_given(bert_folder, reranker, wrong):
+    pair = object.__new__(ByScript)
+    pair.models = {"one": reranker}
+    for attempt in (
+        lambda: Reranker(bert_folder, prompt="prorank-short", cascade=wrong),
+        lambda: reranker.rank("apple", ["river"], cascade=wrong),
+        lambda: reranker.rank("apple", [], cascade=wrong),
+        lambda: reranker.reading(wrong),
+        lambda: ByScript(cascade=wrong),
+        lambda: pair.reading(wrong),
+    ):
+        with pytest.raises(InputTypeError, match="cascade must be True, False or a Cascade, got "):
+            attempt()
 
 
 def test_documents_may_come_from_a_generator(reranker):

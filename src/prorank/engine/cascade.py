@@ -18,6 +18,7 @@ from prorank.model.checkpoint import CheckpointSettings
 from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.truncation import Truncation
 from prorank.util.errors import CheckpointError, InputError
+from prorank.util.inputs import of_type
 
 LONGER = 2  # so many times an excerpt's length a list's documents must have, or excerpts cost more than they save
 Pass = tuple[list[int], "int | None"]  # places of pairs, and tokens of each document that are read (None: all)
@@ -168,12 +169,23 @@ def narrowed(
     return ScoredPairs(scores, whole, malformed, read)
 
 
+def check_cascade(wanted: bool | Cascade | None) -> None:
+    """Refuse what says neither whether nor how lists are read in part; None, which stands for a default, passes.
+
+    Raises:
+        InputTypeError: another type.
+    """
+    of_type((bool, Cascade), "True, False or a Cascade", cascade=wanted)
+
+
 def cascade_of(settings: CheckpointSettings, wanted: bool | Cascade) -> Cascade | None:
     """The cascade that is asked for: a checkpoint's own for True, none for False.
 
     Raises:
+        InputTypeError: something else is asked for.
         CheckpointError: the checkpoint has none.
     """
+    check_cascade(wanted)
     if wanted is True and settings.cascade is None:
         raise CheckpointError(
             f"no cascade was chosen for '{settings.base_model}'",
