@@ -22,7 +22,7 @@ from prorank.prompts.truncation import Truncation, all_cuts
 from prorank.reranker import Reranker
 from prorank.shipped import AUTO, MINI, MULTILINGUAL, two_models
 from prorank.util.errors import InputError
-from prorank.util.inputs import Document, checked_pairs, finite, listed, pair_texts, query_text
+from prorank.util.inputs import Document, checked_pairs, finite, listed, naming, pair_texts, query_text
 
 
 def beyond_english(query: str) -> bool:
@@ -72,7 +72,9 @@ class ByScript(Reranker):
         scores, cuts, malformed, read = np.zeros(len(given), dtype=np.float32), [Truncation(0, 0)], 0, 0
         for name, model in self.models.items():
             rows = [i for i, (query, _) in enumerate(given) if self.model_of(query) == name]
-            found = model.score_detailed([given[i] for i in rows], progress, [numbers[i] for i in rows])
+            own = [numbers[i] for i in rows]
+            with naming(f"of the pairs that {name} reads"):  # a score's number counts these
+                found = model.score_detailed([given[i] for i in rows], progress, own)
             scale = model.settings.calibration
             assert scale is not None, "both models ship with a calibration"
             scores[rows] = scale["slope"] * found.scores + scale["intercept"]

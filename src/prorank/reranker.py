@@ -35,6 +35,7 @@ from prorank.util.inputs import (
     Document,
     RankedDocument,
     checked_pairs,
+    document_texts,
     finite,
     listed,
     of_type,
@@ -334,7 +335,7 @@ class Reranker:
         if threshold is not None:
             share("threshold", threshold)
         query_text(query)
-        scores = np.array(self.reading(cascade).score([(query, document) for document in documents]))
+        scores = np.array(self.reading(cascade).score([(query, text) for text in document_texts(documents)]))
         order = np.argsort(-scores, kind="stable")
         if threshold is not None and len(scores):
             order = order[np.array(self.probability(scores.tolist()))[order] >= threshold]

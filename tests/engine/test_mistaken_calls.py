@@ -12,6 +12,8 @@ from prorank import Reranker
 from prorank.by_script import ByScript
 from prorank.cli.shared import print_json
 from prorank.engine.scores import argmax_grade
+from prorank.integrations.remote import Remote
+from prorank.integrations.source import Local
 from prorank.util.errors import CheckpointError, InputError, InputTypeError, ProrankError
 
 
@@ -76,6 +78,23 @@ def test_an_empty_query_says_which_pair(reranker):
 def test_what_is_no_list_of_documents_is_refused(reranker, documents):
     with pytest.raises(InputTypeError, match="documents must be a list of documents"):
         reranker.rank("apple", documents)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (b"stone", "document 2: a document must be a string .* got bytes"),
+        ({"title": "stone"}, "document 2: a document mapping needs a string under 'text'"),
+        ("\ud83d", "document 2: the document holds half of a surrogate pair"),
+    ],
+)
+def test_a_mistaken_document_is_named_by_its_number_wherever_documents_are_given(reranker, wrong, says):
+    ranks = (reranker.rank, Local(reranker).rank, Remote("http://127.0.0.1:1").rank)
+    for rank in ranks:
+        with pytest.raises((InputError, InputTypeError), match=f"^{says}"):
+            rank("apple", ["river", wrong])
+        with pytest.raises(InputError, match=r"^the query is empty"):
+            rank(" ", ["river"])
 
 
 @pytest.mark.parametrize("wrong", ["yes", "no", "", 1, 0, {"tokens": [2]}])
@@ -207,7 +226,7 @@ def test_the_pair_is_numbered_also_when_its_passages_are_scored(bert_folder, mon
         return scores, malformed
 
     monkeypatch.setattr(reranker, "_any_scores", last_is_nan)
-    with pytest.raises(InputError, match="the score of pair 2 is nan"):
+    with pytest.raises(InputError, match=r"^score 2 is nan"):
         reranker.score([("apple", "river " * 100), ("apple", "stone")])
 
 
