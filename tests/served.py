@@ -20,12 +20,17 @@ def tiny_service(folder, *, batch_tokens=128, calibration=None, **limits):
     return Service(reranker, "tiny", Limits(**limits), batch_tokens)
 
 
-@contextmanager
 def serving(service, **options):
-    """The address of a real server, as long as the context is open."""
+    """The address of a real server of a service, as long as the context is open."""
+    return running(create_app(service, **options), service.limits.timeout)
+
+
+@contextmanager
+def running(app, timeout):
+    """The address of a real server of an application, as long as the context is open."""
     listener = listen("127.0.0.1", 0)
     started = threading.Event()
-    server = Server(create_app(service, **options), service.limits.timeout, started.set)
+    server = Server(app, timeout, started.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     assert started.wait(30)

@@ -18,11 +18,11 @@ def killed_at_the_third_block(monkeypatch, size):
     """Cut runs into blocks of so many pairs and let the third stop the process; pairs of each block that was asked."""
     scored, real = [], Reranker.score_detailed
 
-    def dying(self, pairs, progress=None):
+    def dying(self, pairs, progress=None, lists=None):
         scored.append(len(pairs))
         if len(scored) == 3:
             raise KeyboardInterrupt
-        return real(self, pairs, progress)
+        return real(self, pairs, progress, lists)
 
     monkeypatch.setattr(streaming.blocks, "__defaults__", (size,))
     monkeypatch.setattr(Reranker, "score_detailed", dying)

@@ -9,11 +9,12 @@ asks for it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from prorank.engine.cascade import list_numbers
 from prorank.engine.scorer import ScoredPairs
 from prorank.engine.scores import probabilities
 from prorank.model.cascade import Cascade
@@ -21,7 +22,7 @@ from prorank.prompts.truncation import Truncation, all_cuts
 from prorank.reranker import Reranker
 from prorank.shipped import AUTO, MINI, MULTILINGUAL, two_models
 from prorank.util.errors import InputError
-from prorank.util.inputs import Document, checked_pairs, finite, listed, pair_texts, query_text
+from prorank.util.inputs import Document, checked_pairs, finite, listed, naming, pair_texts, query_text
 
 
 def beyond_english(query: str) -> bool:
@@ -62,19 +63,29 @@ class ByScript(Reranker):
         """Name of the model that reads this query."""
         return MULTILINGUAL if beyond_english(query_text(query)) else MINI
 
-    def score_detailed(self, pairs: Iterable[tuple[str, Document]], progress: str | None = None) -> ScoredPairs:
+    def score_detailed(
+        self, pairs: Iterable[tuple[str, Document]], progress: str | None = None, lists: Sequence[int] | None = None
+    ) -> ScoredPairs:
         """Calibrated logits of pairs, see `Reranker.score_detailed`."""
         given = pair_texts(checked_pairs(pairs))
+        numbers = list_numbers(given, lists)
         scores, cuts, malformed, read = np.zeros(len(given), dtype=np.float32), [Truncation(0, 0)], 0, 0
         for name, model in self.models.items():
             rows = [i for i, (query, _) in enumerate(given) if self.model_of(query) == name]
-            found = model.score_detailed([given[i] for i in rows], progress)
+            own = [numbers[i] for i in rows]
+            with naming(f"of the pairs that {name} reads"):  # a score's number counts these
+                found = model.score_detailed([given[i] for i in rows], progress, own)
             scale = model.settings.calibration
             assert scale is not None, "both models ship with a calibration"
             scores[rows] = scale["slope"] * found.scores + scale["intercept"]
             cuts.append(found.truncation)
             malformed, read = malformed + found.malformed, read + found.read
         return ScoredPairs(scores, all_cuts(cuts), malformed, read)
+
+    @property
+    def whole_lists(self) -> bool:
+        """Whether either model reads by a cascade."""
+        return any(model.whole_lists for model in self.models.values())
 
     def warn(self, found: ScoredPairs) -> None:
         """Log a warning of what was cut to fit."""

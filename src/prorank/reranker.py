@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from prorank.engine.backend import ScorerBackend
-from prorank.engine.cascade import cascade_of, narrowed
+from prorank.engine.cascade import cascade_of, check_cascade, narrowed
 from prorank.engine.load import LoadOptions, RerankerOptions, known_options, load_parts
 from prorank.engine.passages import aggregate, excerpts_beside, passages_beside
 from prorank.engine.reasoning import MAX_NEW_TOKENS, reason
@@ -35,6 +35,7 @@ from prorank.util.inputs import (
     Document,
     RankedDocument,
     checked_pairs,
+    document_texts,
     finite,
     listed,
     of_type,
@@ -109,7 +110,7 @@ class Reranker:
         of_type((PairTokenizer, CrossEncoderTokenizer), "a PairTokenizer or CrossEncoderTokenizer", tokenizer=tokenizer)
         of_type(CheckpointSettings, "CheckpointSettings", settings=settings)
         one_of("passages", passages, Passages)
-        of_type((bool, Cascade), "True, False or a Cascade", cascade=cascade)
+        check_cascade(cascade)
         if passages is not None and cascade:
             raise InputError("passages and a cascade", hint="give one of them: a cascade reads excerpts of documents")
         if not isinstance(model, (str, Path)) and not hasattr(model, "read"):
@@ -147,26 +148,22 @@ class Reranker:
         return cls(path_or_name, **options)
 
     def score_detailed(
-        self,
-        pairs: Iterable[tuple[str, Document]],
-        progress: str | None = None,
+        self, pairs: Iterable[tuple[str, Document]], progress: str | None = None, lists: Sequence[int] | None = None
     ) -> ScoredPairs:
         """Scores of pairs together with what was cut to fit; no warning is logged (see `warn`).
-
-        In a cascade the pairs of equal queries make a list.
 
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
             progress: text of a progress bar, or None.
+            lists: number of each pair's list, which a cascade goes by; None takes pairs of equal queries for one.
 
         Raises:
             InputTypeError: not pairs, or a query or document of another type.
-            InputError: an empty query, or a score that is not finite; with the pair's number.
+            InputError: an empty query, a score that is not finite (with the pair's number), or too few `lists`.
         """
         texts = pair_texts(checked_pairs(pairs))
         if self.cascade is not None:
-            scored = partial(self._scored, progress=progress)
-            return narrowed(self.cascade, self.tokenizer.plain, texts, scored)
+            return narrowed(self.cascade, self.tokenizer.plain, texts, partial(self._scored, progress=progress), lists)
         count = len(texts)
         owners = list(range(count))
         if self.passages == "excerpt":
@@ -177,17 +174,20 @@ class Reranker:
             owners = [i for i, own in enumerate(pieces) for _ in own]
             texts = [(texts[i][0], passage) for i, own in enumerate(pieces) for passage in own]
         result = self._scored(texts, owners, progress)
-        return (
-            result
-            if self.passages is None
-            else result._replace(scores=aggregate(result.scores, owners, count, self.passages))
-        )
+        if self.passages is None:
+            return result
+        return result._replace(scores=aggregate(result.scores, owners, count, self.passages))
+
+    @property
+    def whole_lists(self) -> bool:
+        """Whether a document's score depends on the others of its list: a cascade reads on with the best."""
+        return self.cascade is not None
 
     def _scored(self, texts: Sequence[tuple[str, str]], owners: Sequence[int], progress: str | None) -> ScoredPairs:
-        """Scores of texts as they are; `owners` are the pairs that they are parts of, for the error of a bad score."""
+        """Scores of texts as they are; `owners` are the places that an error of a bad score names."""
         sequences, truncation = self.tokenizer.encode(texts)
         scores, malformed = self._any_scores(sequences, self.settings.score, query_numbers(texts), progress)
-        finite(scores.numpy(), "the score of pair", NOT_FINITE, owners)
+        finite(scores.numpy(), "score", NOT_FINITE, owners)
         return ScoredPairs(scores.numpy(), truncation, malformed, len(texts))
 
     def warn(self, found: ScoredPairs) -> None:
@@ -263,8 +263,8 @@ class Reranker:
     def score(self, pairs: Iterable[tuple[str, Document]]) -> list[float]:
         """Ranking scores of (query, document) pairs: any real number, higher is more relevant.
 
-        The score is a logit difference unless the checkpoint says otherwise; its sigmoid is the model's
-        probability of "relevant". Over-long pairs are cut (document first) and reported by a warning.
+        The score is a logit difference unless the checkpoint says otherwise; its sigmoid is the model's probability
+        of "relevant". Over-long pairs are cut (document first), with a warning. Equal queries make a cascade's list.
 
         Args:
             pairs: (query, document); a document is a string or a mapping with `text` and maybe `title`.
@@ -327,7 +327,7 @@ class Reranker:
             the input order. Empty for no documents.
 
         Raises:
-            InputTypeError: a query, document or number of another type, or a single document as `documents`.
+            InputTypeError: a query, document, number or cascade of another type, or a single document as `documents`.
             InputError: an empty query, `top_k` below 1, a threshold outside 0..1, or a score that is not finite.
         """
         documents = listed(documents, "documents", "a list of documents")
@@ -335,7 +335,7 @@ class Reranker:
         if threshold is not None:
             share("threshold", threshold)
         query_text(query)
-        scores = np.array(self.reading(cascade).score([(query, document) for document in documents]))
+        scores = np.array(self.reading(cascade).score([(query, text) for text in document_texts(documents)]))
         order = np.argsort(-scores, kind="stable")
         if threshold is not None and len(scores):
             order = order[np.array(self.probability(scores.tolist()))[order] >= threshold]

@@ -14,6 +14,8 @@ from prorank.bench.toy import write_collection
 from prorank.data.collection import load_collection
 from prorank.engine.cascade import cascade_scores
 from prorank.evaluation import cascade as choosing
+from prorank.evaluation import streaming
+from prorank.evaluation.rerank import rerank_collection
 from prorank.first_stage.cached import cached_first_stage
 from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import read_settings
@@ -101,6 +103,37 @@ def test_two_queries_are_two_lists(reranker):
         assert together[place::2] == pytest.approx(alone, abs=1e-4)
 
 
+def test_lists_are_told_apart_by_their_numbers_and_not_by_their_queries_texts(reranker):
+    narrow = reranker.reading(TWICE)
+    parts = DOCUMENTS[:15], DOCUMENTS[15:]
+    alone = [score for part in parts for score in narrow.score([(QUERY, document) for document in part])]
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    told = narrow.score_detailed(pairs, lists=[0] * 15 + [1] * 15).scores
+    np.testing.assert_allclose(told, alone, atol=1e-4)
+    assert narrow.score(pairs) != pytest.approx(alone, abs=1e-4)  # without numbers they are one list
+    exact = reranker.score_detailed(pairs).scores
+    np.testing.assert_array_equal(reranker.score_detailed(pairs, lists=[0] * 15 + [1] * 15).scores, exact)
+    with pytest.raises(InputError, match=r"29 list numbers for 30 pairs .*one for each pair"):
+        narrow.score_detailed(pairs, lists=[0] * 29)
+
+
+@pytest.mark.parametrize(("block", "most"), [(2_000, 4_000), (10, 4_000), (2_000, 10)])
+def test_a_runs_lists_do_not_depend_on_queries_of_the_same_text_nor_on_where_blocks_end(
+    reranker, tmp_path, monkeypatch, block, most
+):
+    documents = {f"d{i}": document for i, document in enumerate(DOCUMENTS)}
+    queries = {"a": QUERY, "b": QUERY, "c": "apple tiger"}
+    folder = write_collection(tmp_path / "same", documents, queries, {"test": {q: {"d1": 1} for q in queries}})
+    collection, narrow = load_collection(folder), reranker.reading(TWICE)
+    lists = {q: {f"d{i + 5 * n}": float(-i) for i in range(20)} for n, q in enumerate(queries)}
+    monkeypatch.setattr(streaming.blocks, "__defaults__", (block,))
+    monkeypatch.setattr(streaming, "MOST", most)
+    together = rerank_collection(narrow, collection, lists, 20)
+    for query, listed in lists.items():
+        alone = {r["corpus_id"]: r["score"] for r in narrow.rank(queries[query], [documents[d] for d in listed])}
+        assert [together[query][d] for d in listed] == pytest.approx([alone[i] for i in range(20)], abs=1e-4)
+
+
 def test_what_makes_no_cascade_is_refused(reranker, bert_folder):
     with pytest.raises(CheckpointError, match="no cascade was chosen"):
         reranker.rank(QUERY, DOCUMENTS, cascade=True)
@@ -156,7 +189,8 @@ def test_played_back_is_what_a_reranker_reads(reranker, long_collection):
     readings = choosing.Readings(reranker, collection, lists, qrels, "words")
     cascade = Cascade(tokens=(1, 2), shares=(0.5, 0.2), at_least=2)
     scores, read = readings.played(cascade)
-    np.testing.assert_allclose(scores, reranker.reading(cascade).score_detailed(readings.texts).scores, atol=1e-4)
+    directly = reranker.reading(cascade).score_detailed(readings.texts, lists=readings.groups)
+    np.testing.assert_allclose(scores, directly.scores, atol=1e-4)
     assert 0 < read < readings.tokens == sum(map(len, reranker.tokenizer.encode(readings.texts)[0]))
     assert readings.exact.mean("ndcg@10") == readings.metrics(readings.read(list(range(len(scores))), None)[0]).mean(
         "ndcg@10"

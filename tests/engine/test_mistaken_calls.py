@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prorank import Reranker
+from prorank.by_script import ByScript
 from prorank.cli.shared import print_json
 from prorank.engine.scores import argmax_grade
+from prorank.integrations.remote import Remote
+from prorank.integrations.source import Local
 from prorank.util.errors import CheckpointError, InputError, InputTypeError, ProrankError
 
 
@@ -75,6 +78,39 @@ def test_an_empty_query_says_which_pair(reranker):
 def test_what_is_no_list_of_documents_is_refused(reranker, documents):
     with pytest.raises(InputTypeError, match="documents must be a list of documents"):
         reranker.rank("apple", documents)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (b"stone", "document 2: a document must be a string .* got bytes"),
+        ({"title": "stone"}, "document 2: a document mapping needs a string under 'text'"),
+        ("\ud83d", "document 2: the document holds half of a surrogate pair"),
+    ],
+)
+def test_a_mistaken_document_is_named_by_its_number_wherever_documents_are_given(reranker, wrong, says):
+    ranks = (reranker.rank, Local(reranker).rank, Remote("http://127.0.0.1:1").rank)
+    for rank in ranks:
+        with pytest.raises((InputError, InputTypeError), match=f"^{says}"):
+            rank("apple", ["river", wrong])
+        with pytest.raises(InputError, match=r"^the query is empty"):
+            rank(" ", ["river"])
+
+
+@pytest.mark.parametrize("wrong", ["yes", "no", "", 1, 0, {"tokens": [2]}])
+def test_a_cascade_of_another_type_is_refused_however_it_is_given(bert_folder, reranker, wrong):
+    pair = object.__new__(ByScript)
+    pair.models = {"one": reranker}
+    for attempt in (
+        lambda: Reranker(bert_folder, prompt="prorank-short", cascade=wrong),
+        lambda: reranker.rank("apple", ["river"], cascade=wrong),
+        lambda: reranker.rank("apple", [], cascade=wrong),
+        lambda: reranker.reading(wrong),
+        lambda: ByScript(cascade=wrong),
+        lambda: pair.reading(wrong),
+    ):
+        with pytest.raises(InputTypeError, match="cascade must be True, False or a Cascade, got "):
+            attempt()
 
 
 def test_documents_may_come_from_a_generator(reranker):
@@ -190,7 +226,7 @@ def test_the_pair_is_numbered_also_when_its_passages_are_scored(bert_folder, mon
         return scores, malformed
 
     monkeypatch.setattr(reranker, "_any_scores", last_is_nan)
-    with pytest.raises(InputError, match="the score of pair 2 is nan"):
+    with pytest.raises(InputError, match=r"^score 2 is nan"):
         reranker.score([("apple", "river " * 100), ("apple", "stone")])
 
 

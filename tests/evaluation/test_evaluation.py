@@ -102,10 +102,12 @@ def test_reranker_is_asked_for_the_head_only_and_sees_title_and_text(word_collec
     asked = []
 
     class Scorer:
+        whole_lists = False
+
         def warn(self, found):
             pass
 
-        def score_detailed(self, pairs, progress=None):
+        def score_detailed(self, pairs, progress=None, lists=None):
             asked.extend(pairs)
             return ScoredPairs(np.array([float(len(document)) for _, document in pairs]), Truncation(0, 0))
 

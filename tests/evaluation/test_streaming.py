@@ -39,10 +39,12 @@ def die():
 class Stub:
     """Scores by length, until it has scored enough."""
 
+    whole_lists = False
+
     def __init__(self, fail_after=None, fail=interrupt):
         self.asked, self.fail_after, self.fail, self.warned = 0, fail_after, fail, []
 
-    def score_detailed(self, pairs, progress=None):
+    def score_detailed(self, pairs, progress=None, lists=None):
         self.asked += len(pairs)
         if self.fail_after is not None and self.asked > self.fail_after:
             self.fail()
@@ -183,7 +185,7 @@ def test_a_list_longer_than_a_block_is_scored_in_parts(long_run, monkeypatch):
     whole = rerank_collection(Stub(), collection, lists, 60)
 
     class Watched(Stub):
-        def score_detailed(self, pairs, progress=None):
+        def score_detailed(self, pairs, progress=None, lists=None):
             asked.append(len(pairs))
             return super().score_detailed(pairs)
 
@@ -219,11 +221,11 @@ def test_an_interrupted_evaluation_goes_on(bert_folder, word_collection, tmp_pat
     alone = evaluator.evaluate_model(str(bert_folder), str(word_collection), output=tmp_path / "alone", **options)
     real, calls = evaluator.Reranker.score_detailed, []
 
-    def stops(self, pairs, progress=None):
+    def stops(self, pairs, progress=None, lists=None):
         calls.append(len(pairs))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, pairs, progress)
+        return real(self, pairs, progress, lists)
 
     monkeypatch.setattr(evaluator.Reranker, "score_detailed", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -255,7 +257,7 @@ def test_an_interrupt_says_what_is_kept_and_how_to_go_on(call, long_run, tmp_pat
     monkeypatch.setattr(streaming.blocks, "__defaults__", (100,))
     stub = Stub(fail_after=300)
     face = "prorank.evaluation.rerank_file.Reranker.score_detailed"
-    monkeypatch.setattr(face, lambda _, pairs: stub.score_detailed(pairs))
+    monkeypatch.setattr(face, lambda _, pairs, lists: stub.score_detailed(pairs))
     output = tmp_path / "out.run"
     arguments = ["rerank", "--run", long_run / "bm25.run", "--collection", long_run / "c", "-m", bert_folder]
     code, _, err = call(*arguments, "--prompt", "prorank-short", "--max-length", 48, "--output", output)

@@ -19,6 +19,7 @@ from prorank.evaluation import systems as kinds
 from prorank.evaluation.suites import SUITES, tasks_of
 from prorank.evaluation.systems import folder_names, open_system
 from prorank.first_stage import cached
+from prorank.integrations.source import Ranked
 from prorank.util.errors import DataError, InputError
 
 
@@ -134,12 +135,25 @@ def test_the_page_is_made_again_when_a_run_was(folder, model, tmp_path, call, mo
     shutil.rmtree(run.parent)
     real = Reranker.score_detailed
 
-    def reversed_scores(self, pairs, progress=None):  # as a server that was changed meanwhile
-        found = real(self, pairs, progress)
+    def reversed_scores(self, pairs, progress=None, lists=None):  # as a server that was changed meanwhile
+        found = real(self, pairs, progress, lists)
         return found._replace(scores=-found.scores)
 
     monkeypatch.setattr(Reranker, "score_detailed", reversed_scores)
     assert call(*words)[0] == 0 and "new plots" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_server_is_asked_once_for_each_list_also_where_queries_have_one_text(monkeypatch):
+    asked = []
+
+    def rank(self, query, texts):
+        asked.append((query, texts))
+        return [Ranked(place, float(len(text))) for place, text in enumerate(texts)]
+
+    monkeypatch.setattr("prorank.integrations.remote.Remote.rank", rank)
+    scorer, pairs = open_system("http://127.0.0.1:1", {}), [("red", "a"), ("red", "bb"), ("red", "a"), ("blue", "ccc")]
+    assert scorer.score_detailed(pairs, lists=[0, 0, 1, 2]).scores.tolist() == [1, 2, 1, 3]
+    assert asked == [("red", ["a", "bb"]), ("red", ["a"]), ("blue", ["ccc"])]
 
 
 def test_systems_of_every_kind_score_the_same_pairs(qwen_folder, encoder_folder, model, tmp_path):

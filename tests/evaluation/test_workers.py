@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from prorank.engine.scorer import ScoredPairs
+from prorank.evaluation.streaming import Pairs
 from prorank.evaluation.workers import AHEAD, LOSSES, Ready, WorkerLost, Workers
 from prorank.prompts.truncation import Truncation
 from prorank.util.errors import InputError, ProrankError
@@ -15,11 +16,13 @@ FACTS = {"prorank": "1", "precision": "fp32"}
 
 
 def block(number):
-    return [("q", f"text {number}")]
+    return Pairs([("q", f"text {number}")], [0])
 
 
 def scores_of(pairs):
-    return ScoredPairs(np.array([float(text.split()[1]) for _, text in pairs], dtype=np.float32), Truncation(0, 0))
+    return ScoredPairs(
+        np.array([float(text.split()[1]) for _, text in pairs.texts], dtype=np.float32), Truncation(0, 0)
+    )
 
 
 class Played:
@@ -44,7 +47,7 @@ class Played:
         return self._ticket(Ready(facts, {}, 512, False))
 
     def ask(self, place, pairs):
-        self.asked.append((place, pairs[0][1]))
+        self.asked.append((place, pairs.texts[0][1]))
         return self._ticket(WorkerLost("killed") if self.dies(place, pairs, self.asked) else scores_of(pairs))
 
     def finished(self, tickets):

@@ -4,6 +4,7 @@ import shutil
 
 import datasets
 import mteb
+import numpy as np
 import pytest
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
@@ -12,8 +13,10 @@ from mteb.models import CrossEncoderProtocol
 from pages import ROOT, blocks
 
 from prorank import Reranker
+from prorank.engine.scorer import ScoredPairs
 from prorank.evaluation.metrics import evaluate_run
 from prorank.integrations.mteb import MTEBReranker
+from prorank.prompts.truncation import Truncation
 from prorank.util.errors import InputError
 
 DOCUMENTS = {"a": ("", "red stone"), "b": ("Green", "tree water"), "c": ("", "the blue river")}
@@ -52,6 +55,20 @@ def test_mteb_finds_the_ndcg_of_our_own_scores(bert_folder):
     run = {q: dict(zip(texts, reranker.score([(query, t) for t in texts.values()]))) for q, query in QUERIES.items()}
     wanted = evaluate_run(run, QRELS, ("nDCG@10",)).mean("ndcg@10")
     assert wanted < 1 and result.task_results[0].scores["test"][0]["ndcg_at_10"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_queries_of_one_text_are_lists_of_their_own_for_a_cascade(bert_folder):
+    asked, wrapped = [], MTEBReranker(str(bert_folder), prompt="prorank-short", max_length=48)
+
+    def score_detailed(pairs, progress, lists):
+        asked.append(lists)
+        return ScoredPairs(np.zeros(len(pairs)), Truncation(0, 0))
+
+    wrapped.reranker.score_detailed = score_detailed
+    documents = [{"text": ["tree"] * 4}]
+    wrapped.predict([{"id": ["a", "a", "b"], "text": ["red"] * 3}, {"id": ["c"], "text": ["red"]}], documents)
+    wrapped.predict([{"text": ["red", "red", "blue", "blue"]}], documents)
+    assert asked == [[0, 0, 1, 2], [0, 0, 1, 1]]
 
 
 def test_the_guides_code_evaluates(bert_folder, tmp_path, monkeypatch):

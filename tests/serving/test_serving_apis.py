@@ -192,6 +192,37 @@ def test_what_is_beyond_the_limits_is_refused_with_the_limit(client):
     assert client.post("/score", json={"text_1": "a" * 2_001, "text_2": "b"}).status_code == 400
 
 
+ROUTES = [
+    ("/v1/rerank", {"query": "a"}, "documents", "/v1/rerank"),
+    ("/v2/rerank", {"query": "a"}, "documents", "/v2/rerank"),
+    ("/rerank", {"query": "a"}, "texts", "/rerank"),
+    ("/rerank", {"query": "a"}, "documents", "/score"),  # vLLM's, as its scores
+    ("/score", {"text_1": "a"}, "text_2", "/score"),
+    ("/v1/score", {"queries": "a"}, "documents", "/score"),
+    ("/page/rank", {"query": "a"}, "documents", "/page/rank"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "like"), ROUTES, ids=[f"{path} {field}" for path, _, field, _ in ROUTES]
+)
+def test_every_limit_is_told_with_the_status_and_shape_of_the_api_that_was_called(bert_folder, path, body, field, like):
+    service = tiny_service(bert_folder, max_documents=50, max_text=2_000)
+    full = tiny_service(bert_folder, max_documents=50, max_queue=50)
+    full.batcher.admitted_pairs = 50
+    with TestClient(create_app(service)) as client, TestClient(create_app(full)) as busy:
+        refusals = [
+            (client.post(path, json=body | {field: ["a"] * 51}), 400, f"51 {field} are more than 50"),
+            (client.post(path, json=body | {field: ["a" * 2_001]}), 400, "2000 are allowed"),
+            (client.post(path, json=body | {field: ["a"], "instruction": "a" * 2_001}), 400, "2000 are allowed"),
+            (client.post(path, json=body | {field: ["a"], "instruction": 1}), 400, "instruction"),
+            (busy.post(path, json=body | {field: ["a"]}), 429, "50 pairs wait"),
+        ]
+    for answer, status, told in refusals:
+        status = 422 if like == "/rerank" and status == 400 else status
+        assert answer.status_code == status and shaped(like, answer.json(), status) and told in answer.text
+
+
 def test_null_characters_are_scored_as_text(client):
     answer = client.post("/v1/rerank", json={"query": "red\x00stone", "documents": ["\x00", "stone"]})
     assert answer.status_code == 200 and len(answer.json()["results"]) == 2

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from prorank import Reranker
 from prorank.by_script import ByScript, beyond_english
+from prorank.model.cascade import Cascade
 from prorank.model.loading import resolve_source
 from prorank.shipped import FOLDERS, MINI, MULTILINGUAL
 from prorank.util.errors import CheckpointError, InputError
@@ -109,6 +110,17 @@ def test_auto_can_be_copied(auto):
     query, answer, _ = CLEAR["ru"]
     for other in (copy.copy(auto), pickle.loads(pickle.dumps(auto)), auto.reading(False)):
         assert np.allclose(other.score([(query, answer)]), auto.score([(query, answer)]))
+
+
+def test_auto_tells_lists_apart_by_their_numbers(auto):
+    narrow = auto.reading(Cascade(tokens=(2,), shares=(0.3,), at_least=2))
+    pairs = [
+        (CLEAR[language][0], answer * 9) for language in ("ru", "en") for _, *own in CLEAR.values() for answer in own
+    ]
+    told = narrow.score_detailed(pairs, lists=[place % 2 for place in range(len(pairs))]).scores
+    for part in (0, 1):
+        assert np.allclose(told[part::2], narrow.score(pairs[part::2]), atol=1e-4)
+    assert not np.allclose(told, narrow.score(pairs), atol=1e-4) and narrow.whole_lists and not auto.whole_lists
 
 
 def test_auto_at_the_command_line(call):

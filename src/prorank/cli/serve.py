@@ -42,7 +42,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a reranker: the APIs of Cohere, Jina, text-embeddings-inference and vLLM."""
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
+    for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         require(module, "serve")
     with uncollected():
         from prorank.reranker import Reranker

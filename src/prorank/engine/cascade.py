@@ -17,7 +17,8 @@ from prorank.model.cascade import Cascade
 from prorank.model.checkpoint import CheckpointSettings
 from prorank.prompts.plain import PlainTokenizer
 from prorank.prompts.truncation import Truncation
-from prorank.util.errors import CheckpointError
+from prorank.util.errors import CheckpointError, InputError
+from prorank.util.inputs import of_type
 
 LONGER = 2  # so many times an excerpt's length a list's documents must have, or excerpts cost more than they save
 Pass = tuple[list[int], "int | None"]  # places of pairs, and tokens of each document that are read (None: all)
@@ -119,23 +120,42 @@ def lengths_of(plain: PlainTokenizer, texts: Sequence[tuple[str, str]]) -> list[
     return [len(ids) for ids in plain.ids([document for _, document in texts])]
 
 
+def list_numbers(texts: Sequence[tuple[str, str]], lists: Sequence[int] | None) -> Sequence[int]:
+    """Number of the list of each (query, document) pair: as given, or one for the pairs of equal queries.
+
+    Raises:
+        InputError: not as many numbers as pairs.
+    """
+    if lists is None:
+        return query_numbers(texts)
+    if len(lists) != len(texts):
+        raise InputError(f"{len(lists)} list numbers for {len(texts)} pairs", hint="give one for each pair")
+    return lists
+
+
 def narrowed(
     cascade: Cascade,
     plain: PlainTokenizer,
     texts: Sequence[tuple[str, str]],
     scored: Callable[[list[tuple[str, str]], list[int]], ScoredPairs],
+    lists: Sequence[int] | None = None,
 ) -> ScoredPairs:
-    """Scores of (query, document) texts by a cascade; the pairs of equal queries make a list.
+    """Scores of (query, document) texts by a cascade.
 
     Args:
         cascade: how much is read of how many.
         plain: what counts the tokens.
         texts: the pairs.
         scored: scores pairs as they are; it also gets their places among all.
+        lists: (N,) number of each pair's list; None takes the pairs of equal queries for one.
 
     Returns:
         Scores, and what was cut of the documents that were to be read whole.
+
+    Raises:
+        InputError: not as many numbers as pairs.
     """
+    groups = list_numbers(texts, lists)
     whole, malformed, read = Truncation(0, 0), 0, 0
 
     def scores_of(places: list[int], tokens: int | None) -> np.ndarray:
@@ -145,16 +165,27 @@ def narrowed(
         whole = found.truncation if tokens is None else whole
         return found.scores
 
-    scores = cascade_scores(cascade, query_numbers(texts), lengths_of(plain, texts), scores_of)
+    scores = cascade_scores(cascade, groups, lengths_of(plain, texts), scores_of)
     return ScoredPairs(scores, whole, malformed, read)
+
+
+def check_cascade(wanted: bool | Cascade | None) -> None:
+    """Refuse what says neither whether nor how lists are read in part; None, which stands for a default, passes.
+
+    Raises:
+        InputTypeError: another type.
+    """
+    of_type((bool, Cascade), "True, False or a Cascade", cascade=wanted)
 
 
 def cascade_of(settings: CheckpointSettings, wanted: bool | Cascade) -> Cascade | None:
     """The cascade that is asked for: a checkpoint's own for True, none for False.
 
     Raises:
+        InputTypeError: something else is asked for.
         CheckpointError: the checkpoint has none.
     """
+    check_cascade(wanted)
     if wanted is True and settings.cascade is None:
         raise CheckpointError(
             f"no cascade was chosen for '{settings.base_model}'",

@@ -35,14 +35,32 @@ MOST = 2 * BLOCK  # pairs of one call: a single list may be longer than a block
 _START_OVER = "--force starts over"
 
 Lists = Iterable[tuple[str, Mapping[str, float]]]  # query id, its first-stage list
-Pairs = list[tuple[str, str]]  # texts of queries and documents
+
+
+class Pairs(NamedTuple):
+    """Pairs that are scored together, and which of them stand in one list.
+
+    Attributes:
+        texts: of queries and documents.
+        lists: number of each pair's list; two queries of one text have two.
+    """
+
+    texts: list[tuple[str, str]]
+    lists: list[int]
 
 
 class Scorer(Protocol):
     """Anything that scores (query, document) pairs, `Reranker` above all."""
 
-    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
-        """Scores in input order and what was cut."""
+    @property
+    def whole_lists(self) -> bool:
+        """Whether a document's score depends on the others of its list."""
+        ...
+
+    def score_detailed(
+        self, pairs: Sequence[tuple[str, Any]], progress: str | None = None, lists: Sequence[int] | None = None
+    ) -> ScoredPairs:
+        """Scores in input order and what was cut; `lists` are the numbers of the pairs' lists."""
         ...
 
     def warn(self, found: ScoredPairs) -> None:
@@ -142,8 +160,12 @@ def blocks(lists: Lists, depth: int, size: int = BLOCK) -> Iterator[Run]:
 
 
 def score_block(scorer: Scorer, pairs: Pairs) -> ScoredPairs:
-    """Scores of a block's pairs, some thousands at a time."""
-    parts = [scorer.score_detailed(pairs[i : i + MOST]) for i in range(0, max(1, len(pairs)), MOST)]
+    """Scores of a block's pairs: some thousands at a time, or whole lists where their documents need each other."""
+    most = len(pairs.texts) if scorer.whole_lists else MOST
+    parts = [
+        scorer.score_detailed(pairs.texts[start : start + most], lists=pairs.lists[start : start + most])
+        for start in range(0, max(1, len(pairs.texts)), max(1, most))
+    ]
     return _joined(parts)._replace(scores=np.concatenate([part.scores for part in parts]))
 
 
@@ -172,7 +194,11 @@ def rerank_blocks(
         for block in blocks(lists, depth):
             ids = [(query, document) for query, documents in top(block, depth).items() for document in documents]
             under_way.append((block, ids))
-            yield [(collection.queries[query], collection.documents[document].content) for query, document in ids]
+            numbers = {query: number for number, query in enumerate(block)}
+            yield Pairs(
+                [(collection.queries[query], collection.documents[document].content) for query, document in ids],
+                [numbers[query] for query, _ in ids],
+            )
 
     if isinstance(scorer, BlockScorer):
         scores = scorer.score_blocks(texts())

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from prorank.engine.load import RerankerOptions
-from prorank.engine.scorer import ScoredPairs
+from prorank.engine.scorer import ScoredPairs, query_numbers
 from prorank.evaluation.streaming import Scorer
 from prorank.first_stage.dense import Role, biencoder_source, encode_texts, load_encoder
 from prorank.model.device import resolve_device
@@ -37,19 +37,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 KEY_VARIABLE = "RERANK_API_KEY"  # environment variable that holds the key of a server that is compared
-Pairs = Sequence[tuple[str, str]]
+Texts = Sequence[tuple[str, str]]
+Scores = Callable[[Texts, Sequence[int]], Sequence[float]]  # pairs, number of each one's list -> scores
 ROLES: tuple[Role, ...] = ("query", "document")  # of a pair's texts, for a bi-encoder
 
 
 class PairScorer:
     """A `Scorer` made of a function from (query, text) pairs to scores. What the library cuts, it does not say."""
 
-    def __init__(self, scores: Callable[[Pairs], Sequence[float]]) -> None:
+    whole_lists = False
+
+    def __init__(self, scores: Scores) -> None:
         self._scores = scores
 
-    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
+    def score_detailed(
+        self, pairs: Sequence[tuple[str, Any]], progress: str | None = None, lists: Sequence[int] | None = None
+    ) -> ScoredPairs:
         """See `Scorer`."""
-        return ScoredPairs(np.asarray(self._scores(pairs), dtype=np.float32), Truncation(0, 0), 0, len(pairs))
+        scores = self._scores(pairs, query_numbers(pairs) if lists is None else lists)
+        return ScoredPairs(np.asarray(scores, dtype=np.float32), Truncation(0, 0), 0, len(pairs))
 
     def warn(self, found: ScoredPairs) -> None:
         """See `Scorer`; nothing is known."""
@@ -63,12 +69,14 @@ class Timed:
     """
 
     def __init__(self, scorer: Scorer) -> None:
-        self._scorer, self.seconds, self.pairs = scorer, 0.0, 0
+        self._scorer, self.seconds, self.pairs, self.whole_lists = scorer, 0.0, 0, scorer.whole_lists
 
-    def score_detailed(self, pairs: Sequence[tuple[str, Any]], progress: str | None = None) -> ScoredPairs:
+    def score_detailed(
+        self, pairs: Sequence[tuple[str, Any]], progress: str | None = None, lists: Sequence[int] | None = None
+    ) -> ScoredPairs:
         """See `Scorer`."""
         start = time.perf_counter()
-        found = self._scorer.score_detailed(pairs, progress)
+        found = self._scorer.score_detailed(pairs, progress, lists)
         self.seconds += time.perf_counter() - start
         self.pairs += len(pairs)
         return found
@@ -145,7 +153,7 @@ def _bi_encoder(name: str, options: RerankerOptions) -> Scorer:
     device = options.get("device", "auto")
     encoder = load_encoder(name, device)
 
-    def scores(pairs: Pairs) -> list[float]:
+    def scores(pairs: Texts, _: Sequence[int]) -> list[float]:
         for place, role in enumerate(ROLES):
             new = [text for text in dict.fromkeys(pair[place] for pair in pairs) if (role, text) not in known]
             if new:
@@ -169,7 +177,7 @@ def _cross_encoder(name: str, options: RerankerOptions) -> Scorer:
 def logits_of(model: Any) -> PairScorer:
     """A `Scorer` of a sentence-transformers CrossEncoder's logits."""
     identity = require("torch", None).nn.Identity()
-    return PairScorer(lambda pairs: model.predict(list(pairs), activation_fn=identity, show_progress_bar=False))
+    return PairScorer(lambda pairs, _: model.predict(list(pairs), activation_fn=identity, show_progress_bar=False))
 
 
 def _yes_no(name: str, options: RerankerOptions) -> Scorer:
@@ -186,13 +194,14 @@ def _remote(address: str) -> Remote:
 
 
 def _server(address: str, options: RerankerOptions) -> Scorer:
-    """One request for each query's documents."""
+    """One request for each list."""
     remote = _remote(address)
 
-    def scores(pairs: Pairs) -> list[float]:
+    def scores(pairs: Texts, lists: Sequence[int]) -> list[float]:
         found: list[float] = []
-        for query, own in groupby(pairs, key=lambda pair: pair[0]):
-            texts = [text for _, text in own]
+        for _, places in groupby(range(len(pairs)), key=lambda place: lists[place]):
+            own = [pairs[place] for place in places]
+            query, texts = own[0][0], [text for _, text in own]
             placed = {ranked.place: ranked.score for ranked in remote.rank(query, texts)}
             found += [placed[place] for place in range(len(texts))]
         return found

@@ -66,7 +66,8 @@ class MTEBReranker:
         All pairs are scored in one call, so that a query's documents share its prefix and lengths are sorted.
 
         Args:
-            inputs1: batches with the queries under `text`, an instruction included where a task has one.
+            inputs1: batches with the queries under `text`, an instruction included where a task has one; those of one
+                `id` make a list, or of one text where there is no `id`.
             inputs2: batches with the documents, as long.
 
         Returns:
@@ -75,9 +76,13 @@ class MTEBReranker:
         Raises:
             InputError: not as many queries as documents, or an empty query.
         """
-        queries, documents = ([text for batch in inputs for text in batch["text"]] for inputs in (inputs1, inputs2))
+        asked = list(inputs1)
+        queries, documents = ([text for batch in inputs for text in batch["text"]] for inputs in (asked, inputs2))
         if len(queries) != len(documents):
             raise InputError(f"{len(queries)} queries for {len(documents)} documents")
-        found = self.reranker.score_detailed(list(zip(queries, documents)), "score pairs")
+        names = [name for batch in asked for name in batch.get("id", batch["text"])]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        lists = [numbers[name] for name in names]
+        found = self.reranker.score_detailed(list(zip(queries, documents)), "score pairs", lists)
         self.reranker.warn(found)
         return found.scores

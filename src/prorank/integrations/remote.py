@@ -24,7 +24,7 @@ from prorank.integrations.source import TIMEOUT, Ranked
 from prorank.shipped import MINI
 from prorank.util.addresses import is_loopback
 from prorank.util.errors import InputError, ProrankError, needs
-from prorank.util.inputs import pair_texts, whole_numbers
+from prorank.util.inputs import document_texts, query_text, whole_numbers
 from prorank.util.terminal import one_line
 
 with needs("remote"):
@@ -185,7 +185,8 @@ class Remote:
     ) -> list[tuple[int, dict[str, Any]]]:
         """Bodies, each with the place of its first document."""
         whole_numbers(top_n=top_n)
-        pair_texts([(query, text) for text in texts])
+        query_text(query)
+        document_texts(texts)
         requests = []
         for start in range(0, len(texts), MAX_DOCUMENTS):
             part = list(texts[start : start + MAX_DOCUMENTS])

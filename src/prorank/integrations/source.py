@@ -63,10 +63,10 @@ class Local:
     def rank(self, query: str, texts: Sequence[str], top_n: int | None = None, *, raw: bool = False) -> list[Ranked]:
         """See `Source`."""
         whole_numbers(top_n=top_n)
-        scores = self.reranker.score([(query, text) for text in texts])
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])[:top_n]
+        found = self.reranker.rank(query, texts, top_n)
+        scores = [result["score"] for result in found]
         told = scores if raw or not self.calibrated or not scores else self.reranker.probability(scores)
-        return [Ranked(i, told[i]) for i in order]
+        return [Ranked(result["corpus_id"], score) for result, score in zip(found, told)]
 
     async def arank(
         self, query: str, texts: Sequence[str], top_n: int | None = None, *, raw: bool = False

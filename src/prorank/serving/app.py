@@ -185,10 +185,10 @@ class Answering:
 
     async def _reply(self, request: Request, api: Api, body: bytes, record: Record) -> Response:
         limits, small = self.service.limits, len(body) <= SMALL
-        found = parsed(body, limits) if small else await self.aside(parsed, body, limits)
+        found = parsed(body) if small else await self.aside(parsed, body)
         kind, write = api.choose(found)
         record.style = kind.style
-        call: Call = validated(kind, found) if small else await self.aside(validated, kind, found)
+        call: Call = validated(kind, found, limits) if small else await self.aside(validated, kind, found, limits)
         check_texts(call, limits)
         record.pairs = len(call.pairs)
         if self.log_texts:

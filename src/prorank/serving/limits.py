@@ -17,7 +17,7 @@ class Limits:
         max_documents: documents, or pairs, of a request.
         max_text: characters of one text, query or document.
         max_queue: pairs that are accepted and not answered yet; more are refused with 429.
-        timeout: seconds from a request's first byte to its answer.
+        timeout: seconds for a request's headers, and from there to its answer.
 
     Raises:
         InputTypeError, InputError: not a number, below 1, or a queue that the largest request does not fit.

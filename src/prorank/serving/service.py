@@ -42,11 +42,11 @@ class Prepared(NamedTuple):
     truncation: Truncation
 
 
-def parsed(body: bytes, limits: Limits) -> dict[str, Any]:
-    """A request's body as an object whose lists are no longer than a request may be.
+def parsed(body: bytes) -> dict[str, Any]:
+    """A request's body as an object.
 
     Raises:
-        Refusal: not JSON (NaN, half of a surrogate pair and bytes that are not UTF-8 among it), no object, a long list.
+        Refusal: not JSON (NaN, half of a surrogate pair and bytes that are not UTF-8 among it), or no object.
     """
     try:
         found = from_json(body, allow_inf_nan=False)
@@ -54,20 +54,22 @@ def parsed(body: bytes, limits: Limits) -> dict[str, Any]:
         raise Refusal("malformed", f"the body is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise Refusal("malformed", "the body must be a JSON object")
-    for value in found.values():  # before anything looks at each of them
-        if isinstance(value, list) and len(value) > limits.max_documents:
-            raise Refusal(
-                "invalid", f"{len(value)} documents are more than {limits.max_documents}", hint="split the request"
-            )
     return found
 
 
-def validated(kind: type[Request], found: dict[str, Any]) -> Call:
+def validated(kind: type[Request], found: dict[str, Any], limits: Limits) -> Call:
     """The call that an object of an API asks for.
 
     Raises:
-        Refusal: fields that are missing or of another type, with their names.
+        Refusal: a list that is longer than a request's may be, or fields that are missing or of another type, with
+            their names.
     """
+    for name in kind.model_fields:  # before anything looks at each text
+        value = found.get(name)
+        if isinstance(value, list) and len(value) > limits.max_documents:
+            raise Refusal(
+                "invalid", f"{len(value)} {name} are more than {limits.max_documents}", hint="split the request"
+            )
     try:
         return kind.model_validate(found).call()
     except ValidationError as error:

@@ -6,7 +6,8 @@ letter or key by key. Every mistake gets an error that names the place, counted 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypedDict, get_args
 
 import numpy as np
@@ -71,11 +72,31 @@ def pair_texts(pairs: Iterable[tuple[str, Document]]) -> list[tuple[str, str]]:
     """
     texts = []
     for number, (query, document) in enumerate(pairs, start=1):
-        try:
+        with naming(f"pair {number}"):
             texts.append((query_text(query), document_text(document)))
-        except (InputError, InputTypeError) as error:
-            raise type(error)(f"pair {number}: {error.message}", hint=error.hint) from None
     return texts
+
+
+def document_texts(documents: Iterable[Document]) -> list[str]:
+    """The texts of documents; an error says which document it is about.
+
+    Raises:
+        InputTypeError, InputError: as `document_text`.
+    """
+    texts = []
+    for number, document in enumerate(documents, start=1):
+        with naming(f"document {number}"):
+            texts.append(document_text(document))
+    return texts
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say in errors of the input which part of it they are about."""
+    try:
+        yield
+    except (InputError, InputTypeError) as error:
+        raise type(error)(f"{what}: {error.message}", hint=error.hint) from None
 
 
 def document_text(document: Document) -> str:
