@@ -84,6 +84,12 @@ def test_scores_that_are_no_numbers_are_refused(bad):
         rerank_run(RUN, {"q": {"a": bad}}, 1)
 
 
+@pytest.mark.parametrize("bad", [2**31 - 1, 1001, -1001, 1.0, "1", None])
+def test_grades_that_no_metric_can_count_are_refused(bad):
+    with pytest.raises(DataError, match=r"query 'q', document 'b' is .*grades are integers up to 1000"):
+        evaluate_run(RUN, {"q": {"b": bad, "c": 1}})
+
+
 def test_a_query_with_an_empty_list_scores_zero():
     assert evaluate_run({"q": {}}, QRELS).per_query["ndcg@10"] == {"q": 0.0}
 

@@ -12,6 +12,7 @@ from prorank.util.errors import DataError
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
+LARGEST_GRADE = 1000  # either way: metrics count up to the highest grade, in memory too
 
 
 def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -46,6 +47,20 @@ def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
     for document, score in scores.items():
         if not math.isfinite(score):
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")
+
+
+def refuse_bad_grades(qrels: Qrels) -> None:
+    """Refuse judgments with a grade that is no integer, or beyond `LARGEST_GRADE` (DataError).
+
+    >>> refuse_bad_grades({"q": {"d": 1_700_000_000}})
+    Traceback (most recent call last):
+    prorank.util.errors.DataError: the grade of query 'q', document 'd' is 1700000000 (grades are integers up to 1000)
+    """
+    for query, judged in qrels.items():
+        for document, grade in judged.items():
+            if not isinstance(grade, int) or abs(grade) > LARGEST_GRADE:
+                hint = f"grades are integers up to {LARGEST_GRADE}"
+                raise DataError(f"the grade of query '{query}', document '{document}' is {grade!r}", hint=hint)
 
 
 def top(run: Run, count: int) -> Run:
