@@ -15,6 +15,7 @@ from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_doc
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run_of
 from prorank.engine.load import RerankerOptions
+from prorank.evaluation.judged import KEY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
 from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample_queries
@@ -106,6 +107,7 @@ def evaluate_model(
     options |= {"device": device, "precision": precision}
     reranker = Reranker.from_pretrained(model, **options)
     baseline = evaluate_run(lists, qrels, relevant_from=relevant_from)
+    judged = judged_by(loaded, split, relevant_from, exclude_query_document)
     rows = [row_of(first, baseline)]
 
     def add(stage: str, run: Run, **more: float) -> Evaluation:
@@ -115,7 +117,7 @@ def evaluate_model(
             more["p_mrr"] = sum(changes.values()) / len(changes)
         rows.append(row_of(stage, evaluation, baseline) | more)
         if output:
-            write_evaluation(output / stage, run, evaluation, rows[-1], force=True)
+            write_evaluation(output / stage, run, evaluation, rows[-1] | {KEY: judged}, force=True)
         return evaluation
 
     rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))

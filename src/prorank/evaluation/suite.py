@@ -22,6 +22,7 @@ from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
 from prorank.evaluation.comparison import PER_QUERY, compared
 from prorank.evaluation.html_report import Entry, collection_sections
+from prorank.evaluation.judged import KEY, SUMMARY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import no_longer_relevant, p_mrr
 from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, sample_queries
@@ -39,7 +40,7 @@ from prorank.util.study import Inputs, Study
 from prorank.util.version import VERSION
 
 FIRST = "BM25"
-RUN, SUMMARY, PAGE = "run.trec", "summary.json", "page.html"
+RUN, PAGE = "run.trec", "page.html"
 
 
 class Measured(NamedTuple):
@@ -184,7 +185,8 @@ def measure(
             run = rerank_through(journal, scorer, collection, lists, settings["depth"], title)
             evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)
             cost = {"seconds": scorer.seconds, "pairs": scorer.pairs}  # of this process alone
-            write_evaluation(work, run, evaluation, {"system": name, **cost}, force=True)
+            judged = judged_by(collection, suite.split, suite.relevant_from, suite.exclude_query_document)
+            write_evaluation(work, run, evaluation, {"system": name, **cost, KEY: judged}, force=True)
             journal.discard()
             study.keep(RUN, PER_QUERY, SUMMARY)
     run = lists_of(read_run(work / RUN), lists)

@@ -296,7 +296,7 @@ def evaluate_stage(context: RunContext, stage: str, model: str, before: str | No
     row["seconds"] = round(time.monotonic() - start, 1)
 
     def write() -> None:
-        write_evaluation(folder, run, evaluation, row, force=True)
+        write_evaluation(folder, run, evaluation, row | context.judgments(), force=True)
         write_json(folder / "row.json", row)
         context.study.keep(product)
 
@@ -349,7 +349,8 @@ def hybrid_row(context: RunContext, stage: str) -> dict[str, Any]:
     evaluation = evaluate_run(run, qrels)
     row = row_of("hybrid", evaluation, context.first_stage_evaluation) | {"first_stage_weight": float(weight)}
     row["versus_before"] = versus(evaluation, stage, evaluate_run(reranked, qrels))
-    distributed.run_on_main(lambda: write_evaluation(folder, run, evaluation, row, force=True))
+    summary = row | context.judgments()
+    distributed.run_on_main(lambda: write_evaluation(folder, run, evaluation, summary, force=True))
     return row
 
 

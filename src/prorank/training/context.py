@@ -17,6 +17,7 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset, merge, with_prefixed_ids, without
+from prorank.evaluation.judged import KEY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import carved_sentence, sample_queries
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
@@ -78,6 +79,12 @@ class RunContext:
         """Metrics of the first stage alone, on the test queries that are measured."""
         qrels = test_qrels(self)
         return evaluate_run(lists_of(self.first_stage, qrels), qrels)
+
+    def judgments(self) -> dict[str, Any]:
+        """What the measured queries are judged by, as results keep it beside their metrics."""
+        data = self.recipe.data
+        excluded = data.exclude_query_document
+        return {KEY: judged_by(self.collection, data.test, exclude_query_document=excluded)}
 
     def weights(self) -> list[float]:
         """How often each subset's items come."""
