@@ -126,7 +126,7 @@ def test_a_first_line_that_names_the_separator_is_no_pair(tmp_path, line):
     separator = line.strip('"\r\n')[4:]
     made(tmp_path, "a.csv", f"\ufeff{line}question{separator}answer\nwhen do owls hunt{separator}At night.\n")
     assert load_collection(tmp_path / "o").queries == {"q1": "when do owls hunt"}
-    with pytest.raises(DataError, match="a.csv:3: expected 2 columns"):
+    with pytest.raises(DataError, match=r"a\.csv:3: expected 2 columns"):
         made(tmp_path, "a.csv", f"{line}when{separator}At night.\nalone\n")
 
 

@@ -32,6 +32,7 @@ LEAK = "training query in another split"
 QUERY_DOCUMENT = "query among the documents"
 # Kinds of judgments that are left out.
 UNKNOWN, EMPTY, SECOND = "judgment of an unknown id", "judgment of an empty text", "second judgment of a pair"
+CANDIDATE = "candidate"
 REMEDIES = {  # where it is not the line itself that is mended
     UNWRITABLE: "rename it in corpus or queries, qrels and all other tables",
     LEAK: "take it out of one; a recipe's data.leakage can drop or allow it",
@@ -169,7 +170,7 @@ def _build(name: str, files: Files, strict: bool) -> Collection:
         qrels[split] = _judged(rows, queries, documents, problems)
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
-        candidates[split] = _lists(rows, "candidate", queries, documents, problems)
+        candidates[split] = _lists(rows, CANDIDATE, queries, documents, problems)
     excluded = _lists(files.excluded, "exclusion", queries, documents, problems)
     problems += _overlaps(queries, documents, qrels, excluded, places)
     if strict and problems:
@@ -285,13 +286,17 @@ def _lists(
     documents: Mapping[str, Document],
     problems: list[Problem],
 ) -> dict[str, list[str]]:
-    """Query id -> document ids from (query-id, corpus-id) rows; unknown ids are doubtful."""
-    lists: dict[str, list[str]] = {}
+    """Query id -> document ids from (query-id, corpus-id) rows; unknown ids and candidates given twice are doubtful."""
+    lists: dict[str, dict[str, None]] = {}
     for file, line, cells in rows:
         if len(cells) < 2:
             raise DataError(f"{file}:{line}: expected query-id and corpus-id, got {len(cells)} column")
-        if cells[0] in queries and cells[1] in documents:
-            lists.setdefault(cells[0], []).append(cells[1])
-        else:
-            problems.append(Problem(file, line, f"{kind} of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
-    return lists
+        pair = f"'{cells[0]}' '{cells[1]}'"
+        if cells[0] not in queries or cells[1] not in documents:
+            problems.append(Problem(file, line, f"{kind} of an unknown id", pair))
+            continue
+        listed = lists.setdefault(cells[0], {})
+        if kind == CANDIDATE and cells[1] in listed:
+            problems.append(Problem(file, line, f"second {kind} of a pair", pair))
+        listed[cells[1]] = None
+    return {query: list(listed) for query, listed in lists.items()}

@@ -5,11 +5,13 @@ Ties go by document id everywhere.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Sized
 
 from prorank.util.errors import DataError
 
+logger = logging.getLogger(__name__)
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 LARGEST_GRADE = 1000  # either way: metrics count up to the highest grade, in memory too
@@ -31,6 +33,26 @@ def lists_of(run: Mapping[str, dict[str, float]], queries: Iterable[str]) -> Run
     {'a': {'d': 1.0}, 'b': {}}
     """
     return {query: run.get(query, {}) for query in queries}
+
+
+def tell_unlisted(name: str, lists: Container[str], judged: Collection[str], lost: str, hint: str) -> None:
+    """Warn of judged queries without a list, since a sample's lists look like any.
+
+    Args:
+        name: of what holds the lists.
+        lists: the queries that have one.
+        judged: ids of the queries.
+        lost: what becomes of a query without a list, for the warning: `they score 0`.
+        hint: for the error.
+
+    Raises:
+        DataError: there is no list for any of the queries.
+    """
+    lacking = sum(query not in lists for query in judged)
+    if lacking and lacking == len(judged):
+        raise DataError(f"{name} holds none of the {len(judged)} judged queries", hint=hint)
+    if lacking:
+        logger.warning("%s lacks %d of %d judged queries; %s", name, lacking, len(judged), lost)
 
 
 def unknown_document(run: Run, queries: Iterable[str], documents: Container[str]) -> str | None:

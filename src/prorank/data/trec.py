@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from prorank.data.runs import LARGEST_GRADE, Qrels, Run, ranked
+from prorank.data.runs import LARGEST_GRADE, Qrels, Run, ranked, tell_unlisted
 from prorank.util.errors import DataError
 from prorank.util.files import atomic_writer, text_lines
 from prorank.util.texts import id_flaw
-
-logger = logging.getLogger(__name__)
 
 _BLANKS = re.compile(r"[ \t\r\f\v]+")  # what trec_eval takes for one
 _GRADE = re.compile(r"-?[0-9]+")  # Python reads 1_0 and other scripts' digits as well
@@ -95,12 +92,7 @@ def read_run_of(path: str | Path, judged: Collection[str], lost: str) -> Run:
         DataError: what `read_run` refuses, or a run that holds none of the queries.
     """
     run = read_run(path)
-    lacking = sum(query not in run for query in judged)
-    if lacking and lacking == len(judged):
-        hint = "--split names the split that the run is of"
-        raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
-    if lacking:
-        logger.warning("%s lacks %d of %d judged queries; %s", path, lacking, len(judged), lost)
+    tell_unlisted(str(path), run, judged, lost, "--split names the split that the run is of")
     return run
 
 

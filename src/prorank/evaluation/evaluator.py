@@ -22,7 +22,7 @@ from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample
 from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
 from prorank.evaluation.significance import compare
 from prorank.evaluation.streaming import Journal
-from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, without_excluded
+from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, tell_no_candidates, without_excluded
 from prorank.first_stage.dense import biencoder_scores, biencoder_source
 from prorank.first_stage.fusion import Scale, hybrid_run
 from prorank.model.loading import resolve_source
@@ -185,6 +185,7 @@ def first_stage_lists(
 ) -> tuple[Run, str]:
     """(lists, name) of the first stage: BM25 to at least rank 100, own candidate lists, or the run in a file."""
     if run_file is None and candidates:
+        tell_no_candidates(collection, split, qrels)
         return lists_of(candidate_run(collection, split), qrels), "candidates (BM25)"
     if run_file is None:
         queries = {query: collection.queries[query] for query in qrels}

@@ -44,7 +44,7 @@ from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
 from prorank.training import distributed
 from prorank.training.checkpoints import drop_checkpoints
-from prorank.training.context import RunContext, dev_qrels, prepare_data, test_qrels
+from prorank.training.context import RunContext, dev_qrels, first_stage_name, prepare_data, test_qrels
 from prorank.training.inputs import load_collections, run_inputs, settled
 from prorank.training.splits import run_splits
 from prorank.util.errors import DataError, InputError, ProrankError, require
@@ -259,8 +259,7 @@ def clear(folder: Path) -> None:
 
 def first_stage_row(context: RunContext) -> dict[str, Any]:
     """The first stage's row."""
-    names = {"bm25": "BM25", "dense": "dense", "candidates": "candidates (BM25)"}
-    return row_of(names[context.recipe.first_stage.method], context.first_stage_evaluation)
+    return row_of(first_stage_name(context), context.first_stage_evaluation)
 
 
 def versus(evaluation: Evaluation, stage: str, earlier: Evaluation) -> dict[str, Any]:
