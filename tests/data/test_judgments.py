@@ -1,6 +1,7 @@
 """Judgments: both forms in which they are written, and the grades that they may hold."""
 
 import gzip
+import json
 
 import pytest
 from conftest import write_collection
@@ -56,6 +57,36 @@ def test_grades_that_are_not_plain_or_too_large_are_refused_with_their_line(tmp_
 def test_plain_grades_within_the_bound_are_read(tmp_path, cell):
     loaded = load_collection(judged(tmp_path / "a", test=f"q1\td1\t{cell}\n"))
     assert loaded.judgments("test") == {"q1": {"d1": int(cell)}}
+
+
+@pytest.mark.parametrize("rows", ["", "q1\td1\t0\n", "q1\td1\t-1\nq2\td2\t0\n", "zz\td1\t1\n"])
+def test_a_split_that_nothing_can_be_measured_on_is_doubtful(tmp_path, call, rows):
+    folder = judged(tmp_path / "a", test=rows, train="q1\td2\t1\n")
+    code, out, _ = call("data", "check", folder)
+    assert code == 0 and "a/qrels/test.tsv:1: split without a relevant document" in " ".join(out.split())
+    assert "judge a document with a grade of at least 1" in out and "qrels/train" not in out
+    code, _, err = call("data", "check", folder, "--strict")
+    assert code == 2 and "split without a relevant document" in err
+    (folder / "qrels" / "test.tsv").write_text("")  # not even a header
+    with pytest.raises(DataError, match="split without a relevant document"):
+        load_collection(folder, strict=True)
+
+
+def test_queries_that_no_metric_counts_are_counted(tmp_path, call, bert_folder):
+    folder = judged(tmp_path / "all" / "a", test="q1\td1\t1\nq2\td1\t0\n")
+    code, out, _ = call("data", "check", folder, "--json")
+    assert code == 0 and json.loads(out)["splits"]["test"]["queries_without_relevant"] == 1
+    assert "without a relevant document" in call("data", "check", folder)[1]
+    said = "1 judged query without a relevant document: left out of the means"
+    form = ("evaluate", bert_folder, "--prompt", "prorank-short", "--depth", 2)
+    code, out, err = call(*form, folder, "--output", tmp_path / "one")
+    assert code == 0 and said in " ".join(out.split()), err
+    found = json.loads((tmp_path / "one" / "summary.json").read_text())
+    assert (found["queries"], found["queries_without_relevant"]) == (1, 1)
+    code, _, err = call(*form, tmp_path / "all", "--suite", "open", "--output", tmp_path / "suite")
+    assert code == 0 and said in " ".join(err.split())
+    (found,) = json.loads((tmp_path / "suite" / "suite.json").read_text())["collections"]
+    assert (found["queries"], found["queries_without_relevant"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

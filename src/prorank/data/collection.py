@@ -19,7 +19,7 @@ from prorank.data.beir import BUNDLED, Files, Row, bundled, folder_files, text_f
 from prorank.data.benchmarks import named_files
 from prorank.data.hub import hub_files
 from prorank.data.overlap import own_documents, shared_queries
-from prorank.data.runs import Qrels
+from prorank.data.runs import Qrels, without_relevant
 from prorank.data.trec import judgment
 from prorank.util.errors import DataError
 from prorank.util.provenance import fingerprint
@@ -32,12 +32,13 @@ LEAK = "training query in another split"
 QUERY_DOCUMENT = "query among the documents"
 # Kinds of judgments that are left out.
 UNKNOWN, EMPTY, SECOND = "judgment of an unknown id", "judgment of an empty text", "second judgment of a pair"
-CANDIDATE = "candidate"
+CANDIDATE, NOTHING = "candidate", "split without a relevant document"
 REMEDIES = {  # where it is not the line itself that is mended
     UNWRITABLE: "rename it in corpus or queries, qrels and all other tables",
     LEAK: "take it out of one; a recipe's data.leakage can drop or allow it",
     QUERY_DOCUMENT: "list it in excluded.tsv, one line `query-id TAB corpus-id` each; where the ids are the same, "
     "--exclude-query-document (evaluate, search, data mine) does it on the fly",
+    NOTHING: "nothing can be measured or learned by it: judge a document with a grade of at least 1, or delete it",
 }
 
 
@@ -168,6 +169,8 @@ def _build(name: str, files: Files, strict: bool) -> Collection:
     qrels: dict[str, Qrels] = {}
     for split, rows in sorted(files.qrels.items()):
         qrels[split] = _judged(rows, queries, documents, problems)
+        if len(without_relevant(qrels[split])) == len(qrels[split]):
+            problems.append(Problem(f"{name}/qrels/{split}.tsv", 1, NOTHING, f"{len(qrels[split])} queries are judged"))
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
         candidates[split] = _lists(rows, CANDIDATE, queries, documents, problems)

@@ -71,6 +71,15 @@ def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")
 
 
+def without_relevant(qrels: Qrels) -> list[str]:
+    """Queries without a relevant document: no metric tells their lists apart, so the means leave them out.
+
+    >>> without_relevant({"q": {"a": 1}, "r": {"a": 0}})
+    ['r']
+    """
+    return [query for query, judged in qrels.items() if not any(grade > 0 for grade in judged.values())]
+
+
 def refuse_bad_grades(qrels: Qrels) -> None:
     """Refuse judgments with a grade that is no integer, or beyond `LARGEST_GRADE` (DataError).
 

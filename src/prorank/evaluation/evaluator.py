@@ -11,7 +11,7 @@ from typing import Any
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document
+from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document, without_relevant
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run_of
 from prorank.engine.load import RerankerOptions
@@ -131,6 +131,7 @@ def evaluate_model(
         "collection": loaded.name,
         "split": split,
         "queries": len(qrels),
+        "queries_without_relevant": len(without_relevant(loaded.judgments(split))),
         "depth": depth,
         "rows": rows,
         "versus_dense": None if rival is None else compare(evaluation, rival, PRIMARY)._asdict(),

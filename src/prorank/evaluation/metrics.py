@@ -85,6 +85,8 @@ def evaluate_run(
 ) -> Evaluation:
     """Metrics of a run for every query that has a relevant document; a query missing from the run scores 0.
 
+    Queries whose judgments are all 0 are left out (see `without_relevant`); ir-measures itself counts them as 0.
+
     Args:
         run: by query; scores decide the order, ties go by document id.
         qrels: judgments of the split.

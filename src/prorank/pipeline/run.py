@@ -16,14 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.data.runs import Run, lists_of, top
+from prorank.data.runs import Run, lists_of, top, without_relevant
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.cascade import Readings, choose, tradeoffs
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.plots import plot_run
-from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, rerank_collection, row_of
+from prorank.evaluation.rerank import PRIMARY, rerank_collection, result_notes, row_of
 from prorank.evaluation.significance import compare
 from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run
@@ -135,8 +135,9 @@ def all_stages(context: RunContext) -> dict[str, Any]:
     distributed.run_on_main(lambda: publish(context, model, rows[-1]["stage"]))
     rows.append(hybrid_row(context, rows[-1]["stage"]))
     queries, training = len(test_qrels(context)), trained(context)
+    left_out = len(without_relevant(context.collection.judgments(recipe.data.test)))
     unchanged = unchanged_sentence([stage for stage, metrics in training.items() if metrics["unchanged"]])
-    notes = (unchanged, few_queries(queries), carved_sentence(context.collection.carved))
+    notes = (unchanged, *result_notes(queries, left_out, context.collection.carved))
     return {
         "recipe": recipe.name,
         "collection": context.collection.name,
@@ -144,6 +145,7 @@ def all_stages(context: RunContext) -> dict[str, Any]:
         "warmup": warmup,
         "training": training,
         "queries": queries,
+        "queries_without_relevant": left_out,
         "rerank": recipe.evaluation.rerank_depth,
         "seed": recipe.seed,
         "versions": versions(),
