@@ -6,6 +6,7 @@ The command line's `evaluate`. Knows collections, first stages and the reranker'
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from prorank.util.errors import DataError
 from prorank.util.files import write_json
 from prorank.util.live import locked
 from prorank.util.provenance import hardware, versions
+from prorank.util.study import file_fingerprint, model_fingerprint
 
 
 def evaluate_model(
@@ -121,8 +123,8 @@ def evaluate_model(
         return evaluation
 
     rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))
-    title = f"rerank {len(qrels)} queries"
-    reranked, journal = reranked_lists(reranker, model, loaded, lists, depth, title, output, force)
+    title, facts = f"rerank {len(qrels)} queries", model_facts(reranker, model)
+    reranked, journal = reranked_lists(reranker, facts, loaded, lists, depth, title, output, force)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
@@ -131,19 +133,19 @@ def evaluate_model(
         "collection": loaded.name,
         "split": split,
         "queries": len(qrels),
-        "queries_without_relevant": len(without_relevant(loaded.judgments(split))),
         "depth": depth,
         "rows": rows,
         "versus_dense": None if rival is None else compare(evaluation, rival, PRIMARY)._asdict(),
         "dense": dense,
-        "max_length": reranker.settings.max_length,
+        "dense_fingerprint": None if dense is None else model_fingerprint(biencoder_source(dense)),
+        "first_stage": first_stage_part(first, lists, run_file),
+        "hybrid_scale": None if hybrid is None else hybrid_scale,
+        "relevant_from": relevant_from,
+        "max_queries": max_queries,
         "seed": seed,
-        "versions": versions(),
-        "hardware": hardware(),
-        "data_fingerprint": loaded.fingerprint,
         "exclude_query_document": exclude_query_document,
-        "carved_splits": loaded.carved,
     }
+    summary |= data_part(loaded, split) | model_part(reranker, facts)
     if output:
         for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:  # of an earlier call, replaced by force
             shutil.rmtree(output / stage, ignore_errors=True)
@@ -153,9 +155,49 @@ def evaluate_model(
     return summary
 
 
+def data_part(collection: Collection, split: str) -> dict[str, Any]:
+    """What a summary says of the data besides the collection's name and the split's."""
+    return {
+        "queries_without_relevant": len(without_relevant(collection.judgments(split))),
+        "data_fingerprint": collection.fingerprint,
+        "carved_splits": collection.carved,
+    }
+
+
+def model_part(reranker: Reranker, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary says of the model besides its name: fingerprints, how it reads a pair, and on which machine.
+
+    Args:
+        reranker: as it is loaded; what was left open is filled in.
+        facts: of it, see `model_facts`.
+    """
+    prompt = reranker.settings.prompt
+    return {
+        "model_fingerprint": facts["the model's files"],
+        "model_settings_fingerprint": facts["the model's settings"],
+        "prompt": None if prompt is None else prompt.name,
+        "max_length": reranker.settings.max_length,
+        "passages": facts["passages"],
+        "cascade": facts["cascade"],
+        "precision": facts["precision"],
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def first_stage_part(name: str, lists: Run, run_file: Path | None) -> dict[str, Any]:
+    """What a summary says of the lists that were reranked; a pipe is read once and has no fingerprint of its own."""
+    return {
+        "name": name,
+        "run": None if run_file is None else str(run_file),
+        "run_fingerprint": file_fingerprint(run_file) if run_file is not None and run_file.is_file() else None,
+        "lists_fingerprint": run_fingerprint(lists),
+    }
+
+
 def reranked_lists(
     reranker: Reranker,
-    model: str,
+    facts: Mapping[str, Any],
     collection: Collection,
     lists: Run,
     depth: int,
@@ -166,9 +208,7 @@ def reranked_lists(
     """The lists as the model orders them; with an output folder, the journal from which a killed evaluation resumes."""
     if output is None:
         return rerank_collection(reranker, collection, lists, depth, title), None
-    depends_on = made_from(model_facts(reranker, model), collection, depth) | {
-        "the first stage": run_fingerprint(lists)
-    }
+    depends_on = made_from(facts, collection, depth) | {"the first stage": run_fingerprint(lists)}
     with locked(output, JOURNAL):
         journal = Journal(output / JOURNAL, depends_on, force)
         return rerank_through(journal, reranker, collection, lists, depth, title), journal

@@ -115,6 +115,7 @@ def run_suite(
     found |= {"collections": rows, "means": means(rows, [FIRST, *systems], suite), "settings": settings}
     for row in rows:
         del row["values"]
+    found["model_fingerprints"] = {key: value for own in opened.files.values() for key, value in own.items()}
     return found | {"versions": versions(), "hardware": hardware()}, pages
 
 

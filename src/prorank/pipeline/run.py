@@ -45,7 +45,7 @@ from prorank.reranker import Reranker
 from prorank.training import distributed
 from prorank.training.checkpoints import drop_checkpoints
 from prorank.training.context import RunContext, dev_qrels, first_stage_name, prepare_data, test_qrels
-from prorank.training.inputs import load_collections, run_inputs, settled
+from prorank.training.inputs import load_collections, run_inputs, settled, used_files
 from prorank.training.splits import run_splits
 from prorank.util.errors import DataError, InputError, ProrankError, require
 from prorank.util.files import atomic_writer, read_json, write_json
@@ -154,6 +154,7 @@ def all_stages(context: RunContext) -> dict[str, Any]:
         "data_fingerprint": context.collection.fingerprint,
         "leakage": context.leakage,
         "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "used_fingerprints": used_files(recipe),
         "carved_splits": context.collection.carved,
         "notes": [note for note in notes if note],
     }
