@@ -115,7 +115,7 @@ def test_info(checkpoint, bert_folder, call):
         (["search", "{data}", "q"], "holds no index"),
         (["search", "{data}"], "either a query or --collection"),
         (["data", "check", "{bad_data}"], "corpus.jsonl:2: not valid JSON"),
-        (["data", "check", "{doubtful}", "--strict"], "1 doubtful entries"),
+        (["data", "check", "{doubtful}", "--strict"], "2 doubtful entries"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

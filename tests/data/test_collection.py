@@ -357,31 +357,6 @@ def test_run_reads_gzip(tmp_path):
     assert read_run(tmp_path / "r.gz") == {"q": {"d": 0.5}}
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["q 0 d 2\nq 0 e 0\n", HEADER + "q\td\t2\nq\te\t0\n", "query_id\tdoc_id\tscore\nq\td\t2\nq\te\t0\n"],
-    ids=["trec", "beir", "underscores"],
-)
-@pytest.mark.parametrize("packed", [False, True])
-def test_both_forms_of_qrels(tmp_path, text, packed):
-    path = tmp_path / ("a.gz" if packed else "a")
-    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
-    assert read_qrels(path) == {"q": {"d": 2, "e": 0}}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("q 0 d x\n", "a:1: score must be an integer"),
-        ("q 0 d 1\nq 0 d 0\n", "a:2: document 'd' is judged twice for query 'q'"),
-    ],
-)
-def test_malformed_qrels(tmp_path, text, message):
-    (tmp_path / "a").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_qrels(tmp_path / "a")
-
-
 @pytest.mark.parametrize("read", [read_run, read_qrels])
 @pytest.mark.parametrize(("name", "content"), [("a.gz", b"\x1f\x8bnot gzip"), ("a", b"\xff\xfe"), ("none", None)])
 def test_unreadable_files_are_data_errors(tmp_path, read, name, content):

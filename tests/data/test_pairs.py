@@ -98,6 +98,38 @@ def test_a_table_is_read_by_its_headers_names(tmp_path, header):
     assert [document.text for document in loaded.documents.values()] == ["At night."]
 
 
+@pytest.mark.parametrize("before", ["\n", "\r\n\r\n", ",\n", " , \n\n", "\ufeff\n"])
+def test_the_first_row_that_is_not_empty_may_be_a_header(tmp_path, before):
+    made(tmp_path, "a.csv", f"{before}answer,question\nAt night.,when do owls hunt\n")
+    assert load_collection(tmp_path / "o").queries == {"q1": "when do owls hunt"}
+    with pytest.raises(DataError, match=r"a.csv:\d+: the header names 'answer'"):
+        made(tmp_path, "a.csv", f"{before}answer,frage\n")
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("Frage,Antwort\n", "a.csv:2: taken for a pair, not for a header: 'Frage' and 'Antwort'"),
+        ("answer,Query\n", "a.csv:2: taken for a header: 'answer' and 'Query'; the question is 'Query'"),
+    ],
+)
+def test_what_the_first_line_of_a_table_was_taken_for_is_said(tmp_path, call, header, says):
+    (tmp_path / "a.csv").write_text(f"\n{header}when do owls hunt,At night.\n")
+    code, out, err = call("data", "from-pairs", tmp_path / "a.csv", "--output", tmp_path / "o", "--json")
+    assert code == 0 and says in " ".join(err.split()) and json.loads(out)["queries"] == 1 + ("pair" in says)
+    (tmp_path / "a.jsonl").write_text('{"query": "q", "pos": "p"}\n')
+    assert "taken for" not in call("data", "from-pairs", tmp_path / "a.jsonl", "--output", tmp_path / "p")[2]
+
+
+@pytest.mark.parametrize("line", ["sep=,\r\n", "sep=;\n", '"sep=;"\n', "sep=\t\n"])
+def test_a_first_line_that_names_the_separator_is_no_pair(tmp_path, line):
+    separator = line.strip('"\r\n')[4:]
+    made(tmp_path, "a.csv", f"\ufeff{line}question{separator}answer\nwhen do owls hunt{separator}At night.\n")
+    assert load_collection(tmp_path / "o").queries == {"q1": "when do owls hunt"}
+    with pytest.raises(DataError, match=r"a\.csv:3: expected 2 columns"):
+        made(tmp_path, "a.csv", f"{line}when{separator}At night.\nalone\n")
+
+
 def test_a_header_that_does_not_name_the_question_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"a.csv:1: the header names 'answer'.*not 'frage'"):
         made(tmp_path, "a.csv", "answer,frage\nAt night.,when do owls hunt\n")

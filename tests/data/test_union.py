@@ -37,7 +37,7 @@ def pair_of_collections(tmp_path_factory):
 
 def union_recipe(model, folder, **changes):
     parts = [{"collection": "fruit", "weight": 3.0}, {"collection": "metal"}]
-    return tiny(model, "unused", data__union=parts, data__folder=str(folder), **changes)
+    return tiny(model, "cosqa", data__union=parts, data__folder=str(folder), **changes)
 
 
 def test_ids_carry_their_collection(pair_of_collections):

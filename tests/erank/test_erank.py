@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.nn import functional as F
 
 from prorank import Reranker
+from prorank.bench.erank import varied
 from prorank.bench.toy import WORDS, toy_document, toy_recipe
 from prorank.data.runs import scored_lists
 from prorank.erank.graded import completion_of
@@ -20,7 +21,7 @@ from prorank.erank.listwise import REWARDS, ListwiseTrainer
 from prorank.erank.sft import SftItem, SftTrainer
 from prorank.erank.synthesis import GradedDocument
 from prorank.evaluation.metrics import evaluate_run
-from prorank.recipe.loading import validate_recipe
+from prorank.recipe.loading import load_recipe, validate_recipe
 from prorank.recipe.sections import ListwiseSection, SftSection
 from prorank.training.lists import ListItem, forever
 from prorank.training.reading import read_slots
@@ -216,6 +217,13 @@ def test_recipe_refuses_what_cannot_be():
         validate_recipe({"name": "a", "sft": {}})
     with pytest.raises(RecipeError, match="not negative"):
         validate_recipe({"name": "a", "listwise": {"scale_advantages": "mean"}})
+
+
+def test_bench_trains_on_the_named_collection_whatever_the_recipe_holds(tmp_path):
+    recipe = load_recipe({"name": "a", "sft": {}, "listwise": {}, "first_stage": {"depth": 1000}})
+    recipe = load_recipe(recipe.model_dump(mode="json"), ["data.union=[{collection: b}, {collection: c}]"])
+    data = varied(recipe, "sft", 1, "named", tmp_path).data
+    assert data.collection == "named" and not data.union
 
 
 def test_bench_compares_variants_on_the_same_queries(toy, tmp_path, call):

@@ -11,10 +11,12 @@ from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prorank.data.collection import load_collection
 from prorank.data.splits import load_with_split
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.comparison import compared, comparison_latex, t_test
 from prorank.evaluation.html_report import NOTES, page, verdict
+from prorank.evaluation.judged import KEY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run, metric_key, write_evaluation
 
 values = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=3, max_size=9)
@@ -66,8 +68,13 @@ def runs(tmp_path):
     bad = {q: {d: -float(d in judged) for d in documents} for q, judged in qrels.items()}
     for name, run in (("good", good), ("bad", bad)):
         write_run(run, tmp_path / f"{name}.run")
-        write_evaluation(tmp_path / name, run, evaluate_run(run, qrels), {})
+        write_evaluation(tmp_path / name, run, evaluate_run(run, qrels), judged(tmp_path / "c"))
     return tmp_path
+
+
+def judged(collection, /, **changes):
+    """A summary that says by which judgments it was measured."""
+    return {KEY: judged_by(load_collection(collection), "test") | changes}
 
 
 def test_folders_tables_and_runs_give_the_same(runs, call):
@@ -121,6 +128,61 @@ def test_other_queries_are_refused(runs, call):
     (runs / "good" / "per_query.tsv").write_text("\n".join(lines[:-1]) + "\n")
     code, _, err = call("compare", runs / "bad", runs / "good")
     assert code == 2 and "share only 4 queries of 4 and 5" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"collection": "d", "data_fingerprint": "abc"}, "the data is c (fingerprint "),
+        ({"split": "dev"}, "split is test and dev"),
+        ({"made": {"test": "2 of the 5 queries of train, seed 13"}}, "made is None and {'test': '2 of the 5"),
+        ({"relevant_from": 2, "exclude_query_document": True}, "relevant_from is 1 and 2; exclude_query_document is"),
+    ],
+)
+def test_results_of_other_judgments_are_refused_and_the_difference_is_named(runs, call, changes, says):
+    (runs / "good" / "summary.json").write_text(json.dumps(judged(runs / "c", **changes)))
+    code, _, err = call("compare", runs / "bad", runs / "good")
+    assert code == 2 and f"{runs / 'bad'} and {runs / 'good'} were not measured alike: {says}" in err
+    code, _, err = call("compare", runs / "bad" / "per_query.tsv", runs / "good" / "per_query.tsv")
+    assert code == 2 and says in err
+    both = [runs / name / "run.trec" for name in ("bad", "good")]  # what the hint says
+    assert call("compare", *both, "--collection", runs / "c")[0] == 0
+
+
+def test_a_run_is_measured_as_the_tables_beside_it_and_by_no_other_collection(runs, call):
+    queries, qrels = {f"q{i}": f"query {i}" for i in range(5)}, {f"q{i}": {"d0": 1, f"d{i + 1}": 2} for i in range(5)}
+    write_collection(runs / "graded", {f"d{i}": f"text {i}" for i in range(6)}, queries, {"test": qrels})
+    run = read_run(runs / "good.run")
+    summary = judged(runs / "graded", relevant_from=2)
+    write_evaluation(runs / "strict", run, evaluate_run(run, qrels, relevant_from=2), summary)
+    form = ("compare", runs / "strict", runs / "good.run", "--metric", "RR@10", "--json")
+    code, out, err = call(*form, "--collection", runs / "graded")
+    assert code == 0 and json.loads(out)[1]["versus_first"]["ties"] == 5, err
+    code, _, err = call(*form, "--collection", runs / "c")
+    assert code == 2 and "the data is graded (fingerprint" in err and "and c (fingerprint" in err
+
+
+def test_results_that_do_not_say_by_what_they_were_measured_are_compared_with_a_warning(runs, call):
+    for text in ("{}", '{"judgments": 7}', "[]"):
+        (runs / "bad" / "summary.json").write_text(text)
+        code, _, err = call("compare", runs / "bad", runs / "good")
+        assert code == 0 and f"{runs / 'bad'}: nothing says by which judgments" in " ".join(err.split())
+    (runs / "bad" / "summary.json").unlink()
+    assert "nothing says by which judgments" in " ".join(call("compare", runs / "bad", runs / "good")[2].split())
+
+
+def test_every_command_that_measures_says_by_which_judgments(runs, call, bert_folder, finished, word_collection):
+    measure = ("evaluate", bert_folder, "--prompt", "prorank-short", "--depth", 2, "--output")
+    assert call(*measure, runs / "one", runs / "c", "--hybrid", 0.2, "--relevant-from", 1)[0] == 0
+    (runs / "suite" / "c").mkdir(parents=True)
+    for kind in ("corpus.jsonl", "queries.jsonl", "qrels"):
+        (runs / "c" / kind).rename(runs / "suite" / "c" / kind)
+    assert call(*measure, runs / "all", runs / "suite", "--suite", "open")[0] == 0
+    (system,) = (runs / "all" / "c").glob("*/summary.json")
+    for file in (runs / "one" / "reranked" / "summary.json", runs / "one" / "hybrid" / "summary.json", system):
+        assert json.loads(file.read_text())[KEY] == judged(runs / "suite" / "c")[KEY]
+    for stage in ("zero-shot/test", "score-learning/test", "hybrid"):
+        assert json.loads((finished[0] / stage / "summary.json").read_text())[KEY] == judged(word_collection)[KEY]
 
 
 def test_a_single_query_tells_nothing(runs, call):
@@ -200,6 +262,8 @@ def test_a_page_without_the_texts_is_refused(runs, call):
     judgments = runs / "c" / "qrels" / "test.tsv"
     kept = judgments.read_text()
     judgments.write_text("".join(line for line in kept.splitlines(keepends=True) if not line.startswith("q4\t")))
+    for name in ("good", "bad"):
+        (runs / name / "summary.json").write_text("{}")  # as if made by a version that wrote no record
     code, _, err = call(*form)
     assert code == 2 and "query 'q4' has no judgments in split 'test' of c (--split names" in err
     judgments.write_text(kept)

@@ -1,16 +1,19 @@
 """Edges of metrics and reranking that test_evaluation.py leaves out: odd metrics, odd scores, odd depths."""
 
+import json
 import math
 
 import ir_measures
 import pytest
+from conftest import write_collection
 from hypothesis import given
 from hypothesis import strategies as st
 
 from prorank.data.runs import ranked, rerank_run, split_head, with_tail
-from prorank.data.trec import read_run
+from prorank.data.trec import read_run, write_run
 from prorank.evaluation.metrics import DEFAULT_METRICS, evaluate_run, write_evaluation
 from prorank.util.errors import DataError, ProrankError
+from prorank.util.study import file_fingerprint, model_fingerprint
 
 RUN = {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}
 QRELS = {"q": {"b": 2, "c": 1}}
@@ -84,6 +87,12 @@ def test_scores_that_are_no_numbers_are_refused(bad):
         rerank_run(RUN, {"q": {"a": bad}}, 1)
 
 
+@pytest.mark.parametrize("bad", [2**31 - 1, 1001, -1001, 1.0, "1", None])
+def test_grades_that_no_metric_can_count_are_refused(bad):
+    with pytest.raises(DataError, match=r"query 'q', document 'b' is .*grades are integers up to 1000"):
+        evaluate_run(RUN, {"q": {"b": bad, "c": 1}})
+
+
 def test_a_query_with_an_empty_list_scores_zero():
     assert evaluate_run({"q": {}}, QRELS).per_query["ndcg@10"] == {"q": 0.0}
 
@@ -106,6 +115,40 @@ def test_depths():
     assert split_head("q", RUN["q"], {"q": {"a": 0, "b": 1, "c": 2}}, 9) == ({"a": 0, "b": 1, "c": 2}, [])
     with pytest.raises(DataError, match="not -1"):
         rerank_run(RUN, {"q": dict.fromkeys("abc", 1.0)}, -1)
+
+
+def test_a_summary_says_how_its_figures_were_made(tmp_path, call, bert_folder):
+    documents = {f"d{i}": f"river stone {i}" for i in range(4)}
+    qrels = {f"q{i}": {f"d{i}": 2, "d3": 1} for i in range(3)}
+    folder = write_collection(tmp_path / "c", documents, {f"q{i}": f"stone {i}" for i in range(3)}, {"test": qrels})
+    write_run({query: dict.fromkeys(documents, 1.0) for query in qrels}, tmp_path / "own.run")
+
+    def made(*options):
+        read = ("--prompt", "prorank-short", "--max-length", 64, "--precision", "fp32")
+        code, out, err = call("evaluate", bert_folder, folder, *read, "--json", *options)
+        assert code == 0, err
+        return json.loads(out)
+
+    plain = made()
+    assert plain["model_fingerprint"] == model_fingerprint(bert_folder)
+    assert (plain["prompt"], plain["precision"], plain["first_stage"]["run"]) == (
+        "prorank-short",
+        "torch.float32",
+        None,
+    )
+    own = {"run": str(tmp_path / "own.run"), "run_fingerprint": file_fingerprint(tmp_path / "own.run")}
+    for options, changed in (
+        (("--relevant-from", 2), {"relevant_from": 2}),
+        (("--max-queries", 2, "--seed", 5), {"max_queries": 2, "seed": 5}),
+        (("--depth", 2), {"depth": 2}),
+        (("--passages", "max"), {"passages": "max"}),
+        (("--hybrid", 0.5, "--hybrid-scale", "min-max"), {"hybrid_scale": "min-max"}),
+        (("--precision", "bf16"), {"precision": "torch.bfloat16"}),
+        (("--prompt", "yesno"), {"prompt": "yesno"}),
+    ):
+        found = made(*options)
+        assert {key: found[key] for key in changed} == changed and not changed.items() <= plain.items()
+    assert made("--run", tmp_path / "own.run")["first_stage"].items() >= own.items()
 
 
 def test_written_figures_and_run_are_those_of_the_evaluation(tmp_path):

@@ -19,7 +19,7 @@ from prorank.data.collection import load_collection
 from prorank.data.trec import read_run
 from prorank.first_stage.fusion import z_score
 from prorank.pipeline.run import run_recipe
-from prorank.recipe.loading import dump_recipe
+from prorank.recipe.loading import dump_recipe, load_recipe
 from prorank.reranker import Reranker
 from prorank.training.checkpoints import COMPLETE, drop_torn, last_checkpoint
 from prorank.training.resume import WEIGHTS
@@ -29,6 +29,8 @@ from prorank.util.errors import DataError, MissingExtraError, ProrankError, Trai
 def test_a_run_leaves_everything_behind(finished):
     folder, results = finished
     assert [row["stage"] for row in results["rows"]] == ["BM25", "zero-shot", "warmup", "score-learning", "hybrid"]
+    model = results["used_fingerprints"][f"backbone.model ({load_recipe(folder / 'recipe.yaml').backbone.model})"]
+    assert model and results["data_fingerprint"] and results["recipe_fingerprint"]
     for row in results["rows"]:
         low, high = row["ndcg@10_interval"]
         assert 0 <= low <= row["ndcg@10"] <= high <= 1

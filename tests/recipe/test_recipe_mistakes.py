@@ -96,3 +96,16 @@ def test_errors_of_values_name_all_that_may_stand_there_in_plain_words(override,
     assert says in str(refused.value)
     for word in ("Value error", "Input should", "instance of", "unable to parse"):
         assert word not in str(refused.value)
+
+
+def test_a_collection_beside_a_union_is_refused_and_a_runs_own_recipe_is_not(tmp_path):
+    union = "data.union=[{collection: a}, {collection: b}]"
+    with pytest.raises(RecipeError, match=r"data: collection 'c' and a union of 2: leave out the collection"):
+        load_recipe("quickstart", [union, "data.collection=c"])
+    (tmp_path / "own.yaml").write_text("name: own\ndata: {collection: c, union: [{collection: a}]}\n")
+    with pytest.raises(RecipeError, match=r"own.yaml: data: collection 'c' and a union of 1"):
+        load_recipe(tmp_path / "own.yaml")
+    resolved = load_recipe("quickstart", [union])
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(resolved))  # every default written out
+    assert load_recipe(tmp_path / "recipe.yaml") == resolved
+    assert load_recipe(tmp_path / "recipe.yaml", ["data.collection=c", "data.union=[]"]).data.collection == "c"

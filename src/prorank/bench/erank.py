@@ -50,7 +50,7 @@ def varied(recipe: Recipe, variant: str, seed: int, collection: str, folder: Pat
         raise RecipeError(f"recipe '{recipe.name}' lacks sft or listwise")
     tree = recipe.model_dump(mode="json")
     tree |= {"seed": seed, "warmup": None, "score_learning": None}
-    tree["data"] |= {"collection": collection}
+    tree["data"] |= {"collection": collection, "union": []}
     supervised = folder / "sft" / str(seed)
     if variant != "sft":
         tree["grades"]["file"] = str(supervised / "grades.jsonl")

@@ -48,8 +48,7 @@ def compare(
     else:
         refuse_file_overwrite(html, force)
     loaded = load_with_split(collection, split, seed=seed) if collection is not None else None
-    qrels = loaded.judgments(split) if loaded is not None else None
-    found = dict(zip(distinct_names(results), read_results(results, metric, qrels)))
+    found = dict(zip(distinct_names(results), read_results(results, metric, loaded, split)))
     rows = compared(found, metric_key(metric))
     for note in filter(None, (few_queries(rows[0]["queries"]), carved_sentence(loaded.carved) if loaded else "")):
         err.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)

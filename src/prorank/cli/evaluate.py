@@ -135,14 +135,14 @@ def evaluate(
 
 def show(summary: dict[str, Any]) -> None:
     """Print one collection's table, and what is to be said of it."""
-    from prorank.evaluation.rerank import carved_sentence, few_queries
+    from prorank.evaluation.rerank import result_notes
     from prorank.evaluation.tables import results_table
 
     out.print(results_table(summary["rows"]))
     for row in summary["rows"]:
         if "p_mrr" in row:
             out.print(f"p-MRR of {row['stage']}: {100 * row['p_mrr']:+.1f}")
-    for note in filter(None, (few_queries(summary["queries"]), carved_sentence(summary["carved_splits"]))):
+    for note in result_notes(summary["queries"], summary["queries_without_relevant"], summary["carved_splits"]):
         out.print(f"[yellow]{escape(note)}[/yellow]", soft_wrap=True, highlight=False)
 
 

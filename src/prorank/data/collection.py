@@ -19,7 +19,7 @@ from prorank.data.beir import BUNDLED, Files, Row, bundled, folder_files, text_f
 from prorank.data.benchmarks import named_files
 from prorank.data.hub import hub_files
 from prorank.data.overlap import own_documents, shared_queries
-from prorank.data.runs import Qrels
+from prorank.data.runs import Qrels, without_relevant
 from prorank.data.trec import judgment
 from prorank.util.errors import DataError
 from prorank.util.provenance import fingerprint
@@ -32,11 +32,13 @@ LEAK = "training query in another split"
 QUERY_DOCUMENT = "query among the documents"
 # Kinds of judgments that are left out.
 UNKNOWN, EMPTY, SECOND = "judgment of an unknown id", "judgment of an empty text", "second judgment of a pair"
+CANDIDATE, NOTHING = "candidate", "split without a relevant document"
 REMEDIES = {  # where it is not the line itself that is mended
     UNWRITABLE: "rename it in corpus or queries, qrels and all other tables",
     LEAK: "take it out of one; a recipe's data.leakage can drop or allow it",
     QUERY_DOCUMENT: "list it in excluded.tsv, one line `query-id TAB corpus-id` each; where the ids are the same, "
     "--exclude-query-document (evaluate, search, data mine) does it on the fly",
+    NOTHING: "nothing can be measured or learned by it: judge a document with a grade of at least 1, or delete it",
 }
 
 
@@ -167,9 +169,11 @@ def _build(name: str, files: Files, strict: bool) -> Collection:
     qrels: dict[str, Qrels] = {}
     for split, rows in sorted(files.qrels.items()):
         qrels[split] = _judged(rows, queries, documents, problems)
+        if len(without_relevant(qrels[split])) == len(qrels[split]):
+            problems.append(Problem(f"{name}/qrels/{split}.tsv", 1, NOTHING, f"{len(qrels[split])} queries are judged"))
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
-        candidates[split] = _lists(rows, "candidate", queries, documents, problems)
+        candidates[split] = _lists(rows, CANDIDATE, queries, documents, problems)
     excluded = _lists(files.excluded, "exclusion", queries, documents, problems)
     problems += _overlaps(queries, documents, qrels, excluded, places)
     if strict and problems:
@@ -285,13 +289,17 @@ def _lists(
     documents: Mapping[str, Document],
     problems: list[Problem],
 ) -> dict[str, list[str]]:
-    """Query id -> document ids from (query-id, corpus-id) rows; unknown ids are doubtful."""
-    lists: dict[str, list[str]] = {}
+    """Query id -> document ids from (query-id, corpus-id) rows; unknown ids and candidates given twice are doubtful."""
+    lists: dict[str, dict[str, None]] = {}
     for file, line, cells in rows:
         if len(cells) < 2:
             raise DataError(f"{file}:{line}: expected query-id and corpus-id, got {len(cells)} column")
-        if cells[0] in queries and cells[1] in documents:
-            lists.setdefault(cells[0], []).append(cells[1])
-        else:
-            problems.append(Problem(file, line, f"{kind} of an unknown id", f"'{cells[0]}' '{cells[1]}'"))
-    return lists
+        pair = f"'{cells[0]}' '{cells[1]}'"
+        if cells[0] not in queries or cells[1] not in documents:
+            problems.append(Problem(file, line, f"{kind} of an unknown id", pair))
+            continue
+        listed = lists.setdefault(cells[0], {})
+        if kind == CANDIDATE and cells[1] in listed:
+            problems.append(Problem(file, line, f"second {kind} of a pair", pair))
+        listed[cells[1]] = None
+    return {query: list(listed) for query, listed in lists.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from prorank.util.errors import DataError
 from prorank.util.files import parse_json, read_text, text_lines
 from prorank.util.texts import SURROGATE_HINT, surrogate
 
+logger = logging.getLogger(__name__)
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?(?=\n)')  # Excel's first line, which names the separator
 _JSON_LINES = (".jsonl", ".ndjson")
 # Cells of a header; a first line without one of each is a pair like the others.
 _QUESTIONS = frozenset({"query", "queries", "question", "questions", "anchor", "prompt", "q", "sentence1", "text1"})
@@ -170,12 +173,24 @@ def _question_column(cells: list[str], place: str) -> int | None:
     return None
 
 
+def _tell_header(cells: list[str], column: int | None, place: str) -> None:
+    """Say what the first row was taken for: a header in other words than these would become a pair."""
+    shown = f"'{cells[0].strip()[:40]}' and '{cells[1].strip()[:40]}'"
+    if column is None:
+        logger.warning("%s: taken for a pair, not for a header: %s; delete the line if it is one", place, shown)
+    else:
+        logger.warning("%s: taken for a header: %s; the question is '%s'", place, shown, cells[column].strip())
+
+
 def _table_pairs(source: Path, delimiter: str) -> Iterator[Pairs]:
     limit = csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(io.StringIO(read_text(source), newline="\n"), delimiter=delimiter, strict=True)
-    column = 0  # where the question stands
+    text = read_text(source)
+    if named := _SEPARATOR.match(text):
+        delimiter, text = named[1], text[named.end() :]  # its line stays, empty, so that the others keep their numbers
+    rows = csv.reader(io.StringIO(text, newline="\n"), delimiter=delimiter, strict=True)
+    column: int | None = None  # where the question stands
     try:
-        for number, cells in enumerate(rows, start=1):
+        for cells in rows:
             place = f"{source}:{rows.line_num}"
             if not any(cell.strip() for cell in cells):
                 continue
@@ -184,9 +199,12 @@ def _table_pairs(source: Path, delimiter: str) -> Iterator[Pairs]:
                     f"{place}: expected 2 columns, question and answer, got {len(cells)}",
                     hint='a cell with commas or line ends stands in "quotes"',
                 )
-            if number == 1 and (named := _question_column(cells, place)) is not None:
-                column = named
-                continue
+            if column is None:
+                header = _question_column(cells, place)
+                _tell_header(cells, header, place)
+                column = header or 0
+                if header is not None:
+                    continue
             question, answer = (_usable(cells[i], "a cell", place) for i in (column, 1 - column))
             yield Pairs(place, question, [answer], [])
     except csv.Error as error:

@@ -5,13 +5,16 @@ Ties go by document id everywhere.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence, Sized
 
 from prorank.util.errors import DataError
 
+logger = logging.getLogger(__name__)
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade, 0 = judged not relevant
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
+LARGEST_GRADE = 1000  # either way: metrics count up to the highest grade, in memory too
 
 
 def ranked(scores: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -32,6 +35,26 @@ def lists_of(run: Mapping[str, dict[str, float]], queries: Iterable[str]) -> Run
     return {query: run.get(query, {}) for query in queries}
 
 
+def tell_unlisted(name: str, lists: Container[str], judged: Collection[str], lost: str, hint: str) -> None:
+    """Warn of judged queries without a list, since a sample's lists look like any.
+
+    Args:
+        name: of what holds the lists.
+        lists: the queries that have one.
+        judged: ids of the queries.
+        lost: what becomes of a query without a list, for the warning: `they score 0`.
+        hint: for the error.
+
+    Raises:
+        DataError: there is no list for any of the queries.
+    """
+    lacking = sum(query not in lists for query in judged)
+    if lacking and lacking == len(judged):
+        raise DataError(f"{name} holds none of the {len(judged)} judged queries", hint=hint)
+    if lacking:
+        logger.warning("%s lacks %d of %d judged queries; %s", name, lacking, len(judged), lost)
+
+
 def unknown_document(run: Run, queries: Iterable[str], documents: Container[str]) -> str | None:
     """The first document in the lists of these queries that is none of `documents`.
 
@@ -46,6 +69,29 @@ def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
     for document, score in scores.items():
         if not math.isfinite(score):
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")
+
+
+def without_relevant(qrels: Qrels) -> list[str]:
+    """Queries without a relevant document: no metric tells their lists apart, so the means leave them out.
+
+    >>> without_relevant({"q": {"a": 1}, "r": {"a": 0}})
+    ['r']
+    """
+    return [query for query, judged in qrels.items() if not any(grade > 0 for grade in judged.values())]
+
+
+def refuse_bad_grades(qrels: Qrels) -> None:
+    """Refuse judgments with a grade that is no integer, or beyond `LARGEST_GRADE` (DataError).
+
+    >>> refuse_bad_grades({"q": {"d": 1_700_000_000}})
+    Traceback (most recent call last):
+    prorank.util.errors.DataError: the grade of query 'q', document 'd' is 1700000000 (grades are integers up to 1000)
+    """
+    for query, judged in qrels.items():
+        for document, grade in judged.items():
+            if not isinstance(grade, int) or abs(grade) > LARGEST_GRADE:
+                hint = f"grades are integers up to {LARGEST_GRADE}"
+                raise DataError(f"the grade of query '{query}', document '{document}' is {grade!r}", hint=hint)
 
 
 def top(run: Run, count: int) -> Run:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from prorank.data.runs import Qrels, Run, ranked
+from prorank.data.runs import LARGEST_GRADE, Qrels, Run, ranked, tell_unlisted
 from prorank.util.errors import DataError
 from prorank.util.files import atomic_writer, text_lines
 from prorank.util.texts import id_flaw
 
-logger = logging.getLogger(__name__)
-
 _BLANKS = re.compile(r"[ \t\r\f\v]+")  # what trec_eval takes for one
+_GRADE = re.compile(r"-?[0-9]+")  # Python reads 1_0 and other scripts' digits as well
 _QUERY_COLUMN = ("query-id", "query_id", "qid")  # the first cell of a header
 
 
@@ -50,14 +48,23 @@ def judgment(cells: list[str], place: str) -> tuple[str, str, int]:
     """(query id, document id, grade) of a row in BEIR's layout.
 
     Raises:
-        DataError: other columns, or a grade that is no integer.
+        DataError: other columns, or a grade that is no integer or too large to be one.
+
+    >>> judgment(["q", "d", "1700000000"], "test.tsv:2")
+    Traceback (most recent call last):
+    prorank.util.errors.DataError: test.tsv:2: score must be at most 1000, got 1700000000 (is it a time or an id?)
     """
     if len(cells) != 3:
         raise DataError(f"{place}: expected 3 tab-separated columns (query-id, corpus-id, score), got {len(cells)}")
-    try:
-        return cells[0], cells[1], int(cells[2])
-    except ValueError:
-        raise DataError(f"{place}: score must be an integer, got '{cells[2]}'") from None
+    cell = cells[2].strip()
+    if not _GRADE.fullmatch(cell):
+        hint = f"grades are whole numbers from {-LARGEST_GRADE} to {LARGEST_GRADE}"
+        raise DataError(f"{place}: score must be an integer, got '{cells[2][:40]}'", hint=hint)
+    if len(cell.lstrip("-0")) > len(str(LARGEST_GRADE)) or abs(int(cell)) > LARGEST_GRADE:
+        least = "at least -" if cell.startswith("-") else "at most "
+        hint = "is it a time or an id?"
+        raise DataError(f"{place}: score must be {least}{LARGEST_GRADE}, got {cell[:40]}", hint=hint)
+    return cells[0], cells[1], int(cell)
 
 
 def read_run(path: str | Path) -> Run:
@@ -85,12 +92,7 @@ def read_run_of(path: str | Path, judged: Collection[str], lost: str) -> Run:
         DataError: what `read_run` refuses, or a run that holds none of the queries.
     """
     run = read_run(path)
-    lacking = sum(query not in run for query in judged)
-    if lacking and lacking == len(judged):
-        hint = "--split names the split that the run is of"
-        raise DataError(f"{path} holds none of the {len(judged)} judged queries", hint=hint)
-    if lacking:
-        logger.warning("%s lacks %d of %d judged queries; %s", path, lacking, len(judged), lost)
+    tell_unlisted(str(path), run, judged, lost, "--split names the split that the run is of")
     return run
 
 

@@ -11,8 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run
 from prorank.data.trec import read_run, read_run_of
+from prorank.evaluation.judged import PROTOCOL, judged_by, record_of, refuse_other_judgments
 from prorank.evaluation.metrics import DECIMALS, Evaluation, evaluate_run, metric_key, read_per_query
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.evaluation.tables import markdown_lines, p_value_cell
@@ -25,35 +27,47 @@ LATEX_SPECIAL = {c: f"\\{c}" for c in "&%_#${}"} | {c: f"${c}$" for c in "<>|"}
 LATEX_SPECIAL |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-def read_results(paths: Sequence[Path], metric: str, qrels: Qrels | None) -> list[Evaluation]:
+def read_results(
+    paths: Sequence[Path], metric: str, collection: Collection | None = None, split: str = "test"
+) -> list[Evaluation]:
     """Metrics per query of each path: of an evaluation's folder or table, or of a TREC run measured now.
 
     Args:
         paths: folders with `per_query.tsv`, such tables, or runs. Where there are tables, runs are measured on their
-            queries, since an evaluation may be of a sample.
+            queries, since an evaluation may be of a sample, and by their least relevant grade.
         metric: as ir-measures writes it, `nDCG@10`.
-        qrels: judgments, for runs.
+        collection: whose judgments, for runs.
+        split: whose queries, for runs.
 
     Raises:
-        DataError: no such path, no such metric in a table, or a run without judgments or with none of their queries.
+        DataError: no such path, no such metric in a table, a run without judgments or with none of their queries, or
+            results that were measured by different judgments.
     """
-    key, tables = metric_key(metric), dict[Path, Evaluation]()
+    key, tables = metric_key(metric), dict[Path, Path]()
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
     for path in paths:
         table = _table_in(path) if path.is_dir() else path
         if table.suffix == ".tsv":
-            tables[path] = Evaluation((key,), {key: _column(table, key)})
-        elif qrels is None:
+            tables[path] = table
+        elif collection is None:
             raise DataError(f"{path}: a run needs judgments", hint="add --collection (and --split)")
-    if qrels is not None and tables:
-        measured = set.intersection(*(set(one.values(key)) for one in tables.values()))
+    read = {path: Evaluation((key,), {key: _column(table, key)}) for path, table in tables.items()}
+    qrels = {} if collection is None else collection.judgments(split)
+    records = {path: record_of(table) for path, table in tables.items()}
+    if collection is not None:
+        own = {one: value for one, value in judged_by(collection, split).items() if one not in PROTOCOL}
+        records |= {path: own for path in paths if path not in tables}
+    relevant_from = (refuse_other_judgments(records) or {}).get("relevant_from", 1)
+    if tables:
+        measured = set.intersection(*(set(one.values(key)) for one in read.values()))
         qrels = {query: judged for query, judged in qrels.items() if query in measured}
-    measured_now = {path: _measured(path, qrels or {}, metric) for path in paths if path not in tables}
-    if tables:  # as tables are written: the same list is a tie
-        measured_now = {path: _rounded(one) for path, one in measured_now.items()}
-    return [tables[path] if path in tables else measured_now[path] for path in paths]
+    for path in paths:
+        if path not in tables:  # rounded as tables are, so that the same list is a tie
+            one = _measured(path, qrels, metric, relevant_from)
+            read[path] = _rounded(one) if tables else one
+    return [read[path] for path in paths]
 
 
 def _table_in(folder: Path) -> Path:
@@ -91,11 +105,11 @@ def _folders_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _measured(path: Path, qrels: Qrels, metric: str) -> Evaluation:
+def _measured(path: Path, qrels: Qrels, metric: str, relevant_from: int) -> Evaluation:
     """A run's metrics; the judged queries that it lacks are told."""
     judged = [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
     run = read_run_of(path, judged, "they score 0")
-    return evaluate_run(run, qrels, (metric,))
+    return evaluate_run(run, qrels, (metric,), relevant_from)
 
 
 def run_of(path: Path) -> Run:

@@ -6,22 +6,24 @@ The command line's `evaluate`. Knows collections, first stages and the reranker'
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document
+from prorank.data.runs import Qrels, Run, lists_of, rerank_run, top, unknown_document, without_relevant
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run_of
 from prorank.engine.load import RerankerOptions
+from prorank.evaluation.judged import KEY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
 from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
 from prorank.evaluation.significance import compare
 from prorank.evaluation.streaming import Journal
-from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, without_excluded
+from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, tell_no_candidates, without_excluded
 from prorank.first_stage.dense import biencoder_scores, biencoder_source
 from prorank.first_stage.fusion import Scale, hybrid_run
 from prorank.model.loading import resolve_source
@@ -31,6 +33,7 @@ from prorank.util.errors import DataError
 from prorank.util.files import write_json
 from prorank.util.live import locked
 from prorank.util.provenance import hardware, versions
+from prorank.util.study import file_fingerprint, model_fingerprint
 
 
 def evaluate_model(
@@ -106,6 +109,7 @@ def evaluate_model(
     options |= {"device": device, "precision": precision}
     reranker = Reranker.from_pretrained(model, **options)
     baseline = evaluate_run(lists, qrels, relevant_from=relevant_from)
+    judged = judged_by(loaded, split, relevant_from, exclude_query_document)
     rows = [row_of(first, baseline)]
 
     def add(stage: str, run: Run, **more: float) -> Evaluation:
@@ -115,12 +119,12 @@ def evaluate_model(
             more["p_mrr"] = sum(changes.values()) / len(changes)
         rows.append(row_of(stage, evaluation, baseline) | more)
         if output:
-            write_evaluation(output / stage, run, evaluation, rows[-1], force=True)
+            write_evaluation(output / stage, run, evaluation, rows[-1] | {KEY: judged}, force=True)
         return evaluation
 
     rival = None if dense is None else add("bi-encoder", rerank_dense(dense, loaded, lists, depth, device))
-    title = f"rerank {len(qrels)} queries"
-    reranked, journal = reranked_lists(reranker, model, loaded, lists, depth, title, output, force)
+    title, facts = f"rerank {len(qrels)} queries", model_facts(reranker, model)
+    reranked, journal = reranked_lists(reranker, facts, loaded, lists, depth, title, output, force)
     evaluation = add("reranked", reranked)
     if hybrid is not None:
         add("hybrid", hybrid_run(lists, reranked, hybrid, depth, hybrid_scale), first_stage_weight=hybrid)
@@ -133,14 +137,15 @@ def evaluate_model(
         "rows": rows,
         "versus_dense": None if rival is None else compare(evaluation, rival, PRIMARY)._asdict(),
         "dense": dense,
-        "max_length": reranker.settings.max_length,
+        "dense_fingerprint": None if dense is None else model_fingerprint(biencoder_source(dense)),
+        "first_stage": first_stage_part(first, lists, run_file),
+        "hybrid_scale": None if hybrid is None else hybrid_scale,
+        "relevant_from": relevant_from,
+        "max_queries": max_queries,
         "seed": seed,
-        "versions": versions(),
-        "hardware": hardware(),
-        "data_fingerprint": loaded.fingerprint,
         "exclude_query_document": exclude_query_document,
-        "carved_splits": loaded.carved,
     }
+    summary |= data_part(loaded, split) | model_part(reranker, facts)
     if output:
         for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:  # of an earlier call, replaced by force
             shutil.rmtree(output / stage, ignore_errors=True)
@@ -150,9 +155,49 @@ def evaluate_model(
     return summary
 
 
+def data_part(collection: Collection, split: str) -> dict[str, Any]:
+    """What a summary says of the data besides the collection's name and the split's."""
+    return {
+        "queries_without_relevant": len(without_relevant(collection.judgments(split))),
+        "data_fingerprint": collection.fingerprint,
+        "carved_splits": collection.carved,
+    }
+
+
+def model_part(reranker: Reranker, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary says of the model besides its name: fingerprints, how it reads a pair, and on which machine.
+
+    Args:
+        reranker: as it is loaded; what was left open is filled in.
+        facts: of it, see `model_facts`.
+    """
+    prompt = reranker.settings.prompt
+    return {
+        "model_fingerprint": facts["the model's files"],
+        "model_settings_fingerprint": facts["the model's settings"],
+        "prompt": None if prompt is None else prompt.name,
+        "max_length": reranker.settings.max_length,
+        "passages": facts["passages"],
+        "cascade": facts["cascade"],
+        "precision": facts["precision"],
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def first_stage_part(name: str, lists: Run, run_file: Path | None) -> dict[str, Any]:
+    """What a summary says of the lists that were reranked; a pipe is read once and has no fingerprint of its own."""
+    return {
+        "name": name,
+        "run": None if run_file is None else str(run_file),
+        "run_fingerprint": file_fingerprint(run_file) if run_file is not None and run_file.is_file() else None,
+        "lists_fingerprint": run_fingerprint(lists),
+    }
+
+
 def reranked_lists(
     reranker: Reranker,
-    model: str,
+    facts: Mapping[str, Any],
     collection: Collection,
     lists: Run,
     depth: int,
@@ -163,9 +208,7 @@ def reranked_lists(
     """The lists as the model orders them; with an output folder, the journal from which a killed evaluation resumes."""
     if output is None:
         return rerank_collection(reranker, collection, lists, depth, title), None
-    depends_on = made_from(model_facts(reranker, model), collection, depth) | {
-        "the first stage": run_fingerprint(lists)
-    }
+    depends_on = made_from(facts, collection, depth) | {"the first stage": run_fingerprint(lists)}
     with locked(output, JOURNAL):
         journal = Journal(output / JOURNAL, depends_on, force)
         return rerank_through(journal, reranker, collection, lists, depth, title), journal
@@ -183,6 +226,7 @@ def first_stage_lists(
 ) -> tuple[Run, str]:
     """(lists, name) of the first stage: BM25 to at least rank 100, own candidate lists, or the run in a file."""
     if run_file is None and candidates:
+        tell_no_candidates(collection, split, qrels)
         return lists_of(candidate_run(collection, split), qrels), "candidates (BM25)"
     if run_file is None:
         queries = {query: collection.queries[query] for query in qrels}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prorank.data.runs import Qrels, Run, ranked, refuse_non_finite
+from prorank.data.runs import Qrels, Run, ranked, refuse_bad_grades, refuse_non_finite
 from prorank.data.trec import write_run
 from prorank.util.errors import DataError, ProrankError, require
 from prorank.util.files import atomic_writer, read_text, refuse_overwrite, split_lines, write_json
@@ -85,6 +85,8 @@ def evaluate_run(
 ) -> Evaluation:
     """Metrics of a run for every query that has a relevant document; a query missing from the run scores 0.
 
+    Queries whose judgments are all 0 are left out (see `without_relevant`); ir-measures itself counts them as 0.
+
     Args:
         run: by query; scores decide the order, ties go by document id.
         qrels: judgments of the split.
@@ -93,7 +95,7 @@ def evaluate_run(
 
     Raises:
         ProrankError: an unknown metric, or one that cannot be computed here.
-        DataError: no query has a relevant document, or a score is not finite.
+        DataError: no query has a relevant document, a score is not finite, or a grade is no integer or too large.
 
     >>> evaluate_run({"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 1}}, ("RR@10",)).mean("mrr@10")
     0.5
@@ -105,6 +107,7 @@ def evaluate_run(
         if relevant_from > 1 and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
             measure = measure(rel=relevant_from)
         keys.setdefault(measure, []).append(metric_key(name))
+    refuse_bad_grades(qrels)
     judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if not judged:
         raise DataError("no query of the judgments has a relevant document")

@@ -59,6 +59,27 @@ def few_queries(count: int) -> str:
     return "" if count >= FEWEST else f"{count} test quer{'y' if count == 1 else 'ies'}: the intervals say nothing"
 
 
+def left_out_sentence(count: int) -> str:
+    """What to say of judged queries that no metric counts; empty where there are none.
+
+    >>> left_out_sentence(2)
+    '2 judged queries without a relevant document: left out of the means'
+    """
+    which = f"{count} judged quer{'y' if count == 1 else 'ies'} without a relevant document"
+    return f"{which}: left out of the means" if count else ""
+
+
+def result_notes(queries: int, left_out: int, carved: Mapping[str, str]) -> list[str]:
+    """What is to be said of metrics over so many queries.
+
+    Args:
+        queries: that are measured.
+        left_out: judged queries without a relevant document.
+        carved: splits that prorank made, see `carved_sentence`.
+    """
+    return [note for note in (few_queries(queries), left_out_sentence(left_out), carved_sentence(carved)) if note]
+
+
 def rerank_collection(
     scorer: Scorer, collection: Collection, lists: Run, depth: int, progress: str | None = None
 ) -> Run:

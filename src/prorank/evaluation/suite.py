@@ -16,15 +16,16 @@ from rich.markup import escape
 
 from prorank.data.collection import Collection
 from prorank.data.overlap import without_query_documents
-from prorank.data.runs import Qrels, Run, lists_of
+from prorank.data.runs import Qrels, Run, lists_of, without_relevant
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
 from prorank.evaluation.comparison import PER_QUERY, compared
 from prorank.evaluation.html_report import Entry, collection_sections
+from prorank.evaluation.judged import KEY, SUMMARY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import no_longer_relevant, p_mrr
-from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, sample_queries
+from prorank.evaluation.rerank import PRIMARY, result_notes, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, rerank_through, run_fingerprint
 from prorank.evaluation.significance import holm, mean_of_means_interval
 from prorank.evaluation.streaming import Journal, Scorer
@@ -39,7 +40,7 @@ from prorank.util.study import Inputs, Study
 from prorank.util.version import VERSION
 
 FIRST = "BM25"
-RUN, SUMMARY, PAGE = "run.trec", "summary.json", "page.html"
+RUN, PAGE = "run.trec", "page.html"
 
 
 class Measured(NamedTuple):
@@ -114,6 +115,7 @@ def run_suite(
     found |= {"collections": rows, "means": means(rows, [FIRST, *systems], suite), "settings": settings}
     for row in rows:
         del row["values"]
+    found["model_fingerprints"] = {key: value for own in opened.files.values() for key, value in own.items()}
     return found | {"versions": versions(), "hardware": hardware()}, pages
 
 
@@ -141,9 +143,11 @@ def measure_task(
         row |= {key: one.evaluation.mean(key) for key in one.evaluation.metrics} | dict(one.cost)
         if changes := p_mrr(one.run, qrels):
             row[P_MRR] = sum(changes.values()) / len(changes)
-    for note in filter(None, (few_queries(len(qrels)), carved_sentence(loaded.carved))):
+    left_out = len(without_relevant(loaded.judgments(suite.split)))
+    for note in result_notes(len(qrels), left_out, loaded.carved):
         console.print(f"[yellow]{escape(f'{task.name}: {note}')}[/yellow]", highlight=False)
     found = {"name": task.name, "split": suite.split, "queries": len(qrels), "documents": len(loaded.documents)}
+    found |= {"queries_without_relevant": left_out}
     found |= {"own_lists": listed, "carved": loaded.carved.get(suite.split), "data_fingerprint": loaded.fingerprint}
     values = {name: list(one.evaluation.values(PRIMARY).values()) for name, one in results.items()}
     files = {key: value for own in systems.files.values() for key, value in own.items()}
@@ -184,7 +188,8 @@ def measure(
             run = rerank_through(journal, scorer, collection, lists, settings["depth"], title)
             evaluation = evaluate_run(run, qrels, suite.metrics, suite.relevant_from)
             cost = {"seconds": scorer.seconds, "pairs": scorer.pairs}  # of this process alone
-            write_evaluation(work, run, evaluation, {"system": name, **cost}, force=True)
+            judged = judged_by(collection, suite.split, suite.relevant_from, suite.exclude_query_document)
+            write_evaluation(work, run, evaluation, {"system": name, **cost, KEY: judged}, force=True)
             journal.discard()
             study.keep(RUN, PER_QUERY, SUMMARY)
     run = lists_of(read_run(work / RUN), lists)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prorank.data.collection import Collection
+from prorank.data.runs import without_relevant
 
 COLUMNS = {"ndcg@10": "NDCG@10", "mrr@10": "MRR@10"}
 
@@ -112,6 +113,7 @@ def collection_summary(collection: Collection) -> dict[str, Any]:
                 grades[str(grade)] = grades.get(str(grade), 0) + 1
         splits[split] = {
             "queries": len(qrels),
+            "queries_without_relevant": len(without_relevant(qrels)),
             "judgments": sum(grades.values()),
             "grades": dict(sorted(grades.items())),
         }
@@ -140,8 +142,8 @@ def collection_headline(collection: Collection) -> str:
 def collection_table(collection: Collection) -> Table:
     """Queries, judgments and grades by split, for the terminal."""
     table = Table(box=None, pad_edge=False)
-    for column in ("split", "queries", "judgments", "grades"):
+    for column in ("split", "queries", "without a relevant document", "judgments", "grades"):
         table.add_column(column)
     for split, counts in collection_summary(collection)["splits"].items():
-        table.add_row(split, str(counts["queries"]), str(counts["judgments"]), str(counts["grades"]))
+        table.add_row(split, *map(str, counts.values()))
     return table

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prorank.data.collection import Collection, Document, documents_fingerprint
-from prorank.data.runs import Run, ranked
+from prorank.data.runs import Qrels, Run, ranked, tell_unlisted
 from prorank.first_stage.terms import bm25s_library, detect_language, term_numbers
 from prorank.types import Language
 from prorank.util.errors import DataError
@@ -223,22 +223,37 @@ def without_excluded(run: Run, collection: Collection, top_k: int | None = None)
     return left
 
 
+def own_lists(collection: Collection, split: str) -> dict[str, list[str]]:
+    """The collection's own candidate lists of a split by query.
+
+    Raises:
+        DataError: there are none.
+    """
+    if split not in collection.candidates:
+        raise DataError(
+            f"{collection.name} has no candidates for split '{split}'",
+            hint="without --candidates BM25 makes the lists; in a recipe: first_stage.method=bm25",
+        )
+    return collection.candidates[split]
+
+
+def tell_no_candidates(collection: Collection, split: str, judged: Qrels) -> None:
+    """Warn of judged queries that a split's own candidate lists leave out.
+
+    Raises:
+        DataError: there are no lists, or none of these queries.
+    """
+    name, hint = f"candidates/{split}.tsv of {collection.name}", "are its query ids those of the judgments?"
+    tell_unlisted(name, own_lists(collection, split), judged, "they score 0", hint)
+
+
 def candidate_run(collection: Collection, *splits: str) -> Run:
     """The collection's own candidate lists of some splits, scored by BM25 over its corpus (0: no term is shared).
 
     Raises:
         DataError: the collection has no candidates for a split.
     """
-    missing = next((split for split in splits if split not in collection.candidates), None)
-    if missing is not None:
-        raise DataError(
-            f"{collection.name} has no candidates for split '{missing}'",
-            hint="without --candidates BM25 makes the lists; in a recipe: first_stage.method=bm25",
-        )
+    lists = {query: listed for split in splits for query, listed in own_lists(collection, split).items()}
     index = BM25Index.build(collection.documents)
-    run = {
-        query: index.scores(collection.queries[query], documents)
-        for split in splits
-        for query, documents in collection.candidates[split].items()
-    }
+    run = {query: index.scores(collection.queries[query], documents) for query, documents in lists.items()}
     return without_excluded(run, collection)

@@ -14,7 +14,7 @@ from pathlib import Path
 from prorank.data.collection import Collection, documents_fingerprint
 from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.trec import read_run, write_run
-from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
+from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run, tell_no_candidates
 from prorank.util.provenance import fingerprint
 from prorank.util.version import VERSION
 
@@ -35,8 +35,13 @@ def cached_first_stage(collection: Collection, split: str, qrels: Qrels, depth: 
         split: whose lists.
         qrels: judgments of the queries that are searched.
         depth: documents per query.
-        lists: take the collection's own candidate lists, whole.
+        lists: take the collection's own candidate lists, whole; judged queries without one are told.
+
+    Raises:
+        DataError: there are no such lists, or none of these queries.
     """
+    if lists:
+        tell_no_candidates(collection, split, qrels)
     queries = {query: collection.queries[query] for query in qrels}
     given = {query: collection.candidates.get(split, {}).get(query, []) for query in qrels} if lists else {}
     excluded = {query: collection.excluded[query] for query in qrels if query in collection.excluded}

@@ -16,14 +16,14 @@ from typing import Any
 
 from rich.console import Console
 
-from prorank.data.runs import Run, lists_of, top
+from prorank.data.runs import Run, lists_of, top, without_relevant
 from prorank.data.trec import read_run, write_run
 from prorank.evaluation.calibration import even_odds, fit_platt, judged_scores
 from prorank.evaluation.cascade import Readings, choose, tradeoffs
 from prorank.evaluation.hybrid import choose_weight
 from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.plots import plot_run
-from prorank.evaluation.rerank import PRIMARY, carved_sentence, few_queries, rerank_collection, row_of
+from prorank.evaluation.rerank import PRIMARY, rerank_collection, result_notes, row_of
 from prorank.evaluation.significance import compare
 from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run
@@ -44,8 +44,8 @@ from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
 from prorank.training import distributed
 from prorank.training.checkpoints import drop_checkpoints
-from prorank.training.context import RunContext, dev_qrels, prepare_data, test_qrels
-from prorank.training.inputs import load_collections, run_inputs, settled
+from prorank.training.context import RunContext, dev_qrels, first_stage_name, prepare_data, test_qrels
+from prorank.training.inputs import load_collections, run_inputs, settled, used_files
 from prorank.training.splits import run_splits
 from prorank.util.errors import DataError, InputError, ProrankError, require
 from prorank.util.files import atomic_writer, read_json, write_json
@@ -135,8 +135,9 @@ def all_stages(context: RunContext) -> dict[str, Any]:
     distributed.run_on_main(lambda: publish(context, model, rows[-1]["stage"]))
     rows.append(hybrid_row(context, rows[-1]["stage"]))
     queries, training = len(test_qrels(context)), trained(context)
+    left_out = len(without_relevant(context.collection.judgments(recipe.data.test)))
     unchanged = unchanged_sentence([stage for stage, metrics in training.items() if metrics["unchanged"]])
-    notes = (unchanged, few_queries(queries), carved_sentence(context.collection.carved))
+    notes = (unchanged, *result_notes(queries, left_out, context.collection.carved))
     return {
         "recipe": recipe.name,
         "collection": context.collection.name,
@@ -144,6 +145,7 @@ def all_stages(context: RunContext) -> dict[str, Any]:
         "warmup": warmup,
         "training": training,
         "queries": queries,
+        "queries_without_relevant": left_out,
         "rerank": recipe.evaluation.rerank_depth,
         "seed": recipe.seed,
         "versions": versions(),
@@ -152,6 +154,7 @@ def all_stages(context: RunContext) -> dict[str, Any]:
         "data_fingerprint": context.collection.fingerprint,
         "leakage": context.leakage,
         "recipe_fingerprint": fingerprint(dump_recipe(recipe)),
+        "used_fingerprints": used_files(recipe),
         "carved_splits": context.collection.carved,
         "notes": [note for note in notes if note],
     }
@@ -259,8 +262,7 @@ def clear(folder: Path) -> None:
 
 def first_stage_row(context: RunContext) -> dict[str, Any]:
     """The first stage's row."""
-    names = {"bm25": "BM25", "dense": "dense", "candidates": "candidates (BM25)"}
-    return row_of(names[context.recipe.first_stage.method], context.first_stage_evaluation)
+    return row_of(first_stage_name(context), context.first_stage_evaluation)
 
 
 def versus(evaluation: Evaluation, stage: str, earlier: Evaluation) -> dict[str, Any]:
@@ -296,7 +298,7 @@ def evaluate_stage(context: RunContext, stage: str, model: str, before: str | No
     row["seconds"] = round(time.monotonic() - start, 1)
 
     def write() -> None:
-        write_evaluation(folder, run, evaluation, row, force=True)
+        write_evaluation(folder, run, evaluation, row | context.judgments(), force=True)
         write_json(folder / "row.json", row)
         context.study.keep(product)
 
@@ -349,7 +351,8 @@ def hybrid_row(context: RunContext, stage: str) -> dict[str, Any]:
     evaluation = evaluate_run(run, qrels)
     row = row_of("hybrid", evaluation, context.first_stage_evaluation) | {"first_stage_weight": float(weight)}
     row["versus_before"] = versus(evaluation, stage, evaluate_run(reranked, qrels))
-    distributed.run_on_main(lambda: write_evaluation(folder, run, evaluation, row, force=True))
+    summary = row | context.judgments()
+    distributed.run_on_main(lambda: write_evaluation(folder, run, evaluation, summary, force=True))
     return row
 
 

@@ -98,6 +98,16 @@ class DataSection(Section):
         False, description="a document of the query's own id is never retrieved for it nor trained on, as in BEIR"
     )
 
+    @model_validator(mode="after")
+    def _one_collection_or_several(self) -> DataSection:
+        """Refuse a collection beside a union; the default may stand there, since a run's own recipe writes it out."""
+        if self.union and self.collection != type(self).model_fields["collection"].default:
+            raise ValueError(
+                f"collection '{self.collection}' and a union of {len(self.union)}: leave out the collection, "
+                "or write union: [] to train on it alone"
+            )
+        return self
+
 
 class FirstStageSection(Section):
     """Where the candidate lists come from."""

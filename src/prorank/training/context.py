@@ -5,6 +5,7 @@ Knows recipes, collections and first stages; nothing of models.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,7 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run, lists_of
 from prorank.data.trec import read_run, write_run
 from prorank.data.union import Subset, merge, with_prefixed_ids, without
+from prorank.evaluation.judged import KEY, judged_by
 from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import carved_sentence, sample_queries
 from prorank.first_stage.bm25 import BM25Index, bm25_run, candidate_run
@@ -24,10 +26,11 @@ from prorank.first_stage.dense import dense_run
 from prorank.recipe.sections import Recipe
 from prorank.training import distributed
 from prorank.training.inputs import load_collections
-from prorank.training.splits import run_splits
+from prorank.training.splits import own_candidates, run_splits
 from prorank.util.study import Study
 from prorank.util.texts import plain
 
+logger = logging.getLogger(__name__)
 DEV_QUERIES = 200  # at most, of each collection, where a weight is tuned
 
 
@@ -79,6 +82,12 @@ class RunContext:
         qrels = test_qrels(self)
         return evaluate_run(lists_of(self.first_stage, qrels), qrels)
 
+    def judgments(self) -> dict[str, Any]:
+        """What the measured queries are judged by, as results keep it beside their metrics."""
+        data = self.recipe.data
+        excluded = data.exclude_query_document
+        return {KEY: judged_by(self.collection, data.test, exclude_query_document=excluded)}
+
     def weights(self) -> list[float]:
         """How often each subset's items come."""
         return [subset.weight for subset in self.subsets]
@@ -123,6 +132,8 @@ def prepare_data(
     study, saved = Study(folder), folder / "first_stage.run"
 
     def search() -> None:
+        for part in parts:
+            tell_bm25_lists(recipe, part)
         if not study.has(saved.name):
             run = {query: listed for part in parts for query, listed in first_stage(recipe, part).items()}
             write_run(run, saved, tag=recipe.first_stage.method)
@@ -151,6 +162,30 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
     if section.method == "candidates":
         run |= candidate_run(collection, *(split for split in splits if split in collection.candidates))
     return run
+
+
+def tell_bm25_lists(recipe: Recipe, collection: Collection) -> None:
+    """Where the recipe takes the collection's own candidate lists, warn of queries whose lists BM25 makes."""
+    listed = own_candidates(recipe, collection)
+    for split in (recipe.data.train, recipe.data.dev, recipe.data.test):
+        judged = collection.judgments(split)
+        lacking = sum(query not in listed for query in judged)
+        if lacking and recipe.first_stage.method == "candidates":
+            text = "%s: %d of %d queries of split '%s' have no candidates; BM25 makes their lists"
+            logger.warning(text, collection.name, lacking, len(judged), split)
+
+
+def first_stage_name(context: RunContext) -> str:
+    """What made the lists of the measured test queries."""
+    method = context.recipe.first_stage.method
+    if method != "candidates":
+        return {"bm25": "BM25", "dense": "dense"}[method]
+    listed = set().union(*(own_candidates(context.recipe, subset.collection) for subset in context.subsets))
+    measured = test_qrels(context)
+    lacking = sum(query not in listed for query in measured)
+    if lacking == len(measured):
+        return "BM25"
+    return "candidates (BM25)" + f", {lacking} lists of BM25" * bool(lacking)
 
 
 def test_qrels(context: RunContext) -> Qrels:

@@ -26,7 +26,8 @@ def run_splits(recipe: Recipe, collections: Sequence[Collection]) -> tuple[list[
     """The recipe's collections with their splits, as `sound` leaves them; its file of mined negatives is read as well.
 
     Raises:
-        DataError: as `sound`, a split that neither is there nor is ever made, or the mined file is malformed.
+        DataError: as `sound` and `require_candidates`, a split that neither is there nor is ever made, or the file of
+            mined negatives is malformed.
     """
     for collection in collections:
         for split in (recipe.data.train, recipe.data.dev, recipe.data.test):
@@ -38,9 +39,36 @@ def run_splits(recipe: Recipe, collections: Sequence[Collection]) -> tuple[list[
             raise DataError(
                 f"{recipe.score_learning.mined}: none of its {len(mined)} queries is in split '{recipe.data.train}'"
             )
+    require_candidates(recipe, found)
     if recipe.data.exclude_query_document:
         found = [without_query_documents(collection) for collection in found]
     return found, leakage
+
+
+def own_candidates(recipe: Recipe, collection: Collection) -> set[str]:
+    """Queries for which the collection brings a candidate list, in the recipe's splits."""
+    splits = (recipe.data.train, recipe.data.dev, recipe.data.test)
+    return {query for split in splits for query in collection.candidates.get(split, {})}
+
+
+def require_candidates(recipe: Recipe, collections: Sequence[Collection]) -> None:
+    """Refuse a recipe that takes the collections' own candidate lists where no measured query has one.
+
+    Raises:
+        DataError: no query of dev or test has one.
+    """
+    if recipe.first_stage.method != "candidates":
+        return
+    measured = (recipe.data.dev, recipe.data.test)
+    for collection in collections:
+        listed = own_candidates(recipe, collection)
+        if any(query in listed for split in measured for query in collection.judgments(split)):
+            return
+    names = ", ".join(collection.name for collection in collections)
+    raise DataError(
+        f"first_stage.method=candidates: {names} has no candidates for a query of {' or '.join(measured)}",
+        hint=f"write candidates/{recipe.data.test}.tsv, or first_stage.method=bm25",
+    )
 
 
 def sound(collections: Sequence[Collection], data: DataSection) -> tuple[list[Collection], dict[str, Any]]:
