@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from prorank.data.runs import Qrels, Run, ranked, refuse_non_finite
 from prorank.data.trec import write_run
 from prorank.util.errors import DataError, ProrankError, require
-from prorank.util.files import atomic_writer, read_text, refuse_overwrite, split_lines, write_json
+from prorank.util.files import atomic_writer, read_text, refuse_folder_overwrite, split_lines, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
 DECIMALS = 6  # of a value in `per_query.tsv`
@@ -165,7 +165,7 @@ def write_evaluation(
         ProrankError: the folder is taken and `force` is not set.
     """
     folder = Path(folder)
-    refuse_overwrite(folder, force)
+    refuse_folder_overwrite(folder, force)
     write_run(run, folder / "run.trec")
     with atomic_writer(folder / "per_query.tsv") as file:
         file.write("\t".join(["query-id", *evaluation.metrics]) + "\n")

@@ -19,7 +19,7 @@ from prorank.model.backbone import Backbone
 from prorank.model.int8_rowwise import INT8_ROWWISE_FILE, save_int8_rowwise
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
-from prorank.util.files import refuse_overwrite
+from prorank.util.files import put_in_place, refuse_folder_overwrite
 
 Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise", "low-rank"]
 
@@ -77,7 +77,7 @@ def export(
     if Path(str(backbone.config._name_or_path)).resolve() == folder.resolve():
         raise CheckpointError(f"{folder} is the model's own folder", hint="export to another one")
     name = None if base is None else named_base(str(base), folder, reranker.settings.family, rank)
-    refuse_overwrite(folder, force)
+    refuse_folder_overwrite(folder, force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
         fresh = Path(place) / "export"
@@ -91,9 +91,7 @@ def export(
             to_low_rank(reranker, backbone, fresh, name, rank)
         else:
             to_graph(reranker, backbone, tokenizer, target, fresh, int8, pairs)
-        if folder.exists():  # only now, with the new one whole and verified
-            folder.rename(Path(place) / "old")
-        fresh.rename(folder)
+        put_in_place(fresh, folder)  # only now, with the new one whole and verified
     return folder
 
 

@@ -32,7 +32,7 @@ from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import FOLDERS
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
-from prorank.util.files import atomic_writer, read_json, read_text, write_json
+from prorank.util.files import atomic_writer, read_json, read_text, refuse_no_folder, write_json
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded, is_gguf
 from prorank.util.version import VERSION
@@ -174,7 +174,12 @@ def save_checkpoint(
     settings: CheckpointSettings,
     card: str | None,
 ) -> None:
-    """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads."""
+    """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads.
+
+    Raises:
+        ProrankError: the folder is a file.
+    """
+    refuse_no_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backbone.save(folder)
     mark_checkpoint(folder)

@@ -48,7 +48,7 @@ from prorank.training.context import RunContext, dev_qrels, prepare_data, test_q
 from prorank.training.inputs import load_collections, run_inputs, settled
 from prorank.training.splits import run_splits
 from prorank.util.errors import DataError, InputError, ProrankError, require
-from prorank.util.files import atomic_writer, read_json, write_json
+from prorank.util.files import atomic_writer, read_json, refuse_no_folder, write_json
 from prorank.util.live import LOCK, locked
 from prorank.util.provenance import fingerprint, hardware, versions
 from prorank.util.study import RECORD, Inputs, Study
@@ -208,6 +208,7 @@ def refuse_taken(folder: Path, force: bool, resume: bool) -> None:
     Raises:
         ProrankError: what it holds, and what can be done.
     """
+    refuse_no_folder(folder)
     found = contents(folder)
     a_run = bool(found & {RECORD, "recipe.yaml"})
     if a_run and not force and not resume:
