@@ -16,8 +16,10 @@ from prorank.data.hub import whole
 from prorank.data.trec import check_ids, judgment, trec_rows, tsv_rows
 from prorank.util.errors import DataError, ProrankError, require
 from prorank.util.files import atomic_writer, json_line, put_in_place, refuse_folder_overwrite
+from prorank.util.own_files import PARTS, refuse_foreign
 
 Layout = Literal["followir", "bright", "trec-dl"]
+COLLECTION_FILES = ("corpus.jsonl", "queries.jsonl", "qrels/*.tsv", "candidates/*.tsv", "excluded.tsv", *PARTS)
 ORIGINAL, CHANGED = "-og", "-changed"  # endings of FollowIR's query ids, by instruction
 
 
@@ -71,11 +73,13 @@ def replace_collection(read: Callable[[], Tables], output: Path, force: bool, sp
     """Write what `read` gives as a collection, whole or not at all.
 
     Raises:
-        ProrankError: the output is taken, and `force` is not set or it is no collection.
+        ProrankError: the output is taken, and `force` is not set, it is no collection, or it holds other files.
     """
     refuse_folder_overwrite(output, force)
-    if output.is_dir() and any(output.iterdir()) and not (output / "corpus.jsonl").is_file():
-        raise ProrankError(f"{output} is not a collection", hint="--force deletes only collections")
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / "corpus.jsonl").is_file():
+            raise ProrankError(f"{output} is not a collection", hint="--force deletes only collections")
+        refuse_foreign(output, COLLECTION_FILES, "a collection")
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as place:
         fresh = Path(place) / "collection"
