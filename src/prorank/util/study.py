@@ -109,6 +109,13 @@ class Study:
             raise DataError(f"{self.file}: not a record of results", hint=HINT)
         return record
 
+    def begun(self) -> bool:
+        """Whether `begin` made the folder's record; another file of its name is no mark of prorank's."""
+        try:
+            return "prorank" in self._record()
+        except DataError:
+            return False
+
     def begin(self, inputs: Inputs) -> None:
         """Write down what everything in the folder will be made from; nothing counts as finished."""
         write_json(
