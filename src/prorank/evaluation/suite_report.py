@@ -15,6 +15,7 @@ from prorank.evaluation.suites import P_MRR
 from prorank.evaluation.tables import interval_cell, markdown_lines
 from prorank.util.errors import ProrankError
 from prorank.util.files import atomic_writer, read_json, refuse_no_folder, write_json
+from prorank.util.study import Study
 
 TABLES = "suite.json"
 CHANCE = 0.05
@@ -146,9 +147,10 @@ def refuse_to_drop(output: Path, suite: str, collections: Sequence[str], systems
         force: never raise for that.
 
     Raises:
-        ProrankError: names what would be lost; or the output is a file.
+        ProrankError: names what would be lost; or the output is a file, or holds a training run.
     """
     refuse_no_folder(output)
+    Study(output).refuse_run()
     if force or not (output / TABLES).is_file():
         return
     earlier = read_json(output / TABLES)

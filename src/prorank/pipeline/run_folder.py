@@ -17,9 +17,8 @@ from prorank.util.errors import ProrankError
 from prorank.util.files import atomic_writer, refuse_no_folder
 from prorank.util.live import LOCK
 from prorank.util.own_files import PARTS, below, refuse_foreign
-from prorank.util.study import RECORD, Inputs, Study
+from prorank.util.study import RECIPE, RECORD, Inputs, Study
 
-RECIPE = "recipe.yaml"
 CHECKPOINT = "checkpoint"  # the final model
 CHECKPOINT_PART = f".{CHECKPOINT}.part"
 _EVALUATION = ("run.trec", "per_query.tsv", "summary.json", "row.json", *PARTS)

@@ -17,6 +17,7 @@ from prorank.util.files import read_json, write_json
 from prorank.util.version import VERSION
 
 RECORD = "study.json"
+RECIPE = "recipe.yaml"  # beside the record of a training run
 HINT = "--force starts over; another folder leaves this one as it is"
 NAMED = 3  # differences that an error names
 
@@ -115,6 +116,15 @@ class Study:
             return "prorank" in self._record()
         except DataError:
             return False
+
+    def refuse_run(self) -> None:
+        """Refuse to write other results into the folder of a training run.
+
+        Raises:
+            ProrankError: it is one.
+        """
+        if self.begun() and (self.folder / RECIPE).is_file():
+            raise ProrankError(f"{self.folder} holds a training run", hint="choose another output")
 
     def begin(self, inputs: Inputs) -> None:
         """Write down what everything in the folder will be made from; nothing counts as finished."""
