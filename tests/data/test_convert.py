@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -145,3 +146,22 @@ def test_bad_files_are_named(dl_files, followir_files, tmp_path):
     (followir_files / "queries.jsonl").unlink()
     with pytest.raises(DataError, match="no such file"):
         convert("followir", followir_files, tmp_path / "o", part=None, long=False, force=False)
+
+
+def test_a_collection_is_replaced_whole_or_not_at_all(dl_files, tmp_path, monkeypatch):
+    convert("trec-dl", dl_files, tmp_path / "lists", part=None, long=False, force=False)
+    before = load_collection(tmp_path / "lists").fingerprint
+    (dl_files / "2019qrels-pass.txt").write_text("7 Q0 p1 1\n")
+
+    rename, named = Path.rename, []
+
+    def stopped(self, target):
+        named.append(Path(target).name)
+        if named.count("lists") == 1 and named[-1] == "lists":  # the new one would take the name
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert("trec-dl", dl_files, tmp_path / "lists", part=None, long=False, force=True)
+    assert load_collection(tmp_path / "lists").fingerprint == before and not list(tmp_path.glob(".lists*"))

@@ -17,6 +17,7 @@ from prorank.cli.main import app
 from prorank.data.collection import load_collection
 from prorank.export.activations import calibration_pairs
 from prorank.export.export import export
+from prorank.model.saved_files import refuse_model_overwrite
 from prorank.util.errors import CheckpointError, DataError, InputError, InputTypeError
 
 PAIRS = [
@@ -60,6 +61,7 @@ def test_graphs_give_equal_scores_in_their_own_runtime(folders, exported, tmp_pa
         reranker = load(folders, name, passages="max" if name == "qwen3" else None)
         folder = export(reranker, target, tmp_path / "export")
     again = Reranker.from_pretrained(folder, precision="fp32")
+    refuse_model_overwrite(folder, force=True)  # it holds nothing that keeps it from being replaced
     expected = reranker.score(PAIRS)
     np.testing.assert_allclose(again.score(PAIRS), expected, atol=1e-3)
     again.backend.token_budget = 1  # one pair at a time: other shapes than the traced ones
@@ -96,6 +98,7 @@ def test_sentence_transformers_gives_equal_scores(folders, tmp_path, name, promp
 
     reranker = load(folders, name, prompt=prompt, max_length=600, instruction="be strict")
     folder = export(reranker, "sentence-transformers", tmp_path / "export")
+    refuse_model_overwrite(folder, force=True)  # it holds nothing that keeps it from being replaced
     theirs = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
     np.testing.assert_allclose(theirs.predict(PAIRS), reranker.score(PAIRS), atol=1e-3)
     ranked = theirs.rank("river", ["stone cloud", "river"])
@@ -129,6 +132,7 @@ def test_a_prompt_that_would_be_tokenised_otherwise_is_refused(folders, tmp_path
 def test_a_sequence_classifier_gives_equal_scores(folders, tmp_path, name):
     reranker = load(folders, name)
     folder = export(reranker, "sequence-classification", tmp_path / "export")
+    refuse_model_overwrite(folder, force=True)  # it holds nothing that keeps it from being replaced
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.config.num_labels == 1
     batch = reranker.tokenizer.collate(reranker.tokenizer.encode(PAIRS)[0])
@@ -156,10 +160,10 @@ def test_what_cannot_be_exported_is_refused(folders, tmp_path):
 
 def test_a_refused_export_leaves_what_was_there(folders, tmp_path):
     (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "thesis.txt").write_text("years of work")
+    (tmp_path / "kept" / "prorank.json").write_text("an earlier export")
     with pytest.raises(CheckpointError, match="answers at its mask token"):
         export(load(folders, "bert"), "sequence-classification", tmp_path / "kept", force=True)
-    assert (tmp_path / "kept" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "kept" / "prorank.json").read_text() == "an earlier export"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]  # no half-made folder beside it
     load(folders, "bert").save_pretrained(tmp_path / "checkpoint")
     reranker = Reranker.from_pretrained(tmp_path / "checkpoint", precision="fp32", device="cpu")

@@ -267,6 +267,24 @@ def test_settings_with_a_wrong_value_name_it(copied, values, says):
         Reranker(folder, precision="fp32")
 
 
+@pytest.mark.parametrize(
+    "values, hint",
+    [
+        ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "correct it, or copy prorank.json again"),
+        ({"calibration": {"slope": float("nan"), "intercept": 0.0}}, "correct it, or copy prorank.json again"),
+        ({"max_length": 0}, "correct it, or copy prorank.json again"),
+        ({"unknown": 5}, "was it made by a newer prorank?"),
+        ({"score": "unheard"}, "was it made by a newer prorank?"),
+    ],
+)
+def test_only_what_is_not_known_here_is_taken_for_a_newer_proranks(copied, values, hint):
+    folder = copied()
+    changed(folder / SETTINGS, **values)
+    with pytest.raises(CheckpointError) as found:
+        Reranker(folder, precision="fp32")
+    assert found.value.hint == hint and "Value error" not in found.value.message
+
+
 def test_lack_of_memory_is_not_blamed_on_the_folder(copied, monkeypatch):
     def no_room(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from prorank.bench.guards import changed
-from prorank.pipeline.run import prepare_folder
+from prorank.pipeline.run_folder import prepare_folder
 from prorank.pipeline.stages import load_reranker, train_context, train_warmup
 from prorank.recipe.loading import made_from
 from prorank.recipe.sections import Recipe, WarmupSection

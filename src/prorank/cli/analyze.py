@@ -43,12 +43,12 @@ def analyze(
     """ProRank's preliminary analysis: format, verdicts and order for each prompt; width of states and scores."""
     from prorank.evaluation.analysis_report import analysis_markdown, plot_analysis
     from prorank.pipeline.analyze import analyze_models
-    from prorank.util.files import atomic_writer, refuse_overwrite, write_json
+    from prorank.util.files import atomic_writer, refuse_folder_overwrite, write_json
 
     if output is None:
         refuse(context, "only with --output", "force")
     else:
-        refuse_overwrite(output, force)
+        refuse_folder_overwrite(output, force)
     result = analyze_models(
         models,
         collection,

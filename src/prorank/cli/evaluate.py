@@ -77,7 +77,7 @@ def evaluate(
     """Rerank the true first stage of a split and compare with it; or of every collection of a suite."""
     from prorank.evaluation.evaluator import evaluate_model
     from prorank.evaluation.rerank_file import JOURNAL, interrupted
-    from prorank.util.files import refuse_overwrite
+    from prorank.util.files import refuse_folder_overwrite
 
     if suite is not None:
         refuse(context, "not with --suite", *ONE_COLLECTION)
@@ -99,7 +99,7 @@ def evaluate(
     if output is None:
         refuse(context, "only with --output", "force")
     elif force or not interrupted(output):
-        refuse_overwrite(output, force)
+        refuse_folder_overwrite(output, force)
     with reranking(output / JOURNAL) if output else nullcontext():
         summary = evaluate_model(
             model,

@@ -116,12 +116,15 @@ def train(
 ) -> None:
     """Run a recipe from data to report."""
     from prorank.pipeline.run import run_recipe
-    from prorank.recipe.loading import load_recipe
+    from prorank.pipeline.run_folder import refuse_inside
+    from prorank.recipe.loading import load_recipe, shipped_recipes
     from prorank.training.distributed import is_main
 
     one_of(resume, force)
     loaded = load_recipe(recipe, overrides or [])
     folder = output or Path("runs") / loaded.name
+    if force and recipe not in shipped_recipes():
+        refuse_inside(recipe, folder, "the recipe")
     log_to = ("tensorboard", "wandb") if wandb else ("tensorboard",)
     console = err if as_json else out
     with working(folder, resume=True):

@@ -80,8 +80,8 @@ def export(
     from prorank.data.splits import load_with_split
     from prorank.export import export as exporting
     from prorank.export.activations import HELD_OUT, calibration_pairs
+    from prorank.model.saved_files import refuse_model_overwrite
     from prorank.reranker import Reranker
-    from prorank.util.files import refuse_overwrite
 
     if int8 and to not in INT8_TARGETS:
         why = "its weights have 8 bits anyway" if to == "int8-rowwise" else f"it is for {' and '.join(INT8_TARGETS)}"
@@ -92,7 +92,7 @@ def export(
         refuse(context, "only with --to low-rank", "base", "rank")
     elif base is None:
         raise InputError("--to low-rank: the base model is not named", hint="give --base, e.g. smollm2-135m")
-    refuse_overwrite(output, force)
+    refuse_model_overwrite(output, force)
     pairs = None
     if calibration_data is not None:
         pairs = calibration_pairs(load_with_split(calibration_data, "train"))

@@ -33,7 +33,9 @@ def index(
     from prorank.data.collection import load_collection
     from prorank.first_stage.bm25 import BM25Index
     from prorank.first_stage.terms import check_language
+    from prorank.util.files import refuse_folder_overwrite
 
+    refuse_folder_overwrite(output, force)
     loaded = load_collection(collection)
     built = BM25Index.build(loaded.documents, language=check_language(language))
     built.save(output, force=force)

@@ -6,7 +6,7 @@ tables: `candidates/test.tsv` (the lists that are reranked) and `excluded.tsv` (
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,9 +15,11 @@ from prorank.data.beir import Files, json_rows, text_field
 from prorank.data.hub import whole
 from prorank.data.trec import check_ids, judgment, trec_rows, tsv_rows
 from prorank.util.errors import DataError, ProrankError, require
-from prorank.util.files import atomic_writer, json_line, refuse_overwrite
+from prorank.util.files import atomic_writer, json_line, put_in_place, refuse_folder_overwrite
+from prorank.util.own_files import PARTS, refuse_foreign
 
 Layout = Literal["followir", "bright", "trec-dl"]
+COLLECTION_FILES = ("corpus.jsonl", "queries.jsonl", "qrels/*.tsv", "candidates/*.tsv", "excluded.tsv", *PARTS)
 ORIGINAL, CHANGED = "-og", "-changed"  # endings of FollowIR's query ids, by instruction
 
 
@@ -71,20 +73,18 @@ def replace_collection(read: Callable[[], Tables], output: Path, force: bool, sp
     """Write what `read` gives as a collection, whole or not at all.
 
     Raises:
-        ProrankError: the output is taken, and `force` is not set or it is no collection.
+        ProrankError: the output is taken, and `force` is not set, it is no collection, or it holds other files.
     """
-    refuse_overwrite(output, force)
-    if output.is_dir() and any(output.iterdir()) and not (output / "corpus.jsonl").is_file():
-        raise ProrankError(f"{output} is not a collection", hint="--force deletes only collections")
-    fresh = output.parent / f".{output.name}.part"
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    refuse_folder_overwrite(output, force)
+    if output.is_dir() and any(output.iterdir()):
+        if not (output / "corpus.jsonl").is_file():
+            raise ProrankError(f"{output} is not a collection", hint="--force deletes only collections")
+        refuse_foreign(output, COLLECTION_FILES, "a collection")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as place:
+        fresh = Path(place) / "collection"
         write_collection(read(), fresh, split)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(output, ignore_errors=True)
-    fresh.rename(output)
+        put_in_place(fresh, output)
 
 
 def followir(source: Path) -> Tables:

@@ -15,12 +15,11 @@ from prorank.data.collection import Collection
 from prorank.data.runs import Qrels, Run
 from prorank.data.trec import read_run, read_run_of
 from prorank.evaluation.judged import PROTOCOL, judged_by, record_of, refuse_other_judgments
-from prorank.evaluation.metrics import DECIMALS, Evaluation, evaluate_run, metric_key, read_per_query
+from prorank.evaluation.metrics import DECIMALS, PER_QUERY, Evaluation, evaluate_run, metric_key, read_per_query
 from prorank.evaluation.significance import bootstrap_interval, compare, holm
 from prorank.evaluation.tables import markdown_lines, p_value_cell
 from prorank.util.errors import DataError, require
 
-PER_QUERY = "per_query.tsv"
 NAMED = 4  # deeper folders that an error names
 DEEPEST, LOOKED_AT = 3, 500  # levels of folders, and folders, that are searched for them: more are no results' folder
 LATEX_SPECIAL = {c: f"\\{c}" for c in "&%_#${}"} | {c: f"${c}$" for c in "<>|"}

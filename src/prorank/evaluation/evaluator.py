@@ -5,7 +5,6 @@ The command line's `evaluate`. Knows collections, first stages and the reranker'
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run_of
 from prorank.engine.load import RerankerOptions
 from prorank.evaluation.judged import KEY, judged_by
-from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.metrics import SUMMARY, Evaluation, evaluate_run, remove_evaluation, write_evaluation
 from prorank.evaluation.p_mrr import p_mrr
 from prorank.evaluation.rerank import PRIMARY, rerank_collection, row_of, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, made_from, rerank_through, run_fingerprint
@@ -33,7 +32,7 @@ from prorank.util.errors import DataError
 from prorank.util.files import write_json
 from prorank.util.live import locked
 from prorank.util.provenance import hardware, versions
-from prorank.util.study import file_fingerprint, model_fingerprint
+from prorank.util.study import Study, file_fingerprint, model_fingerprint
 
 
 def evaluate_model(
@@ -91,9 +90,12 @@ def evaluate_model(
         comparison of model and bi-encoder, or None), and how they were made.
 
     Raises:
+        ProrankError: `output` holds a training run.
         DataError: unknown split, nothing relevant in it, no candidates, a run that holds none of its queries or names
             unknown documents, or ids that `output` cannot hold.
     """
+    if output:
+        Study(output).refuse_run()
     resolve_source(model)  # a mistyped name is told before the first stage is built
     if dense is not None:
         biencoder_source(dense)
@@ -119,6 +121,7 @@ def evaluate_model(
             more["p_mrr"] = sum(changes.values()) / len(changes)
         rows.append(row_of(stage, evaluation, baseline) | more)
         if output:
+            (output / SUMMARY).unlink(missing_ok=True)  # written last, it stands for what lies beside it
             write_evaluation(output / stage, run, evaluation, rows[-1] | {KEY: judged}, force=True)
         return evaluation
 
@@ -148,8 +151,8 @@ def evaluate_model(
     summary |= data_part(loaded, split) | model_part(reranker, facts)
     if output:
         for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:  # of an earlier call, replaced by force
-            shutil.rmtree(output / stage, ignore_errors=True)
-        write_json(output / "summary.json", summary)
+            remove_evaluation(output / stage)
+        write_json(output / SUMMARY, summary)
     if journal is not None:
         journal.discard()
     return summary

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prorank.data.collection import Collection
+from prorank.evaluation.metrics import SUMMARY
 from prorank.util.errors import DataError
 from prorank.util.files import read_json
 
 logger = logging.getLogger(__name__)
-SUMMARY, KEY = "summary.json", "judgments"  # beside a table of metrics per query, and the record in it
+KEY = "judgments"  # of the record in the summary beside a table of metrics per query
 PROTOCOL = ("relevant_from", "exclude_query_document")  # what is chosen beside collection and split
 COMPARED = ("data_fingerprint", "split", "made", *PROTOCOL)
 

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from prorank.data.runs import Qrels, Run, ranked, refuse_bad_grades, refuse_non_finite
 from prorank.data.trec import write_run
 from prorank.util.errors import DataError, ProrankError, require
-from prorank.util.files import atomic_writer, read_text, refuse_overwrite, split_lines, write_json
+from prorank.util.files import atomic_writer, read_text, refuse_folder_overwrite, split_lines, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
 DECIMALS = 6  # of a value in `per_query.tsv`
+RUN, PER_QUERY, SUMMARY = "run.trec", "per_query.tsv", "summary.json"  # of an evaluation, in the order of writing
 _SUGGESTED = (*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10")
 
 
@@ -162,17 +163,27 @@ def read_per_query(path: str | Path) -> dict[str, dict[str, float]]:
 def write_evaluation(
     folder: str | Path, run: Run, evaluation: Evaluation, summary: Mapping[str, Any], force: bool = False
 ) -> None:
-    """Write `run.trec`, `per_query.tsv` and `summary.json` into a folder.
+    """Write `run.trec`, `per_query.tsv` and `summary.json` into a folder; the last marks the others whole.
 
     Raises:
         ProrankError: the folder is taken and `force` is not set.
     """
     folder = Path(folder)
-    refuse_overwrite(folder, force)
-    write_run(run, folder / "run.trec")
-    with atomic_writer(folder / "per_query.tsv") as file:
+    refuse_folder_overwrite(folder, force)
+    (folder / SUMMARY).unlink(missing_ok=True)
+    write_run(run, folder / RUN)
+    with atomic_writer(folder / PER_QUERY) as file:
         file.write("\t".join(["query-id", *evaluation.metrics]) + "\n")
         for query in evaluation.per_query[evaluation.metrics[0]]:
             cells = [f"{evaluation.per_query[metric][query]:.{DECIMALS}f}" for metric in evaluation.metrics]
             file.write("\t".join([query, *cells]) + "\n")
-    write_json(folder / "summary.json", dict(summary))
+    write_json(folder / SUMMARY, dict(summary))
+
+
+def remove_evaluation(folder: Path) -> None:
+    """Delete what `write_evaluation` wrote into a folder, and the folder where nothing else lies in it."""
+    if folder.is_dir():
+        for name in (SUMMARY, PER_QUERY, RUN):
+            (folder / name).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()

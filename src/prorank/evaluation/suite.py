@@ -20,10 +20,10 @@ from prorank.data.runs import Qrels, Run, lists_of, without_relevant
 from prorank.data.splits import load_with_split, require_relevant
 from prorank.data.trec import check_ids, read_run
 from prorank.engine.load import RerankerOptions
-from prorank.evaluation.comparison import PER_QUERY, compared
+from prorank.evaluation.comparison import compared
 from prorank.evaluation.html_report import Entry, collection_sections
-from prorank.evaluation.judged import KEY, SUMMARY, judged_by
-from prorank.evaluation.metrics import Evaluation, evaluate_run, write_evaluation
+from prorank.evaluation.judged import KEY, judged_by
+from prorank.evaluation.metrics import PER_QUERY, RUN, SUMMARY, Evaluation, evaluate_run, write_evaluation
 from prorank.evaluation.p_mrr import no_longer_relevant, p_mrr
 from prorank.evaluation.rerank import PRIMARY, result_notes, sample_queries
 from prorank.evaluation.rerank_file import JOURNAL, rerank_through, run_fingerprint
@@ -40,7 +40,7 @@ from prorank.util.study import Inputs, Study
 from prorank.util.version import VERSION
 
 FIRST = "BM25"
-RUN, PAGE = "run.trec", "page.html"
+PAGE = "page.html"
 
 
 class Measured(NamedTuple):

@@ -14,7 +14,8 @@ from prorank.evaluation.rerank import PRIMARY, few_queries
 from prorank.evaluation.suites import P_MRR
 from prorank.evaluation.tables import interval_cell, markdown_lines
 from prorank.util.errors import ProrankError
-from prorank.util.files import atomic_writer, read_json, write_json
+from prorank.util.files import atomic_writer, read_json, refuse_no_folder, write_json
+from prorank.util.study import Study
 
 TABLES = "suite.json"
 CHANCE = 0.05
@@ -143,11 +144,13 @@ def refuse_to_drop(output: Path, suite: str, collections: Sequence[str], systems
         output: folder of the results.
         suite: name of the suite.
         collections, systems: that are to be measured.
-        force: never raise.
+        force: never raise for that.
 
     Raises:
-        ProrankError: names what would be lost.
+        ProrankError: names what would be lost; or the output is a file, or holds a training run.
     """
+    refuse_no_folder(output)
+    Study(output).refuse_run()
     if force or not (output / TABLES).is_file():
         return
     earlier = read_json(output / TABLES)

@@ -17,9 +17,10 @@ from prorank.export.low_rank import named_base, to_low_rank
 from prorank.export.sentence_transformers import to_sentence_transformers
 from prorank.model.backbone import Backbone
 from prorank.model.int8_rowwise import INT8_ROWWISE_FILE, save_int8_rowwise
+from prorank.model.saved_files import refuse_model_overwrite
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
-from prorank.util.files import refuse_overwrite
+from prorank.util.files import put_in_place
 
 Target = Literal["sentence-transformers", "sequence-classification", "onnx", "openvino", "int8-rowwise", "low-rank"]
 
@@ -49,13 +50,14 @@ def export(
             activations too, which is faster where the processor has VNNI (`prorank.export.activations`).
         base: of `low-rank`: name or folder of the model that the training began with, as it will be there.
         rank: of `low-rank`; that of the adapters that were trained, or as high as the scores need.
-        force: replace what is in the folder.
+        force: replace an earlier export or checkpoint.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: this model cannot be written so, or would score otherwise.
+        CheckpointError: this model cannot be written so, or would score otherwise; the folder is no export.
+        ProrankError: the folder is taken, or holds files that no export has; they are named.
         InputError, InputTypeError: too few calibration pairs, or what are no pairs.
         MissingExtraError: the runtime is not installed.
     """
@@ -77,7 +79,7 @@ def export(
     if Path(str(backbone.config._name_or_path)).resolve() == folder.resolve():
         raise CheckpointError(f"{folder} is the model's own folder", hint="export to another one")
     name = None if base is None else named_base(str(base), folder, reranker.settings.family, rank)
-    refuse_overwrite(folder, force)
+    refuse_model_overwrite(folder, force)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
         fresh = Path(place) / "export"
@@ -91,9 +93,7 @@ def export(
             to_low_rank(reranker, backbone, fresh, name, rank)
         else:
             to_graph(reranker, backbone, tokenizer, target, fresh, int8, pairs)
-        if folder.exists():  # only now, with the new one whole and verified
-            folder.rename(Path(place) / "old")
-        fresh.rename(folder)
+        put_in_place(fresh, folder)  # only now, with the new one whole and verified
     return folder
 
 

@@ -14,7 +14,7 @@ from prorank.data.runs import Qrels, Run, ranked, tell_unlisted
 from prorank.first_stage.terms import bm25s_library, detect_language, term_numbers
 from prorank.types import Language
 from prorank.util.errors import DataError
-from prorank.util.files import read_json, refuse_overwrite, write_json
+from prorank.util.files import read_json, refuse_folder_overwrite, write_json
 
 _SETTINGS = "prorank_index.json"
 HEADING = 100  # characters of a document that an index keeps to show what was found
@@ -157,7 +157,7 @@ class BM25Index:
         Raises:
             ProrankError: the folder is taken and `force` is not set.
         """
-        refuse_overwrite(folder, force)
+        refuse_folder_overwrite(folder, force)
         (Path(folder) / _SETTINGS).unlink(missing_ok=True)  # written last: without it a folder is no index
         self._engine.save(str(folder))
         vocabulary = list(self._numbers.get_vocab_dict())

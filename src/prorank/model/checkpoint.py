@@ -32,7 +32,7 @@ from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import FOLDERS
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
-from prorank.util.files import atomic_writer, read_json, read_text, write_json
+from prorank.util.files import atomic_writer, read_json, read_text, refuse_no_folder, write_json
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded, is_gguf
 from prorank.util.version import VERSION
@@ -103,7 +103,8 @@ def read_settings(source: str) -> CheckpointSettings | None:
         if _is_marked(file_of(source, "config.json")):
             raise CheckpointError(
                 f"{source} is a prorank checkpoint without its {SETTINGS_FILE}",
-                hint=f"copy {SETTINGS_FILE} back; or, to use the bare model, take {MARK} out of config.json",
+                hint=f"copy {SETTINGS_FILE} back; save it again where a save was stopped; or, to use the bare model, "
+                f"take {MARK} out of config.json",
             )
         return None
     with reading(path, f"copy {SETTINGS_FILE} again from where the checkpoint came from"):
@@ -174,10 +175,20 @@ def save_checkpoint(
     settings: CheckpointSettings,
     card: str | None,
 ) -> None:
-    """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads."""
+    """Write weights, tokenizer, settings, card and, where they suit, the files that sentence-transformers reads.
+
+    A folder in which that was stopped is refused when it is loaded, whatever it held before: it has no `prorank.json`,
+    and its config.json, written before the weights, is marked from the start.
+
+    Raises:
+        ProrankError: the folder is a file.
+    """
+    refuse_no_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (SETTINGS_FILE, "config.json"):
+        (folder / name).unlink(missing_ok=True)
+    setattr(backbone.config, MARK, True)
     backbone.save(folder)
-    mark_checkpoint(folder)
     if isinstance(tokenizer, PairTokenizer) and (settings.family, settings.score) == ("causal", "logit_difference"):
         try:
             write_sentence_transformers_files(folder, tokenizer, settings.frame, settings.max_length)

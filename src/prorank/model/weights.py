@@ -20,6 +20,7 @@ from prorank.util.sources import is_gguf
 MARK = "prorank_checkpoint"  # in config.json: without prorank.json these weights mean something else
 WHOLE = "give a folder with config.json, model.safetensors and tokenizer, or a hub name when online"
 AGAIN = "copy or download the folder again"
+_UNHEARD = ("extra_forbidden", "literal_error")  # pydantic's names for a field or a word that is not known here
 
 Described = TypeVar("Described", bound=BaseModel)
 
@@ -60,7 +61,9 @@ def validated(kind: type[Described], found: Any, file: Path) -> Described:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "as a whole"
-        raise CheckpointError(f"{file}: {where}: {first['msg']}", hint="was it made by a newer prorank?") from error
+        unheard = any(one["type"] in _UNHEARD for one in error.errors())
+        hint = "was it made by a newer prorank?" if unheard else f"correct it, or copy {file.name} again"
+        raise CheckpointError(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}", hint=hint) from error
 
 
 def file_of(source: str, name: str) -> Path | None:

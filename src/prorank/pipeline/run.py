@@ -29,6 +29,7 @@ from prorank.evaluation.tables import print_rows
 from prorank.first_stage.fusion import hybrid_run
 from prorank.model.checkpoint import SETTINGS_FILE, save_cascade
 from prorank.pipeline.checks import check_named
+from prorank.pipeline.run_folder import CHECKPOINT, CHECKPOINT_PART, prepare_folder, refuse_taken
 from prorank.pipeline.stages import (
     STAGES,
     by_collection,
@@ -47,13 +48,12 @@ from prorank.training.checkpoints import drop_checkpoints
 from prorank.training.context import RunContext, dev_qrels, first_stage_name, prepare_data, test_qrels
 from prorank.training.inputs import load_collections, run_inputs, settled, used_files
 from prorank.training.splits import run_splits
-from prorank.util.errors import DataError, InputError, ProrankError, require
-from prorank.util.files import atomic_writer, read_json, write_json
-from prorank.util.live import LOCK, locked
+from prorank.util.errors import DataError, InputError, require
+from prorank.util.files import read_json, write_json
+from prorank.util.live import locked
 from prorank.util.provenance import fingerprint, hardware, versions
-from prorank.util.study import RECORD, Inputs, Study
+from prorank.util.study import Inputs, Study
 
-CHECKPOINT = "checkpoint"  # the final model, inside the run's folder
 DEV_RUN = "dev.run"  # the dev queries reranked by the last stage, inside its folder
 
 
@@ -173,11 +173,6 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
     Study(folder).keep("results.json")
 
 
-def contents(folder: Path) -> set[str]:
-    """Names of what a folder holds, this process's lock left out."""
-    return {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
-
-
 def finished(
     recipe: Recipe, folder: Path, product: str, inputs: Inputs, force: bool, work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
@@ -203,61 +198,6 @@ def finished(
                 study.keep(product)
                 drop_checkpoints(folder)
     return dict(read_json(folder / product))
-
-
-def refuse_taken(folder: Path, force: bool, resume: bool) -> None:
-    """Refuse a folder that holds something else, or a run when neither `force` nor `resume` is given.
-
-    Raises:
-        ProrankError: what it holds, and what can be done.
-    """
-    found = contents(folder)
-    a_run = bool(found & {RECORD, "recipe.yaml"})
-    if a_run and not force and not resume:
-        raise ProrankError(f"{folder} holds a run", hint="--resume continues it, --force starts over")
-    if found and not a_run:
-        hint = "--force deletes only runs of prorank" if force else "choose another output"
-        raise ProrankError(f"{folder} is not empty and not a run's folder", hint=hint)
-
-
-def prepare_folder(recipe: Recipe, folder: Path, force: bool, resume: bool, inputs: Inputs | None = None) -> None:
-    """Make the run's folder with the resolved recipe and what it starts from; refuse to mix two runs.
-
-    Args:
-        recipe: resolved.
-        folder: of the run.
-        force: delete what a run left there; together with `resume` only one of another recipe, data or models.
-        resume: continue a run of the same recipe, data and models.
-        inputs: what the run is made from; None reads the recipe's data to find out.
-
-    Raises:
-        ProrankError: the folder is taken, or holds a run of something else; the difference is named.
-    """
-    refuse_taken(folder, force, resume)
-    inputs = run_inputs(recipe, load_collections(recipe)) if inputs is None else inputs
-    study, text, saved = Study(folder), dump_recipe(recipe), folder / "recipe.yaml"
-    if contents(folder):
-        if resume and not (force and study.differences(inputs)):
-            study.check(inputs)
-            if saved.is_file() and saved.read_text(encoding="utf-8") != text:
-                raise ProrankError(f"{saved} changed since the run was begun", hint="--force starts over")
-        else:
-            clear(folder)
-    if not study.file.is_file():
-        study.begin(inputs)
-    if not saved.is_file():
-        with atomic_writer(saved) as file:
-            file.write(text)
-
-
-def clear(folder: Path) -> None:
-    """Delete what a run left in its folder; its lock stays."""
-    for name in contents(folder):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def first_stage_row(context: RunContext) -> dict[str, Any]:
@@ -361,7 +301,7 @@ def publish(context: RunContext, model: str, stage: str) -> None:
     final = context.folder / CHECKPOINT
     if final.is_dir() or model == context.recipe.backbone.model:
         return
-    part = context.folder / f".{CHECKPOINT}.part"
+    part = context.folder / CHECKPOINT_PART
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(model, part)
     recipe = context.recipe.model_dump(mode="json")

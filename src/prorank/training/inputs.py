@@ -109,6 +109,15 @@ def used_models(recipe: Recipe) -> dict[str, str | None]:
     return models
 
 
+def used_paths(recipe: Recipe) -> dict[str, Path]:
+    """Recipe field -> the folder or file on this machine that it names, for all that a run's stages read."""
+    score = recipe.score_learning
+    named = used_models(recipe) | {"grades.file": recipe.grades.file, "backbone.prompt": recipe.backbone.prompt}
+    named |= {"score_learning.mined": score.mined if score is not None else None}
+    paths = {use: expanded(name) for use, name in named.items() if name is not None}
+    return {use: path for use, path in paths.items() if path.exists()}
+
+
 def used_files(recipe: Recipe) -> dict[str, str]:
     """Fingerprints of the models and files that a recipe's stages read."""
     backbone, score, grades = recipe.backbone, recipe.score_learning, recipe.grades

@@ -212,6 +212,24 @@ def read_json(path: str | Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+def put_in_place(fresh: Path, folder: Path) -> None:
+    """Give a folder that was written under another name its own; one that has the name already makes room only now.
+
+    Args:
+        fresh: the new folder, whole, in a temporary folder beside `folder`; what was replaced ends in there too.
+        folder: the name that it shall have.
+    """
+    old = fresh.with_name("old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
 def distinct_names(paths: Sequence[str | Path]) -> list[str]:
     """A folder's name for each path: its last part, with as many parts before it as tell it from the others.
 
@@ -247,23 +265,41 @@ def refuse_no_file(path: str | Path) -> None:
         raise ProrankError(f"{path} is {what}, not a file", hint="give a file that can be replaced")
 
 
-def refuse_overwrite(path: str | Path, force: bool) -> None:
-    """Raise unless `path` is free (absent, or an empty folder) or `force` is set.
+def refuse_no_folder(path: str | Path) -> None:
+    """Raise where no folder can have the name `path`, whatever may be replaced.
 
     Raises:
-        ProrankError: the path is taken; the hint names `--force`.
+        ProrankError: it is a file, or what should be a folder above it is one.
     """
+    standing = next(part for part in (Path(path), *Path(path).parents) if os.path.lexists(part))
+    if not standing.is_dir():
+        raise ProrankError(f"{standing} is a file, not a folder", hint="give a folder")
+
+
+def refuse_folder_overwrite(path: str | Path, force: bool) -> None:
+    """Raise unless a folder can take the name `path`, and is absent or empty there or `force` is set.
+
+    Raises:
+        ProrankError: the folder is taken, then the hint names `--force`; or a file stands in its place.
+    """
+    refuse_no_folder(path)
     path = Path(path)
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not force:
-        raise ProrankError(f"{path} already exists", hint="choose another output or add --force")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise _taken(path)
 
 
 def refuse_file_overwrite(path: str | Path, force: bool) -> None:
-    """`refuse_overwrite` for an output that is one file: not even `force` puts it in a folder's place.
+    """Raise unless a file can take the name `path`, and is absent there or `force` is set.
 
     Raises:
-        ProrankError: the path is taken, or no file can take it.
+        ProrankError: the file is there, then the hint names `--force`; or a folder stands in its place, or a file in
+            that of its folder.
     """
+    refuse_no_folder(Path(path).parent)
     refuse_no_file(path)
-    refuse_overwrite(path, force)
+    if Path(path).exists() and not force:
+        raise _taken(path)
+
+
+def _taken(path: str | Path) -> ProrankError:
+    return ProrankError(f"{path} already exists", hint="choose another output or add --force")

@@ -17,6 +17,7 @@ from prorank.util.files import read_json, write_json
 from prorank.util.version import VERSION
 
 RECORD = "study.json"
+RECIPE = "recipe.yaml"  # beside the record of a training run
 HINT = "--force starts over; another folder leaves this one as it is"
 NAMED = 3  # differences that an error names
 
@@ -108,6 +109,22 @@ class Study:
         if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in keys):
             raise DataError(f"{self.file}: not a record of results", hint=HINT)
         return record
+
+    def begun(self) -> bool:
+        """Whether `begin` made the folder's record; another file of its name is no mark of prorank's."""
+        try:
+            return "prorank" in self._record()
+        except DataError:
+            return False
+
+    def refuse_run(self) -> None:
+        """Refuse to write other results into the folder of a training run.
+
+        Raises:
+            ProrankError: it is one.
+        """
+        if self.begun() and (self.folder / RECIPE).is_file():
+            raise ProrankError(f"{self.folder} holds a training run", hint="choose another output")
 
     def begin(self, inputs: Inputs) -> None:
         """Write down what everything in the folder will be made from; nothing counts as finished."""
