@@ -5,7 +5,7 @@ The command line's `evaluate`. Knows collections, first stages and the reranker'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,7 @@ def evaluate_model(
 
     def add(stage: str, run: Run, **more: float) -> Evaluation:
         evaluation = evaluate_run(run, qrels, relevant_from=relevant_from)
-        changes = p_mrr(run, qrels)
-        if changes:
+        if changes := p_mrr(run, qrels):
             more["p_mrr"] = sum(changes.values()) / len(changes)
         rows.append(row_of(stage, evaluation, baseline) | more)
         if output:
@@ -150,12 +149,17 @@ def evaluate_model(
     }
     summary |= data_part(loaded, split) | model_part(reranker, facts)
     if output:
-        for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:  # of an earlier call, replaced by force
-            remove_evaluation(output / stage)
+        remove_earlier(output, rows)
         write_json(output / SUMMARY, summary)
     if journal is not None:
         journal.discard()
     return summary
+
+
+def remove_earlier(output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Delete the stages of an earlier evaluation, replaced by force, that these rows do not have."""
+    for stage in {"bi-encoder", "hybrid"} - {row["stage"] for row in rows}:
+        remove_evaluation(output / stage)
 
 
 def data_part(collection: Collection, split: str) -> dict[str, Any]:
