@@ -358,7 +358,7 @@ class Reranker:
 
         Args:
             folder: where; made if absent, files of the same name are replaced.
-            card: text of README.md; None writes a plain one.
+            card: text of README.md; None writes a plain one, with the licence, languages and base of the loaded one.
 
         Causal checkpoints also get the files of sentence-transformers: `CrossEncoder(folder)` gives the same scores.
         """

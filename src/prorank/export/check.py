@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from prorank.model.cards import card_head
 from prorank.reranker import Reranker
 from prorank.util.errors import CheckpointError
 from prorank.util.files import atomic_writer
@@ -64,11 +65,11 @@ def causal_only(reranker: Reranker, what: str) -> None:
 
 
 def export_card(reranker: Reranker, folder: Path, what: str) -> None:
-    """Write the model card of an export."""
+    """Write the model card of an export, with what the card of the model that was loaded states."""
     prompt = reranker.pair_tokenizer.prompt
     with atomic_writer(folder / "README.md") as file:
         file.write(
-            "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
+            f"{card_head(str(reranker.backbone.config._name_or_path))}"
             f"# Exported reranker\n\n{what}. Made from `{reranker.settings.base_model}`; the answers of the prompt "
             f"`{prompt.name}` are {', '.join(prompt.answers)}, worst to best, and the score is "
             f"`{reranker.settings.score}`.\n"

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prorank.model import gguf_files, low_rank
 from prorank.model.backbone import Backbone
+from prorank.model.cards import card_head, stated
 from prorank.model.cascade import Cascade
 from prorank.model.loading import EMBEDDED, SMOLLM2, detect_family, read_config, resolve_source
 from prorank.model.st_files import write_sentence_transformers_files
@@ -32,7 +31,7 @@ from prorank.prompts.tokenization import PairTokenizer
 from prorank.shipped import FOLDERS
 from prorank.types import Family, ScoreKind
 from prorank.util.errors import CheckpointError
-from prorank.util.files import atomic_writer, read_json, read_text, refuse_no_folder, write_json
+from prorank.util.files import atomic_writer, read_json, refuse_no_folder, write_json
 from prorank.util.provenance import fingerprint
 from prorank.util.sources import expanded, is_gguf
 from prorank.util.version import VERSION
@@ -195,7 +194,7 @@ def save_checkpoint(
         except CheckpointError as error:
             logger.warning("%s", error)
     with atomic_writer(folder / "README.md") as file:
-        file.write(card or plain_card(settings))
+        file.write(card or plain_card(settings, str(backbone.config._name_or_path)))
     write_settings(folder, settings)
 
 
@@ -269,20 +268,10 @@ def public_base(name: str | Path) -> str:
     return name
 
 
-def _card_facts(folder: Path) -> dict[str, Any]:
+def _card_facts(source: str) -> dict[str, Any]:
     """Licence and languages, as the head of the model card states them."""
-    card = folder / "README.md"
-    head = re.match(r"---\n(.*?)\n---", read_text(card), re.DOTALL) if card.is_file() else None
-    try:
-        facts = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
-        facts = None
-    facts = facts if isinstance(facts, dict) else {}
-    languages = facts.get("language")
-    return {
-        "licence": facts.get("license"),
-        "languages": [str(language) for language in languages] if isinstance(languages, list) else languages,
-    }
+    facts = stated(source)
+    return {"licence": facts.get("license"), "languages": facts.get("language")}
 
 
 def describe(path_or_name: str | Path) -> dict[str, Any]:
@@ -309,7 +298,7 @@ def describe(path_or_name: str | Path) -> dict[str, Any]:
         "family": settings.family if settings else detect_family(config),
         "parameters": _parameters(described),
         "size on disk": sum(file.stat().st_size for file in files) or None,
-        **_card_facts(described),
+        **_card_facts(source),
         **gguf_files.facts(source),
         **low_rank.described(source),
         "prorank checkpoint": settings is not None,
@@ -353,16 +342,20 @@ def _trained_on(data: dict[str, Any]) -> str | None:
     return ", ".join(map(str, names)) or data.get("collection")
 
 
-def plain_card(settings: CheckpointSettings) -> str:
-    """A model card with what the settings know."""
+def plain_card(settings: CheckpointSettings, source: str = "") -> str:
+    """A model card with what the settings know, and what a card that is there already states.
+
+    Args:
+        settings: of the checkpoint.
+        source: folder or hub name of the model that this is a copy of; empty for new weights, of which no card speaks.
+    """
     how = (
         f"over the answers {', '.join(settings.prompt.answers)} to the prompt `{settings.prompt.name}`"
         if settings.prompt
         else "of its classification head"
     )
     return (
-        "---\nlibrary_name: prorank\npipeline_tag: text-ranking\ntags:\n- reranker\n- prorank\n---\n\n"
-        "# Reranker\n\n"
+        f"{card_head(source)}# Reranker\n\n"
         f"Fine-tuned from `{settings.base_model}` with prorank {settings.prorank_version}. The score of a pair is "
         f"`{settings.score}` {how}.\n\n"
         "```python\nfrom prorank import Reranker\n\n"

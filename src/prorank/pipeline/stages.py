@@ -24,7 +24,7 @@ from prorank.evaluation.metrics import Evaluation, evaluate_run
 from prorank.evaluation.rerank import PRIMARY
 from prorank.evaluation.significance import binomial_above_chance
 from prorank.model.backbone import Backbone
-from prorank.model.checkpoint import public_base
+from prorank.model.checkpoint import plain_card, public_base
 from prorank.recipe.sections import Recipe
 from prorank.reranker import Reranker
 from prorank.score_learning.lists import list_items
@@ -356,4 +356,4 @@ def save_stage(context: RunContext, reranker: Reranker, folder: Path) -> None:
         }
     )
     with torch.no_grad():
-        reranker.save_pretrained(folder)
+        reranker.save_pretrained(folder, plain_card(reranker.settings))  # the start's card speaks of other weights
