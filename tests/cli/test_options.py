@@ -105,3 +105,19 @@ def test_a_query_longer_than_a_file_name(checkpoint, call):
 def test_a_device_that_is_not_here_is_named(device, checkpoint, call):
     code, _, err = call("rerank", "-m", checkpoint, "apple", "stone", "--device", device)
     assert code == 2 and f"no device '{device}' here" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ablate", "quickstart", "--seeds"],
+        ["bench", "guards", "toy", "--seeds"],
+        ["bench", "erank", "{data}", "--recipe", "quickstart", "--seeds"],
+        ["bench", "training", "{data}", "--seeds"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_numbers_that_stand_twice_in_a_list_are_refused(command, word_collection, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(*[str(word_collection) if word == "{data}" else word for word in command], "3,1, 3")
+    assert code == 2 and "holds 3 twice" in " ".join(err.split()) and not list(tmp_path.glob("runs/**/*.json"))

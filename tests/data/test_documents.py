@@ -61,6 +61,12 @@ def test_prose_and_code_stay_text(text):
     [
         ('{"title": 7, "text": "Owls"}', "", "'title' must be a string, got 7"),
         ('{"title": ["a"], "text": "Owls"}', ".jsonl", "a:1: 'title' must be a string"),
+        ('{"title": 0, "text": "Owls"}', "", "'title' must be a string, got 0"),
+        ('{"text": "Owls"}\n{"title": [], "text": "Owls"}', "", r"a:2: 'title' must be a string, got \[\]"),
+        ('{"title": false, "text": "Owls"}', "", "'title' must be a string, got false"),
+        ('{"text": "Moon"}\n{"text": "Owls", "n": NaN}', ".jsonl", "a:2: a number in it is NaN or infinite"),
+        ('{"text": "Owls", "n": [{"m": -1e999}]}', ".jsonl", r"a:1: a number in it .*\(write null"),
+        ('[{"text": "Owls", "n": Infinity}]', "", "document 1: a number in it is NaN or infinite"),
         ('{"text": null}', "", "'text' must be a string, got null"),
         ('{"id": "1", "contents": "Owls"}', "", "no 'text', but 'id', 'contents'"),
         ('{"docs": []}', ".json", "no 'text', but 'docs'"),

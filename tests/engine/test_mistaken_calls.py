@@ -50,7 +50,10 @@ def checkpoint(reranker, tmp_path_factory):
         ([("apple", "river"), (b"apple", "river")], "pair 2: a query must be a string, got bytes"),
         ([("apple", ["river"])], "pair 1: a document"),
         ([("apple", {"text": 7})], "string under 'text'"),
-        ([("apple", {"text": "river", "title": 7})], "'title' must be a string, got int"),
+        *(
+            ([("apple", {"text": "river", "title": title})], f"'title' must be a string, got {type(title).__name__}")
+            for title in (7, 0, 0.0, False, [], {}, ())
+        ),
     ],
 )
 def test_what_is_no_list_of_pairs_is_refused(reranker, wrong, says):

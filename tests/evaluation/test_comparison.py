@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_tests_are_scipys_and_holms(numbers, draw):
 
 def test_equal_results_do_not_differ():
     assert t_test([0.5, 0.7], [0.5, 0.7]) == 1.0
+
+
+@pytest.mark.parametrize("other", [[0.2, 0.3, 0.4], [0.1 + 1e-9, 0.2, 0.3]])
+def test_differences_that_are_all_alike_bring_no_warning_of_a_library(other):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 <= t_test(other, [0.1, 0.2, 0.3]) <= 1
 
 
 def test_a_run_ties_with_its_own_table_though_that_is_rounded(tmp_path, call):

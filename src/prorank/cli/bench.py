@@ -56,9 +56,9 @@ def bench_guards(
     from prorank.bench.tables import guards_table, plot_guards
 
     refuse_taken(force, output, plot)
-    names = parts(variants) or list(VARIANTS)
+    names, chosen = parts(variants) or list(VARIANTS), numbers(seeds)
     with working(work):
-        found = run_guards(base_recipe(recipe, overrides or [], work), names, numbers(seeds), work, err, force)
+        found = run_guards(base_recipe(recipe, overrides or [], work), names, chosen, work, err, force)
     if plot is not None:
         plot_guards(found["runs"], plot)
         written(plot)

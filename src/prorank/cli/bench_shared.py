@@ -38,7 +38,7 @@ def numbers(text: str) -> list[int]:
     """Whole numbers between commas.
 
     Raises:
-        typer.BadParameter: another word, or none at all.
+        typer.BadParameter: another word, none at all, or a number twice.
 
     >>> numbers("1,2")
     [1, 2]
@@ -49,4 +49,6 @@ def numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"'{text}' is not a list of whole numbers, e.g. 1,2,3") from error
     if not found:
         raise typer.BadParameter("give at least one number")
+    if twice := [number for number in found if found.count(number) > 1]:
+        raise typer.BadParameter(f"'{text}' holds {twice[0]} twice; give each number once")
     return found

@@ -178,7 +178,8 @@ def _build(name: str, files: Files, strict: bool) -> Collection:
     problems += _overlaps(queries, documents, qrels, excluded, places)
     if strict and problems:
         shown = "; ".join(map(str, problems[:3]))
-        raise DataError(f"{name}: {len(problems)} doubtful entries: {shown}", hint="mend them or leave out --strict")
+        hint = "mend them, or leave out --strict (in a recipe: data.strict)"
+        raise DataError(f"{name}: {len(problems)} doubtful entries: {shown}", hint=hint)
     if not documents or not queries:
         raise DataError(f"{name}: no {'documents' if not documents else 'queries'}")
     digest = _digest(documents, queries, qrels, candidates, excluded)

@@ -117,8 +117,16 @@ def _is_string(line: str) -> bool:
         return False
 
 
+def _dumped(value: dict[str, Any], place: str) -> str:
+    """The object as JSON; NaN and infinity, which Python reads but JSON does not know, are refused."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"{place}: a number in it is NaN or infinite", hint="write null, or leave it out") from error
+
+
 def _document(value: Any, place: str) -> Document:
-    """A string, or an object with a string `text` and maybe a string `title`."""
+    """A string, or an object of JSON with a string `text` and maybe a string `title` (or null)."""
     if isinstance(value, str):
         fields = {"the document": value}
     elif not isinstance(value, dict):
@@ -127,8 +135,9 @@ def _document(value: Any, place: str) -> Document:
         keys = ", ".join(map(repr, list(value)[:5])) or "nothing"
         raise DataError(f"{place}: the object has no 'text', but {keys}", hint=_HINT)
     else:
-        fields = {"'text'": value["text"], "'title'": value.get("title") or ""}
-        fields["the document"] = json.dumps(value, ensure_ascii=False)
+        title = value.get("title")
+        fields = {"'text'": value["text"], "'title'": "" if title is None else title}
+        fields["the document"] = _dumped(value, place)
     for name, text in fields.items():
         if not isinstance(text, str):
             raise DataError(f"{place}: {name} must be a string, got {json.dumps(text)[:40]}", hint=_HINT)

@@ -6,6 +6,7 @@ Reads metrics per query, or runs together with judgments. Knows no models.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -146,7 +147,11 @@ def t_test(a: Sequence[float], b: Sequence[float]) -> float:
     """
     if len(a) == 1 or all(x == y for x, y in zip(a, b)):
         return 1.0
-    return float(require("scipy.stats", "eval").ttest_rel(a, b).pvalue)
+    with (
+        warnings.catch_warnings()
+    ):  # where all queries differ by the same, scipy says that the spread is a rounding error
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
+        return float(require("scipy.stats", "eval").ttest_rel(a, b).pvalue)
 
 
 def compared(results: Mapping[str, Evaluation], metric: str) -> list[dict[str, Any]]:

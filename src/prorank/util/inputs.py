@@ -100,10 +100,10 @@ def naming(what: str) -> Iterator[None]:
 
 
 def document_text(document: Document) -> str:
-    """The text that the model reads: a string as it is, or title and text of a mapping joined as in BEIR.
+    """The text that the model reads: a string as it is, or title (may be None) and text of a mapping joined as in BEIR.
 
     Raises:
-        InputTypeError: neither a string nor a mapping with a string `text`.
+        InputTypeError: neither a string nor a mapping with a string `text`, or a title that is no string.
         InputError: half of a surrogate pair in it.
 
     >>> document_text({"title": "Owls", "text": "They hunt at night."})
@@ -112,7 +112,8 @@ def document_text(document: Document) -> str:
     if isinstance(document, str):
         return _whole(document, "the document")
     if isinstance(document, Mapping):
-        title, text = document.get("title") or "", document.get("text")
+        title, text = document.get("title"), document.get("text")
+        title = "" if title is None else title
         if not isinstance(text, str):
             raise InputTypeError(
                 f"a document mapping needs a string under 'text', got keys {sorted(map(str, document))}"
