@@ -147,9 +147,7 @@ def t_test(a: Sequence[float], b: Sequence[float]) -> float:
     """
     if len(a) == 1 or all(x == y for x, y in zip(a, b)):
         return 1.0
-    with (
-        warnings.catch_warnings()
-    ):  # where all queries differ by the same, scipy says that the spread is a rounding error
+    with warnings.catch_warnings():  # of equal differences, scipy says that their spread is rounding
         warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
         return float(require("scipy.stats", "eval").ttest_rel(a, b).pvalue)
 
