@@ -170,7 +170,8 @@ def _build(name: str, files: Files, strict: bool) -> Collection:
     for split, rows in sorted(files.qrels.items()):
         qrels[split] = _judged(rows, queries, documents, problems)
         if len(without_relevant(qrels[split])) == len(qrels[split]):
-            problems.append(Problem(f"{name}/qrels/{split}.tsv", 1, NOTHING, f"{len(qrels[split])} queries are judged"))
+            told = f"judged queries: {len(qrels[split])}"
+            problems.append(Problem(f"{name}/qrels/{split}.tsv", 1, NOTHING, told))
     candidates = {}
     for split, rows in sorted(files.candidates.items()):
         candidates[split] = _lists(rows, CANDIDATE, queries, documents, problems)
