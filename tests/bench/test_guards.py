@@ -7,6 +7,7 @@ from tiny_runs import tiny
 from prorank.util.errors import RecipeError
 
 
+@pytest.mark.pictures
 def test_the_study_of_guards_repeats_nothing(bert_folder, word_collection, tmp_path, monkeypatch, capsys):
     from prorank.bench import guards
     from prorank.bench.tables import guards_table, plot_guards
