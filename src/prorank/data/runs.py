@@ -71,13 +71,23 @@ def refuse_non_finite(query: str, scores: Mapping[str, float]) -> None:
             raise DataError(f"the score of query '{query}', document '{document}' is {score}")
 
 
+def with_relevant(qrels: Qrels) -> Qrels:
+    """The judgments of the queries that have a relevant document.
+
+    >>> with_relevant({"q": {"a": 1}, "r": {"a": 0}})
+    {'q': {'a': 1}}
+    """
+    return {query: judged for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())}
+
+
 def without_relevant(qrels: Qrels) -> list[str]:
     """Queries without a relevant document: no metric tells their lists apart, so the means leave them out.
 
     >>> without_relevant({"q": {"a": 1}, "r": {"a": 0}})
     ['r']
     """
-    return [query for query, judged in qrels.items() if not any(grade > 0 for grade in judged.values())]
+    measured = with_relevant(qrels)
+    return [query for query in qrels if query not in measured]
 
 
 def refuse_bad_grades(qrels: Qrels) -> None:

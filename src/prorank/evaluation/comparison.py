@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run
+from prorank.data.runs import Qrels, Run, with_relevant
 from prorank.data.trec import read_run, read_run_of
 from prorank.evaluation.judged import PROTOCOL, judged_by, record_of, refuse_other_judgments
 from prorank.evaluation.metrics import DECIMALS, PER_QUERY, Evaluation, evaluate_run, metric_key, read_per_query
@@ -107,8 +107,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _measured(path: Path, qrels: Qrels, metric: str, relevant_from: int) -> Evaluation:
     """A run's metrics; the judged queries that it lacks are told."""
-    judged = [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
-    run = read_run_of(path, judged, "they score 0")
+    run = read_run_of(path, with_relevant(qrels), "they score 0")
     return evaluate_run(run, qrels, (metric,), relevant_from)
 
 

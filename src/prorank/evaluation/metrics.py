@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prorank.data.runs import Qrels, Run, ranked, refuse_bad_grades, refuse_non_finite
+from prorank.data.runs import Qrels, Run, ranked, refuse_bad_grades, refuse_non_finite, with_relevant
 from prorank.data.trec import write_run
 from prorank.util.errors import DataError, ProrankError, require
 from prorank.util.files import atomic_writer, read_text, refuse_folder_overwrite, split_lines, write_json
 
 DEFAULT_METRICS = ("nDCG@10", "RR@10", "AP@100", "R@100", "P@1")  # names of ir-measures
 DECIMALS = 6  # of a value in `per_query.tsv`
-RUN, PER_QUERY, SUMMARY = "run.trec", "per_query.tsv", "summary.json"  # of an evaluation, in the order of writing
+# Files of an evaluation, in the order of writing.
+EVALUATION_FILES = RUN, PER_QUERY, SUMMARY = "run.trec", "per_query.tsv", "summary.json"
 _SUGGESTED = (*DEFAULT_METRICS, "nDCG@20", "AP", "R@10", "RR", "P@10")
 
 
@@ -109,7 +110,7 @@ def evaluate_run(
             measure = measure(rel=relevant_from)
         keys.setdefault(measure, []).append(metric_key(name))
     refuse_bad_grades(qrels)
-    judged = {query: grades for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    judged = with_relevant(qrels)
     if not judged:
         raise DataError("no query of the judgments has a relevant document")
     per_query = {metric_key(name): dict.fromkeys(judged, 0.0) for name in metrics}
@@ -183,7 +184,7 @@ def write_evaluation(
 def remove_evaluation(folder: Path) -> None:
     """Delete what `write_evaluation` wrote into a folder, and the folder where nothing else lies in it."""
     if folder.is_dir():
-        for name in (SUMMARY, PER_QUERY, RUN):
+        for name in reversed(EVALUATION_FILES):
             (folder / name).unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()

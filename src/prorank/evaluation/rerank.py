@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prorank.data.collection import Collection
-from prorank.data.runs import Qrels, Run, pairs_within, top
+from prorank.data.runs import Qrels, Run, pairs_within, top, with_relevant
 from prorank.evaluation.metrics import Evaluation
 from prorank.evaluation.significance import bootstrap_interval, compare
 from prorank.evaluation.streaming import Scorer, rerank_blocks
@@ -26,9 +26,9 @@ def sample_queries(qrels: Qrels, count: int | None = None, seed: int = 0) -> Qre
     >>> sample_queries({"a": {"d": 1}, "b": {"d": 0}})
     {'a': {'d': 1}}
     """
-    ids = [query for query, judged in qrels.items() if any(grade > 0 for grade in judged.values())]
-    chosen = set(sorted(ids, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
-    return {query: qrels[query] for query in ids if query in chosen}
+    measured = with_relevant(qrels)
+    chosen = set(sorted(measured, key=lambda query: fingerprint(f"{seed}:{query}"))[:count])
+    return {query: judged for query, judged in measured.items() if query in chosen}
 
 
 def sampled_lists(

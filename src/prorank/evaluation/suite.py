@@ -60,6 +60,11 @@ class Systems:
         self.files = {name: system_files(name) for name in names}  # a mistyped name is told at once
         self._options, self._open = options, dict[str, Scorer]()
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Those of all systems' files."""
+        return {key: value for own in self.files.values() for key, value in own.items()}
+
     def __getitem__(self, name: str) -> Scorer:
         if name not in self._open:
             self._open[name] = open_system(name, self._options)
@@ -115,7 +120,7 @@ def run_suite(
     found |= {"collections": rows, "means": means(rows, [FIRST, *systems], suite), "settings": settings}
     for row in rows:
         del row["values"]
-    found["model_fingerprints"] = {key: value for own in opened.files.values() for key, value in own.items()}
+    found["model_fingerprints"] = opened.fingerprints
     return found | {"versions": versions(), "hardware": hardware()}, pages
 
 
@@ -150,8 +155,7 @@ def measure_task(
     found |= {"queries_without_relevant": left_out}
     found |= {"own_lists": listed, "carved": loaded.carved.get(suite.split), "data_fingerprint": loaded.fingerprint}
     values = {name: list(one.evaluation.values(PRIMARY).values()) for name, one in results.items()}
-    files = {key: value for own in systems.files.values() for key, value in own.items()}
-    files |= {f"the run of {name}": run_fingerprint(one.run) for name, one in results.items()}
+    files = systems.fingerprints | {f"the run of {name}": run_fingerprint(one.run) for name, one in results.items()}
     files |= {"the collection": loaded.fingerprint}
     study, inputs = Study(output / task.name), Inputs({"systems": list(systems.folders), **settings}, files)
     if not study.reusable(PAGE, inputs, force=True):

@@ -197,12 +197,16 @@ class WrittenOut(torch.autograd.Function):
         return states[0, :, first:last].reshape(groups, -1, states.shape[-1])
 
     @staticmethod
-    def weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """(Hkv, group x block, S) attention weights; query is (Hkv, group x block, D) and scaled, key (Hkv, S, D)."""
-        logits = query @ key.transpose(-1, -2)
+    def weighed(
+        query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, scale: float, block: tuple[int, int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A block's scaled queries (Hkv, group x block, D) and its attention weights (Hkv, group x block, seen)."""
+        first, last, seen = block
+        rows = WrittenOut.rows(query, first, last, key.shape[1]) * scale
+        logits = rows @ key[0, :, :seen].transpose(-1, -2)
         if mask is not None:
-            logits.unflatten(1, (-1, len(mask))).masked_fill_(~mask, -torch.inf)
-        return logits.softmax(-1)
+            logits.unflatten(1, (-1, last - first)).masked_fill_(~mask[first:last, :seen], -torch.inf)
+        return rows, logits.softmax(-1)
 
     @staticmethod
     def forward(
@@ -219,9 +223,8 @@ class WrittenOut(torch.autograd.Function):
         ctx.mask, ctx.causal, ctx.scale = mask, causal, scale
         found = query.new_empty(*query.shape[:3], value.shape[-1])
         for first, last, seen in WrittenOut.blocks(query.shape[2], key.shape[2], causal):
-            own = None if mask is None else mask[first:last, :seen]
-            q = WrittenOut.rows(query, first, last, key.shape[1]) * scale
-            out = WrittenOut.weights(q, key[0, :, :seen], own) @ value[0, :, :seen]
+            _, weights = WrittenOut.weighed(query, key, mask, scale, (first, last, seen))
+            out = weights @ value[0, :, :seen]
             found[0, :, first:last] = out.view(-1, last - first, out.shape[-1])
         return found
 
@@ -233,16 +236,14 @@ class WrittenOut(torch.autograd.Function):
         of_query = torch.empty_like(query)
         of_key, of_value = (torch.zeros_like(states[0], dtype=total) for states in (key, value))
         for first, last, seen in WrittenOut.blocks(query.shape[2], key.shape[2], ctx.causal):
-            own = None if ctx.mask is None else ctx.mask[first:last, :seen]
-            q = WrittenOut.rows(query, first, last, key.shape[1]) * ctx.scale
+            rows, weights = WrittenOut.weighed(query, key, ctx.mask, ctx.scale, (first, last, seen))
             gradient = WrittenOut.rows(gradients[0], first, last, key.shape[1])
-            k, v = key[0, :, :seen], value[0, :, :seen]
-            weights = WrittenOut.weights(q, k, own)
-            of_weights = gradient @ v.transpose(-1, -2)
+            of_weights = gradient @ value[0, :, :seen].transpose(-1, -2)
             of_logits = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_key[:, :seen] += of_logits.transpose(-1, -2) @ q
+            of_key[:, :seen] += of_logits.transpose(-1, -2) @ rows
             of_value[:, :seen] += weights.transpose(-1, -2) @ gradient
-            of_query[0, :, first:last] = (of_logits @ k * ctx.scale).view(-1, last - first, k.shape[-1])
+            out = of_logits @ key[0, :, :seen] * ctx.scale
+            of_query[0, :, first:last] = out.view(-1, last - first, out.shape[-1])
         return of_query, of_key.to(key.dtype)[None], of_value.to(value.dtype)[None], None, None, None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from prorank.evaluation.metrics import EVALUATION_FILES
 from prorank.model.saved_files import SAVED_FILES
 from prorank.pipeline.stages import STAGES
 from prorank.recipe.loading import dump_recipe
@@ -21,7 +22,7 @@ from prorank.util.study import RECIPE, RECORD, Inputs, Study
 
 CHECKPOINT = "checkpoint"  # the final model
 CHECKPOINT_PART = f".{CHECKPOINT}.part"
-_EVALUATION = ("run.trec", "per_query.tsv", "summary.json", "row.json", *PARTS)
+_EVALUATION = (*EVALUATION_FILES, "row.json", *PARTS)
 _STAGE = (
     *("training/**", "curves.png*", "metrics.json", "done.json", "dev.run", "reference.run", "teacher*.run*", *PARTS),
     *below("model", SAVED_FILES),

@@ -166,11 +166,13 @@ def first_stage(recipe: Recipe, collection: Collection) -> Run:
 
 def tell_bm25_lists(recipe: Recipe, collection: Collection) -> None:
     """Where the recipe takes the collection's own candidate lists, warn of queries whose lists BM25 makes."""
+    if recipe.first_stage.method != "candidates":
+        return
     listed = own_candidates(recipe, collection)
     for split in (recipe.data.train, recipe.data.dev, recipe.data.test):
         judged = collection.judgments(split)
         lacking = sum(query not in listed for query in judged)
-        if lacking and recipe.first_stage.method == "candidates":
+        if lacking:
             text = "%s: %d of %d queries of split '%s' have no candidates; BM25 makes their lists"
             logger.warning(text, collection.name, lacking, len(judged), split)
 
